@@ -1,0 +1,119 @@
+"""Save and load models with heads, and everything that a PPO run is.
+
+Tensors go to safetensors, the rest to JSON: no file of a run can execute code when it is opened.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from minippo.data import PromptSource
+from minippo.heads import ActorCritic, RewardModel
+from minippo.optim import CPUAdamW
+from minippo.weights import load_pretrained, save_pretrained
+
+KEPT_CHECKPOINTS = 2
+
+
+@dataclass
+class PPOState:
+    """Whatever changes during PPO. The configuration never does; the reference and the reward model neither."""
+
+    policy: ActorCritic
+    optimizer: CPUAdamW
+    generator: torch.Generator
+    """Draws the responses and the order of the minibatches."""
+    prompts: PromptSource
+    kl_coef: float
+    iteration: int = 0
+    """Iterations done."""
+
+
+def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
+    """The trunk in the public format, what `model` has besides in `heads.safetensors`."""
+    save_pretrained(model, folder)
+    heads = {key: value for key, value in model.state_dict().items() if not key.startswith("gpt.")}
+    save_file({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
+
+
+def load_actor_critic(folder: Path) -> ActorCritic:
+    """A policy and its critic; from a folder without heads, a critic that starts at 0."""
+    return _with_heads(ActorCritic(load_pretrained(folder)), folder)
+
+
+def load_reward_model(folder: Path) -> RewardModel:
+    """A reward model with its gain and bias."""
+    return _with_heads(RewardModel(load_pretrained(folder)), folder)
+
+
+def _with_heads(model: Any, folder: Path) -> Any:
+    if (folder / "heads.safetensors").is_file():
+        missing, unexpected = model.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
+        missing = [key for key in missing if not key.startswith("gpt.")]
+        if missing or unexpected:
+            raise ValueError(f"{folder}/heads.safetensors lacks {missing} and has {unexpected} too many")
+    return model
+
+
+def save(state: PPOState, folder: Path) -> Path:
+    """Write `folder`/step-N; it gets its name when it is whole, and only then the oldest of three goes."""
+    place = folder / f"step-{state.iteration:06d}"
+    partial = place.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    save_model(state.policy, partial / "policy")
+    tensors = {"generator": state.generator.get_state()}
+    steps = {}
+    optimizer = state.optimizer.state_dict()
+    for index, moments in optimizer["state"].items():
+        steps[str(index)] = moments["step"]
+        tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items() if name != "step"}
+    save_file(tensors, partial / "state.safetensors")
+    rest = {
+        "iteration": state.iteration,
+        "kl_coef": state.kl_coef,
+        "prompts_drawn": state.prompts.drawn,
+        "optimizer_steps": steps,
+        "param_groups": optimizer["param_groups"],
+    }
+    (partial / "state.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+    shutil.rmtree(place, ignore_errors=True)
+    os.replace(partial, place)
+    for old in checkpoints(folder)[:-KEPT_CHECKPOINTS]:
+        shutil.rmtree(old)
+    return place
+
+
+def checkpoints(folder: Path) -> list[Path]:
+    """The whole checkpoints in `folder`, oldest first."""
+    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
+
+
+def restore(state: PPOState, place: Path) -> None:
+    """Bring `state` to where `save` found it: weights, moments, random draws, place in the data, coefficient."""
+    tensors = load_file(place / "state.safetensors")
+    rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    _copy_parameters(load_actor_critic(place / "policy"), state.policy)
+    moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
+    for key, tensor in tensors.items():
+        index, _, name = key.partition(".")
+        if name:
+            moments[int(index)][name] = tensor
+    state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
+    state.generator.set_state(tensors["generator"])
+    state.prompts.drawn = rest["prompts_drawn"]
+    state.kl_coef, state.iteration = rest["kl_coef"], rest["iteration"]
+
+
+def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
+    with torch.no_grad():
+        for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
+            ours.copy_(theirs)

@@ -1,0 +1,290 @@
+"""Every formula of the method: pure functions of tensors and floats.
+
+B rows, R tokens, V vocabulary, K completions. Masks are bool, True where a token is real. Nothing is mutated, and what
+is masked never matters: not in a value, not in a gradient, not even when it is NaN (0 * NaN is NaN, so masking is done
+by `torch.where`, never by multiplication). Where a result has a value at masked positions, it is 0.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# ---------------------------------------------------------------------------------------------- reward model
+
+
+def preference_loss(
+    chosen_scores: Tensor, rejected_scores: Tensor, margin: float = 0.0, label_smoothing: float = 0.0
+) -> Tensor:
+    """Bradley-Terry negative log-likelihood of the preferences, () in nats; log 2 for a model that knows nothing.
+
+    -log sigmoid(chosen - rejected - margin), Ouyang et al. 2022 (2203.02155) eq. 1 for K = 2; the margin is that of
+    Touvron et al. 2023 (2307.09288) eq. 2. `label_smoothing` is the share of labels taken to be flipped.
+    """
+    difference = chosen_scores - rejected_scores - margin
+    agree, flipped = F.logsigmoid(difference), F.logsigmoid(-difference)
+    return -((1 - label_smoothing) * agree + label_smoothing * flipped).mean()
+
+
+def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
+    """Preference loss of rankings, `scores` (B, K) with the best first; () in nats.
+
+    The mean over the K(K-1)/2 pairs of each row, so that a long ranking weighs no more than a pair: Ouyang et al. 2022
+    eq. 1, whose weight is 1 / (K choose 2).
+    """
+    better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
+    return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
+
+
+def language_model_loss(logits: Tensor, tokens: Tensor, mask: Tensor, num_tokens: Tensor | None = None) -> Tensor:
+    """Cross-entropy of each token given those before it, () in nats per token.
+
+    logits (B, T, V), tokens (B, T), mask (B, T): True where a token is to be predicted. The first token of a row has
+    nothing before it and is never predicted. `num_tokens` is the divisor, by default the mask's own count.
+    """
+    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), tokens[:, 1:], reduction="none")
+    return _masked_sum(losses, mask[:, 1:]) / _divisor(mask[:, 1:], num_tokens)
+
+
+# ---------------------------------------------------------------------------------------------- masked statistics
+
+
+class Moments(NamedTuple):
+    """Count, mean and population variance of a set of numbers; a + b is those of the union (Chan et al. 1979)."""
+
+    count: Tensor
+    mean: Tensor
+    variance: Tensor
+
+    def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
+        count = self.count + other.count
+        share = other.count / count.clamp(min=1)
+        shift = other.mean - self.mean
+        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * shift**2
+        return Moments(count, self.mean + share * shift, variance)
+
+
+def masked_moments(x: Tensor, mask: Tensor) -> Moments:
+    """Moments of the real entries of `x`; all 0 where there are none."""
+    mean = masked_mean(x, mask)
+    return Moments(mask.sum(), mean, masked_mean((x - mean) ** 2, mask))
+
+
+def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
+    """Mean of the real entries, over `dim` or over all; 0 where there are none."""
+    total, count = torch.where(mask, x, 0), mask
+    if dim is None:
+        return total.sum() / count.sum().clamp(min=1)
+    return total.sum(dim) / count.sum(dim).clamp(min=1)
+
+
+def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    return torch.where(mask, x, 0).sum()
+
+
+def _divisor(mask: Tensor, num_tokens: Tensor | float | None) -> Tensor | float:
+    return mask.sum().clamp(min=1) if num_tokens is None else num_tokens
+
+
+def whiten(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
+    """`x` with mean 0 and variance 1 over its real entries (population, eps 1e-8); 0 where masked."""
+    moments = moments or masked_moments(x, mask)
+    return torch.where(mask, (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8), 0)
+
+
+def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
+    """`x` with variance 1 over its real entries and its mean kept (Ziegler et al. 2019's reward whitening)."""
+    moments = moments or masked_moments(x, mask)
+    rescaled = (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8) + moments.mean
+    return torch.where(mask, rescaled, 0)
+
+
+# ---------------------------------------------------------------------------------------------- log-probabilities
+
+
+def forbid_tokens(logits: Tensor, token: int, first: int) -> Tensor:
+    """`logits` (B, R, V) in which `token` has no chance at the first `first` positions.
+
+    -1e9 rather than -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0, where 0 * -inf is NaN.
+    """
+    if first <= 0:
+        return logits
+    forbidden = torch.zeros(logits.shape[1:], dtype=torch.bool, device=logits.device)
+    forbidden[:first, token] = True
+    return logits.masked_fill(forbidden, -1e9)
+
+
+def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
+    """Log-probabilities of `tokens` and the entropies of their distributions, both (B, R) in nats, float32.
+
+    logits (B, R, V) are those from which `tokens` (B, R) were drawn. Whatever the logits' dtype, the softmax is taken
+    in float32: in bfloat16 the ratios would carry noise of the size of the clip range.
+    """
+    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
+    logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
+
+
+# ---------------------------------------------------------------------------------------------- rewards
+
+
+def mask_through_eos(responses: Tensor, eos_id: int) -> Tensor:
+    """(B, R) bool: True up to and including the first end-of-text, which is an action like any other."""
+    is_eos = responses == eos_id
+    return is_eos.cumsum(dim=1) - is_eos.long() == 0
+
+
+def last_response_index(response_mask: Tensor) -> Tensor:
+    """Index of the last real token of each row, (B,)."""
+    index = torch.arange(response_mask.shape[1], device=response_mask.device)
+    return torch.where(response_mask, index, 0).amax(dim=1)
+
+
+def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
+    """Estimate of KL(policy || reference) at each token that the policy drew, (B, R) in nats. Schulman 2020.
+
+    k1, log p - log q, is unbiased and may be negative; k2, half its square, is never negative and biased; k3,
+    q/p - 1 + k1, is both unbiased and never negative. http://joschu.net/blog/kl-approx.html
+    """
+    k1 = logprobs - ref_logprobs
+    if kind == "k1":
+        return k1
+    if kind == "k2":
+        return 0.5 * k1**2
+    if kind == "k3":
+        return torch.expm1(-k1) + k1
+    raise ValueError(f"kl estimate must be k1, k2 or k3, not {kind!r}")
+
+
+def kl_penalised_rewards(
+    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, *, kl_coef: float
+) -> tuple[Tensor, Tensor]:
+    """Per-token rewards and k1 KL, both (B, R): -kl_coef * kl at every token, and the score (B,) on the last one.
+
+    So rewards + kl_coef * kl sum to the score in each row. Ziegler et al. 2019 (1909.08593) eq. 2.
+    """
+    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0)
+    last = last_response_index(response_mask).unsqueeze(1)
+    return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
+
+
+def treat_missing_eos(
+    scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0
+) -> Tensor:
+    """Scores (B,) after the treatment of responses that never end: "off", "replace" by the given score, "subtract" it.
+
+    Stiennon et al. 2020 and Huang et al. 2024 (2403.17031) replace by -1.
+    """
+    if mode == "off":
+        return scores
+    if mode == "replace":
+        return torch.where(has_eos, scores, missing_eos_score)
+    if mode == "subtract":
+        return torch.where(has_eos, scores, scores - missing_eos_score)
+    raise ValueError(f"treatment of a missing end-of-text must be off, replace or subtract, not {mode!r}")
+
+
+def adaptive_kl_coef(
+    kl_coef: float, observed_kl: float, *, target: float, horizon: float, batch_size: int
+) -> float:
+    """The next KL coefficient: a proportional controller in log space. Ziegler et al. 2019 section 2.2.
+
+    `observed_kl` and `target` are nats per sequence, `horizon` is in sequences.
+    """
+    error = min(max(observed_kl / target - 1, -0.2), 0.2)
+    return kl_coef * (1 + error * batch_size / horizon)
+
+
+# ---------------------------------------------------------------------------------------------- advantages
+
+
+def gae(
+    rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, lam: float
+) -> tuple[Tensor, Tensor]:
+    """Generalised advantage estimates (not whitened) and returns, both (B, R). Schulman et al. 2016 eq. 16.
+
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last real
+    token. Returns, the value function's targets, are A + V, taken before any whitening.
+    """
+    rewards = torch.where(response_mask, rewards, 0)
+    values = torch.where(response_mask, values, 0)
+    advantages = torch.zeros_like(values)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    for t in reversed(range(values.shape[1])):
+        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        next_advantage = torch.where(response_mask[:, t], delta + gamma * lam * next_advantage, 0)
+        next_value = values[:, t]
+        advantages[:, t] = next_advantage
+    return advantages, advantages + values
+
+
+def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
+    """1 - Var(returns - values) / Var(returns), (): 1 is a perfect critic, 0 one no better than a constant."""
+    residual, total = masked_moments(returns - values, mask).variance, masked_moments(returns, mask).variance
+    return 1 - residual / total.clamp(min=1e-8)
+
+
+# ---------------------------------------------------------------------------------------------- losses of the update
+
+
+def policy_loss(
+    new_logprobs: Tensor,
+    logprobs: Tensor,
+    advantages: Tensor,
+    response_mask: Tensor,
+    *,
+    clip_low: float,
+    clip_high: float,
+    num_tokens: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Clipped surrogate, (), to be minimised. Schulman et al. 2017 eq. 7; ratio in [1 - clip_low, 1 + clip_high].
+
+    `num_tokens` is the divisor (the tokens of the whole minibatch, so that microbatches add up to it), by default the
+    mask's own count. The statistics have the same divisor: `ratio`, `clipfrac` (share of tokens at which the clip
+    binds) and `approxkl` (half the mean squared log-ratio, Ziegler et al. 2019).
+    """
+    divisor = _divisor(response_mask, num_tokens)
+    log_ratio = torch.where(response_mask, new_logprobs - logprobs, 0)
+    ratio = log_ratio.exp()
+    unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    loss = _masked_sum(torch.maximum(unclipped, clipped), response_mask) / divisor
+    with torch.no_grad():
+        statistics = {
+            "ratio": _masked_sum(ratio, response_mask) / divisor,
+            "clipfrac": _masked_sum((clipped > unclipped).float(), response_mask) / divisor,
+            "approxkl": _masked_sum(0.5 * log_ratio**2, response_mask) / divisor,
+        }
+    return loss, statistics
+
+
+def value_loss(
+    new_values: Tensor,
+    values: Tensor,
+    returns: Tensor,
+    response_mask: Tensor,
+    *,
+    clip: float | None,
+    num_tokens: Tensor | float | None = None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Half the mean squared error against the returns, (). With `clip`, the larger of it and the error of the value
+    held within `clip` of the old one (the PPO2 code of Dhariwal et al. 2017; None: not clipped).
+
+    Statistics, same divisor: `clipfrac`, and `error`, the mean squared error itself without clip and without the 1/2.
+    """
+    divisor = _divisor(response_mask, num_tokens)
+    # Masked first, not last: the gradient of a square under a mask is 0 * 2x, which is NaN where x is.
+    new_values, values, returns = (torch.where(response_mask, x, 0) for x in (new_values, values, returns))
+    squared = (new_values - returns) ** 2
+    worst = squared
+    if clip is not None:
+        worst = torch.maximum(squared, (values + (new_values - values).clamp(-clip, clip) - returns) ** 2)
+    loss = 0.5 * _masked_sum(worst, response_mask) / divisor
+    with torch.no_grad():
+        statistics = {
+            "clipfrac": _masked_sum((worst > squared).float(), response_mask) / divisor,
+            "error": _masked_sum(squared, response_mask) / divisor,
+        }
+    return loss, statistics

@@ -1,0 +1,218 @@
+"""What a run has achieved: answers to held-out prompts, beside the reference's answers to the same prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+import tyro
+
+from minippo.checkpoint import load_actor_critic, load_reward_model
+from minippo.cli import wrong_input_exits
+from minippo.config import PPOConfig
+from minippo.data import Judge, load_corpus, query_ids
+from minippo.heads import ActorCritic
+from minippo.rollout import logprobs_and_values, respond
+from minippo.run import Run, load_run, write_whole
+from minippo.scoring import RewardScorer, Scorer
+from minippo.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One response to a held-out prompt."""
+
+    prompt: str
+    response: str
+    score: float
+    """By the scorer that trained the policy."""
+    kl: float
+    """Of the sequence, to the reference, nats (k1)."""
+    length: int
+    """Tokens, the end-of-text among them."""
+    ended: bool
+    """Whether it ends by itself."""
+
+
+@torch.no_grad()
+def answer(
+    policy: ActorCritic,
+    reference: ActorCritic,
+    scorer: Scorer,
+    queries: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    response_length: int,
+    config: PPOConfig,
+    seed: int,
+    batch_size: int = 128,
+) -> list[Answer]:
+    """Answer every query once. The draws come from a generator of their own, so training is not disturbed."""
+    policy.eval()
+    generator = torch.Generator().manual_seed(seed)
+    answers: list[Answer] = []
+    for start in range(0, len(queries), batch_size):
+        batch = respond(
+            policy,
+            queries[start : start + batch_size],
+            tokenizer,
+            max_new_tokens=response_length,
+            generator=generator,
+            temperature=config.temperature,
+            min_new_tokens=config.min_new_tokens,
+        )
+        logprobs, _ = logprobs_and_values(policy, batch, tokenizer.eos_id, config)
+        ref_logprobs, _ = logprobs_and_values(reference, batch, tokenizer.eos_id, config)
+        columns = (
+            batch.prompt_texts,
+            batch.response_texts,
+            scorer(batch.prompt_texts, batch.response_texts).tolist(),
+            (logprobs - ref_logprobs).sum(dim=1).tolist(),
+            batch.response_mask.sum(dim=1).tolist(),
+            ((batch.responses == tokenizer.eos_id) & batch.response_mask).any(dim=1).tolist(),
+        )
+        answers += [Answer(*row) for row in zip(*columns, strict=True)]
+    return answers
+
+
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Different n-grams of words as a share of all n-grams, over all texts together (Li et al. 2016)."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(1, len(grams))
+
+
+def figures(answers: Sequence[Answer], judge: Judge | None) -> dict[str, float]:
+    """Means over the answers; with a judge, what it thinks of them too."""
+    found = {
+        "score": _mean([a.score for a in answers]),
+        "kl": _mean([a.kl for a in answers]),
+        "eos_rate": _mean([a.ended for a in answers]),
+        "response_length": _mean([a.length for a in answers]),
+        "distinct_2": distinct_n([a.response for a in answers], 2),
+    }
+    if judge is not None:
+        gold = [judge.gold_score(a.prompt, a.response) for a in answers]
+        sentences = [sentence for a in answers for sentence in judge.split_sentences(a.response)]
+        found["gold"] = _mean([score > 0 for score in gold])
+        found["gold_score"] = _mean(gold)
+        found["grammatical"] = _mean([judge.is_grammatical(sentence) for sentence in sentences])
+    return found
+
+
+def win_rate(answers: Sequence[Answer], others: Sequence[Answer], judge: Judge | None) -> float:
+    """Share of prompts whose answer beats the other one; a tie counts half. By the gold score, or else by the score."""
+
+    def value(a: Answer) -> float:
+        return judge.gold_score(a.prompt, a.response) if judge else a.score
+
+    pairs = [(value(ours), value(theirs)) for ours, theirs in zip(answers, others, strict=True)]
+    return _mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / max(1, len(values))
+
+
+TITLES = {
+    "score": "reward model's score",
+    "gold_score": "gold score",
+    "gold": "judged positive",
+    "kl": "KL to the reference, nats",
+    "response_length": "length, tokens",
+    "eos_rate": "ends by itself",
+    "grammatical": "grammatical sentences",
+    "distinct_2": "distinct bigrams",
+}
+
+
+def table(before: dict[str, float], after: dict[str, float]) -> str:
+    """Both sets of figures side by side, as Markdown that reads well in a terminal too."""
+    lines = [f"| {'':26} | {'before':>8} | {'after':>8} |", f"| {'-' * 26} | {'-' * 8} | {'-' * 8} |"]
+    lines += [f"| {title:26} | {before[k]:8.3f} | {after[k]:8.3f} |" for k, title in TITLES.items() if k in after]
+    return "\n".join(lines)
+
+
+def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) -> str:
+    """The first `count` prompts with both answers, Markdown."""
+    blocks = [
+        f"> {a.prompt}\n\n- before ({b.score:+.2f}): {b.response.strip()}\n- after ({a.score:+.2f}): {a.response.strip()}"
+        for b, a in zip(before[:count], after[:count], strict=True)
+    ]
+    return "\n\n".join(blocks)
+
+
+def final_evaluation(
+    run: Run, policy: ActorCritic, reference: ActorCritic, scorer: Scorer, tokenizer: Tokenizer
+) -> dict[str, object]:
+    """Answer the held-out prompts with both, write all answers to `answers.jsonl`, and return the summary's entries."""
+    config, corpus = run.config, load_corpus(run.config)
+    queries = query_ids(tokenizer, corpus.prompts("test")[: config.eval.final_prompts], config.data.query_length)
+    before, after = (
+        answer(model, reference, scorer, queries, tokenizer, config.data.response_length, config.ppo, config.seed)
+        for model in (reference, policy)
+    )
+    lines = [
+        json.dumps({"prompt": b.prompt, "before": asdict(b), "after": asdict(a)}, ensure_ascii=False) + "\n"
+        for b, a in zip(before, after, strict=True)
+    ]
+    write_whole(run.folder / "answers.jsonl", "".join(lines))
+    old, new = figures(before, corpus.judge), figures(after, corpus.judge)
+    found: dict[str, object] = {"before": old, "after": new, "prompts": len(queries)}
+    for key in ("score", "gold", "gold_score"):
+        if key in new:
+            found |= {f"{key}_before": old[key], f"{key}_after": new[key]}
+    found |= {key: new[key] for key in ("kl", "eos_rate", "response_length")}
+    return found | {"win_rate": win_rate(after, before, corpus.judge)}
+
+
+def report(run: Run) -> str:
+    """The result of a finished run, as Markdown: the table, then prompts with both answers."""
+    summary = run.summary()
+    rows = [json.loads(line) for line in (run.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
+    accuracy = f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
+    if summary.get("rm_accuracy_limit") is not None:
+        accuracy += f", best possible {summary['rm_accuracy_limit']:.3f}"
+    judged = "the gold score" if "gold_after" in summary else "the reward model"
+    wins = f"wins against the reference's answer, by {judged}: {summary['win_rate']:.3f}"
+    seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["stage_seconds"].items())
+    return "\n\n".join(
+        [
+            f"{run.folder}: {len(rows)} held-out prompts ({seconds})",
+            accuracy + "\n" + wins,
+            table(summary["before"], summary["after"]),
+            side_by_side(before, after, run.config.eval.samples),
+        ]
+    )
+
+
+@dataclass(frozen=True)
+class EvaluateOptions:
+    """Evaluate a finished run again and print the result."""
+
+    run_dir: Path = Path("runs/reviews")
+    """Folder of the run."""
+    device: str = "auto"
+    """Where to compute."""
+
+
+def main() -> None:
+    """`python -m minippo.evaluate --run-dir RUN`."""
+    options = tyro.cli(EvaluateOptions)
+    with wrong_input_exits():
+        run = load_run(options.run_dir, options.device)
+        if not run.is_finished("ppo"):
+            raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
+        tokenizer, reward_tokenizer = run.tokenizers()
+    policy = load_actor_critic(run.stage("ppo") / "policy").to(run.device)
+    reference = load_actor_critic(run.stage("sft") / "policy").to(run.device)
+    scorer = RewardScorer(load_reward_model(run.stage("rm")).to(run.device), reward_tokenizer)
+    found = final_evaluation(run, policy, reference, scorer, tokenizer)
+    write_whole(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
+    print(report(run))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,195 @@
+"""A GPT-2-style transformer: token and position embeddings, pre-norm blocks, tied output embedding.
+
+Legend: B rows, T new tokens, S tokens in all (those in the cache too), L layers, H heads, C channels, V vocabulary.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class GPTConfig:
+    """The shape of a `GPT`."""
+
+    vocab_size: int
+    """Rows of the embedding table."""
+    context: int
+    """The most tokens that fit into one sequence."""
+    layers: int
+    heads: int
+    channels: int
+    dropout: float = 0.0
+    """Share of activations dropped while `model.train()` is on."""
+    activation: Literal["gelu_new", "relu"] = "gelu_new"
+    unpadded_vocab_size: int | None = None
+    """Logits cover the ids below this; rows of the embedding table beyond it are padding, and never sampled."""
+
+    def __post_init__(self) -> None:
+        if self.channels % self.heads:
+            raise ValueError(f"{self.channels} channels cannot be divided among {self.heads} heads")
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, in memory allocated once for `max_length` tokens."""
+
+    def __init__(self, config: GPTConfig, batch_size: int, max_length: int, like: Tensor) -> None:
+        shape = (config.layers, batch_size, config.heads, max_length, config.channels // config.heads)
+        self.keys = like.new_empty(shape)
+        self.values = like.new_empty(shape)
+        self.length = 0
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store (B, H, T, D) behind the `length` tokens there are; return all of the layer's, (B, H, S, D)."""
+        end = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : end] = keys
+        self.values[layer, :, :, self.length : end] = values
+        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+
+    def keep_rows(self, rows: Tensor) -> None:
+        """Forget all rows but these."""
+        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+
+
+class Attention(nn.Module):
+    """Causal self-attention with H heads. Vaswani et al. 2017 eq. 1."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.qkv = nn.Linear(config.channels, 3 * config.channels)
+        self.out = nn.Linear(config.channels, config.channels)
+
+    def forward(self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        B, T, C = x.shape
+        query, key, value = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+        if cache is not None:
+            key, value = cache.append(layer, key, value)
+        attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
+        return self.out(attended.transpose(1, 2).reshape(B, T, C))
+
+
+class Block(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x))."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(config.channels)
+        self.attention = Attention(config)
+        self.mlp_norm = nn.LayerNorm(config.channels)
+        self.up = nn.Linear(config.channels, 4 * config.channels)
+        self.down = nn.Linear(4 * config.channels, config.channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.relu = config.activation == "relu"
+
+    def forward(self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
+        x = x + self.dropout(self.attention(self.attention_norm(x), allowed, cache, layer))
+        wide = self.up(self.mlp_norm(x))
+        wide = F.relu(wide) if self.relu else F.gelu(wide, approximate="tanh")
+        return x + self.dropout(self.down(wide))
+
+
+class GPT(nn.Module):
+    """`hidden` is the trunk that every head shares; `logits` the language-model head; `forward` both."""
+
+    def __init__(self, config: GPTConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.token_embedding = nn.Embedding(config.vocab_size, config.channels)
+        self.position_embedding = nn.Embedding(config.context, config.channels)
+        self.dropout = nn.Dropout(config.dropout)
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
+        self.final_norm = nn.LayerNorm(config.channels)
+        self.apply(self._initialise)
+
+    def set_dropout(self, share: float) -> None:
+        """Drop this share of activations while `train()` is on."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = share
+
+    def _initialise(self, module: nn.Module) -> None:
+        # GPT-2's initialisation (Radford et al. 2019): what is added to the residual stream shrinks with depth.
+        if isinstance(module, nn.Linear | nn.Embedding):
+            nn.init.normal_(module.weight, std=0.02)
+        if isinstance(module, nn.Linear):
+            nn.init.zeros_(module.bias)
+        if isinstance(module, Block):
+            for residual in (module.attention.out, module.down):
+                nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * self.config.layers))
+
+    def forward(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Logits (B, T, V) of the token after each of `tokens` (B, T); arguments as in `hidden`."""
+        return self.logits(self.hidden(tokens, attention_mask, positions, cache))
+
+    def hidden(
+        self,
+        tokens: Tensor,
+        attention_mask: Tensor | None = None,
+        positions: Tensor | None = None,
+        cache: KVCache | None = None,
+    ) -> Tensor:
+        """Final-normed hidden states (B, T, C) of `tokens` (B, T).
+
+        attention_mask (B, S) bool, True where a token is real, by default everywhere; it covers the tokens in the cache
+        too. positions (B, T), by default counted from the mask, so that a left pad shifts nothing. With a `cache`
+        holding S - T tokens, the new ones attend to those and are added to it.
+
+        What stands at a masked position is finite and means nothing. Raises ValueError beyond the context.
+        """
+        seen = cache.length if cache is not None else 0
+        T = tokens.shape[1]
+        if seen + T > self.config.context:
+            raise ValueError(f"{seen} + {T} tokens do not fit the model's context of {self.config.context}")
+        if positions is None:
+            positions = position_ids(attention_mask, tokens, seen)
+        x = self.token_embedding(tokens) + self.position_embedding(positions)
+        x = self.dropout(x)
+        allowed = attention_pattern(attention_mask, seen, T, tokens.device)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, allowed, cache, layer)
+        if cache is not None:
+            cache.length += T
+        return self.final_norm(x)
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Language-model head, (..., C) -> (..., V): the output embedding is the input embedding."""
+        return F.linear(hidden, self.token_embedding.weight[: self.config.unpadded_vocab_size])
+
+
+def position_ids(attention_mask: Tensor | None, tokens: Tensor, seen: int) -> Tensor:
+    """Positions of the last T tokens: how many real tokens stand before each. (B, T), or (1, T) without a mask."""
+    if attention_mask is None:
+        return torch.arange(seen, seen + tokens.shape[1], device=tokens.device).unsqueeze(0)
+    return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
+
+
+def attention_pattern(attention_mask: Tensor | None, seen: int, T: int, device: torch.device) -> Tensor | None:
+    """Which of the S tokens each of the T new ones may attend to, (B or 1, 1, T, S) bool; None stands for causal.
+
+    Everyone may attend to itself: a left pad has nothing else, and a softmax over nothing is NaN.
+    """
+    if attention_mask is None:
+        if seen == 0:
+            return None
+        if T == 1:
+            return torch.ones(1, 1, 1, seen + 1, dtype=torch.bool, device=device)
+        return torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)[None, None]
+    if T == 1:
+        return attention_mask[:, None, None, :]
+    causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)
+    itself = torch.eye(T, dtype=torch.bool, device=device)
+    itself = F.pad(itself, (seen, 0))
+    return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)

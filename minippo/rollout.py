@@ -1,0 +1,211 @@
+"""The `Rollout` batch, and how one is collected: prompts -> responses -> log-probabilities -> scores -> advantages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from minippo import equations
+from minippo.checkpoint import PPOState
+from minippo.config import PPOConfig
+from minippo.data import pad
+from minippo.heads import ActorCritic
+from minippo.model import position_ids
+from minippo.sampling import generate
+from minippo.scoring import Scorer
+from minippo.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True)
+class Rollout:
+    """What B prompts became. P query length, R response length, T = P + R; 0 wherever a mask is False."""
+
+    queries: Tensor  # (B, P), left-padded
+    query_mask: Tensor  # (B, P)
+    responses: Tensor  # (B, R)
+    response_mask: Tensor  # (B, R), True through the first end-of-text
+    query_responses: Tensor  # (B, T)
+    attention_mask: Tensor  # (B, T)
+    positions: Tensor  # (B, T)
+    has_eos: Tensor  # (B,)
+    logprobs: Tensor  # (B, R), of the policy that drew the responses
+    ref_logprobs: Tensor  # (B, R)
+    values: Tensor  # (B, R)
+    scores: Tensor  # (B,), after the treatment of a missing end-of-text and clipping
+    raw_scores: Tensor  # (B,), as the scorer gave them
+    kl: Tensor  # (B, R), k1, nats
+    rewards: Tensor  # (B, R)
+    advantages: Tensor  # (B, R), not whitened
+    returns: Tensor  # (B, R)
+
+    def select(self, rows: Tensor) -> Rollout:
+        """The rollout of these rows alone."""
+        return Rollout(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Responses:
+    """What generation gives, before anyone has judged it: the first seven fields of a `Rollout`, and the texts."""
+
+    queries: Tensor
+    query_mask: Tensor
+    responses: Tensor
+    response_mask: Tensor
+    query_responses: Tensor
+    attention_mask: Tensor
+    positions: Tensor
+    prompt_texts: list[str]
+    response_texts: list[str]
+
+
+@torch.no_grad()
+def respond(
+    policy: ActorCritic,
+    query_ids: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    *,
+    max_new_tokens: int,
+    generator: torch.Generator,
+    temperature: float = 1.0,
+    min_new_tokens: int = 0,
+) -> Responses:
+    """Draw a response to each query from the policy's full distribution; R is the longest response's length."""
+    device = policy.value_head.weight.device
+    queries, query_mask = (tensor.to(device) for tensor in pad(query_ids, tokenizer.pad_id, "left"))
+    responses, response_mask = generate(
+        policy,
+        queries,
+        query_mask,
+        max_new_tokens=max_new_tokens,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        temperature=temperature,
+        min_new_tokens=min_new_tokens,
+        generator=generator,
+    )
+    longest = int(response_mask.sum(dim=1).max())
+    responses, response_mask = responses[:, :longest], response_mask[:, :longest]
+    query_responses = torch.cat([queries, responses], dim=1)
+    attention_mask = torch.cat([query_mask, response_mask], dim=1)
+    return Responses(
+        queries,
+        query_mask,
+        responses,
+        response_mask,
+        query_responses,
+        attention_mask,
+        position_ids(attention_mask, query_responses, seen=0),
+        [tokenizer.decode(ids) for ids in query_ids],
+        [tokenizer.decode(row[mask].tolist()) for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)],
+    )
+
+
+def judge_tokens(
+    policy: ActorCritic, batch: Responses | Rollout, rows: slice | Tensor, eos_id: int, config: PPOConfig
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
+
+    The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, the end of text
+    forbidden where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
+    """
+    P = batch.queries.shape[1]
+    mask = batch.response_mask[rows]
+    # The state before response token t is read at place P - 1 + t: the logits there chose it, the value precedes it.
+    hidden = policy.gpt.hidden(batch.query_responses[rows], batch.attention_mask[rows], batch.positions[rows])
+    hidden = hidden[:, P - 1 : -1]  # (M, R, C)
+    logits = equations.forbid_tokens(policy.gpt.logits(hidden), eos_id, config.min_new_tokens)
+    logprobs, entropies = equations.token_logprobs(logits, batch.responses[rows], config.temperature)
+    results = logprobs, policy.values(hidden), entropies
+    return tuple(torch.where(mask, result, 0) for result in results)  # type: ignore[return-value]
+
+
+@torch.no_grad()
+def logprobs_and_values(
+    policy: ActorCritic, batch: Responses | Rollout, eos_id: int, config: PPOConfig
+) -> tuple[Tensor, Tensor]:
+    """`judge_tokens` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
+    parts = [
+        judge_tokens(policy, batch, slice(start, start + config.microbatch_size), eos_id, config)[:2]
+        for start in range(0, len(batch.queries), config.microbatch_size)
+    ]
+    logprobs, values = zip(*parts, strict=True)
+    return torch.cat(logprobs), torch.cat(values)
+
+
+def collect_rollout(
+    state: PPOState,
+    reference: ActorCritic,
+    scorer: Scorer,
+    query_ids: Sequence[list[int]],
+    tokenizer: Tokenizer,
+    response_length: int,
+    config: PPOConfig,
+) -> Rollout:
+    """Answer the queries with the policy as it is, have the answers scored, and work out what each token was worth."""
+    state.policy.eval()
+    batch = respond(
+        state.policy,
+        query_ids,
+        tokenizer,
+        max_new_tokens=response_length,
+        generator=state.generator,
+        temperature=config.temperature,
+        min_new_tokens=config.min_new_tokens,
+    )
+    logprobs, values = logprobs_and_values(state.policy, batch, tokenizer.eos_id, config)
+    ref_logprobs, _ = logprobs_and_values(reference, batch, tokenizer.eos_id, config)
+    raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
+    has_eos = (batch.responses == tokenizer.eos_id).logical_and(batch.response_mask).any(dim=1)
+    scores = equations.treat_missing_eos(
+        raw_scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
+    )
+    if config.score_clip is not None:
+        scores = scores.clamp(-config.score_clip, config.score_clip)
+    mask = batch.response_mask
+    rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)
+    if config.whiten_rewards:
+        rewards = equations.rescale(rewards, mask)
+    advantages, returns = equations.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    return Rollout(
+        batch.queries,
+        batch.query_mask,
+        batch.responses,
+        mask,
+        batch.query_responses,
+        batch.attention_mask,
+        batch.positions,
+        has_eos,
+        logprobs,
+        ref_logprobs,
+        values,
+        scores,
+        raw_scores,
+        kl,
+        rewards,
+        advantages,
+        returns,
+    )
+
+
+def rollout_figures(rollout: Rollout, kl_coef: float) -> dict[str, float]:
+    """The curves of a rollout; means over sequences unless said otherwise. See docs/metrics.md."""
+    mask, kl = rollout.response_mask, rollout.kl.sum(dim=1)
+    k3 = equations.kl_estimate(rollout.logprobs, rollout.ref_logprobs, "k3")
+    figures = {
+        "objective/scores": rollout.raw_scores.mean(),
+        "objective/scores_std": rollout.raw_scores.std(correction=0),
+        "objective/kl": kl.mean(),
+        "objective/kl_k3": torch.where(mask, k3, 0).sum(dim=1).mean(),
+        "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean(),
+        "objective/non_score_reward": (-kl_coef * kl).mean(),
+        "objective/kl_coef": kl_coef,
+        "val/explained_variance": equations.explained_variance(rollout.values, rollout.returns, mask),
+        "val/mean": equations.masked_mean(rollout.values, mask),
+        "val/returns": equations.masked_mean(rollout.returns, mask),
+        "response/length": mask.sum(dim=1).float().mean(),
+        "response/eos_rate": rollout.has_eos.float().mean(),
+    }
+    return {name: float(value) for name, value in figures.items()}

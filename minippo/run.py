@@ -1,0 +1,193 @@
+"""The folder of a run: which stages it holds, with which settings, and what each has found."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import resource
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from minippo.cli import Options, differences, dump_config, load_config
+from minippo.config import Config
+from minippo.data import make_tokenizer
+from minippo.tokenizer import Tokenizer, load_tokenizer
+
+# The stages in their order, the sections of the configuration that shape each, and the command that runs it.
+STAGES = {
+    "sft": (("data", "model", "sft", "seed"), "python -m minippo.sft"),
+    "rm": (("rm",), "python train_rm.py"),
+    "ppo": (("ppo", "eval"), "python train_ppo.py"),
+}
+NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
+# Where files lie is not what they are: these may differ between two machines.
+LOCATIONS = ("data.folder", "data.imdb_path")
+
+
+class Run:
+    """`runs/NAME/`. A finished stage is a folder in it, put in place by one rename when it is whole."""
+
+    def __init__(self, folder: Path, config: Config, device: str = "auto") -> None:
+        self.folder, self.config = folder, config
+        self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+    def stage(self, name: str) -> Path:
+        """Folder of a finished stage."""
+        return self.folder / name
+
+    def is_finished(self, stage: str) -> bool:
+        """Whether the stage has been run to its end."""
+        return self.stage(stage).is_dir()
+
+    def begin(self, stage: str) -> Path:
+        """The folder for the stage to write into, not yet the stage's own; it may hold what a killed run left."""
+        folder = self.folder / f"{stage}.unfinished"
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def finish(self, stage: str) -> None:
+        """Make what was written since `begin` the stage."""
+        os.replace(self.folder / f"{stage}.unfinished", self.stage(stage))
+
+    def summary(self) -> dict[str, Any]:
+        """What the stages have found so far."""
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+    def add_to_summary(self, stage: str, seconds: float, **found: Any) -> None:
+        """Merge what a stage has found into `summary.json`, with its duration and its peak memory."""
+        summary = self.summary()
+        for key, value in (("stage_seconds", seconds), ("peak_memory_mb", peak_memory_mb())):
+            summary[key] = summary.get(key, {}) | {stage: round(value, 1)}
+        summary |= found
+        summary["versions"] = versions()
+        write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+
+    def make_tokenizers(self, texts: list[str]) -> tuple[Tokenizer, Tokenizer]:
+        """The policy's and the reward model's, made from the configuration and stored with the run."""
+        folder = self.folder / "tokenizers"
+        folder.mkdir(parents=True, exist_ok=True)
+        for name in ("policy", "reward"):
+            make_tokenizer(getattr(self.config.model, name).tokenizer, texts).save(folder / f"{name}.tiktoken")
+        return self.tokenizers()
+
+    def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
+        """The policy's and the reward model's, as stored with the run."""
+        folder = self.folder / "tokenizers"
+        return load_tokenizer(folder / "policy.tiktoken"), load_tokenizer(folder / "reward.tiktoken")
+
+
+def open_run(options: Options, stage: str) -> Run:
+    """The run that `options` name, ready for `stage`. Its folder and `config.yaml` are written, nothing else.
+
+    Raises ValueError, before anything is written, where the folder holds another run, an earlier stage is missing, or
+    `--init-from` is no such run.
+    """
+    if options.device == "cuda" and not torch.cuda.is_available():
+        raise ValueError("--device cuda, but PyTorch sees no GPU here")
+    folder, config = options.run_folder, options.settings
+    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    source = options.init_from
+    if source is not None and source.resolve() == folder.resolve():
+        raise ValueError(f"--init-from {source} is the run itself; give the new one a folder of its own (--run-dir)")
+    if source is not None:
+        config = _settings_of_source(config, source, earlier)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file, not a folder for a run (--run-dir)")
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} has files but no config.yaml, so it is no run; choose another --run-dir")
+    if (folder / "config.yaml").is_file():
+        _same_run(folder, config, stage)
+    for name in earlier:
+        if not (folder / name).is_dir() and source is None:
+            command = f"{STAGES[name][1]} --run-dir {folder}"
+            raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
+    run = Run(folder, config, options.device)
+    folder.mkdir(parents=True, exist_ok=True)
+    write_whole(folder / "config.yaml", dump_config(config))
+    if source is not None:
+        _copy_stages(source, run, earlier)
+    return run
+
+
+def load_run(folder: Path, device: str = "auto") -> Run:
+    """A run that exists. Raises ValueError where `folder` holds none."""
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is no run: it has no config.yaml")
+    return Run(folder, load_config(str(folder / "config.yaml")), device)
+
+
+def _same_run(folder: Path, config: Config, stage: str) -> None:
+    """Raise ValueError unless the folder's finished stages, and the one to run, were made with these settings."""
+    stored = load_config(str(folder / "config.yaml"))
+    begun = [name for name in STAGES if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
+    sections = {section for name in begun for section in STAGES[name][0]}
+    changed = [
+        f"{name} is {theirs}, now {ours}"
+        for name, (ours, theirs) in differences(config, stored).items()
+        if name not in LOCATIONS and name.split(".")[0] in sections
+    ]
+    if changed:
+        raise ValueError(
+            f"{folder} holds another run: {'; '.join(changed[:3])}{' ...' if changed[3:] else ''}. Choose another "
+            f"--run-dir; --init-from {folder} takes over its earlier stages"
+        )
+
+
+def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Config:
+    """`config` with the settings that made the source's stages. Raises ValueError where they cannot be taken over."""
+    theirs = load_run(source).config
+    for name in stages:
+        if not (source / name).is_dir():
+            raise ValueError(f"--init-from {source}: that run has no finished {name}/")
+    changed = [
+        f"{name} is {b}, here {a}"
+        for name, (a, b) in differences(config, theirs).items()
+        if name.split(".")[0] in ("data", "model") and name not in LOCATIONS
+    ]
+    if stages and changed:
+        raise ValueError(f"--init-from {source}: that run's stages do not fit this one: {'; '.join(changed[:3])}")
+    return replace(config, **{name: getattr(theirs, name) for name in stages})
+
+
+def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
+    """Copied, not linked: a run stays whole when the folder is moved or the other run deleted."""
+    for name in ("tokenizers", *stages):
+        if not (run.folder / name).is_dir():
+            shutil.copytree(source / name, run.folder / f"{name}.unfinished", dirs_exist_ok=True)
+            os.replace(run.folder / f"{name}.unfinished", run.folder / name)
+    if not run.summary():
+        found = json.loads((source / "summary.json").read_text(encoding="utf-8"))
+        taken = {key: found[key] for key in ("rm_accuracy", "rm_accuracy_limit") if key in found}
+        taken["init_from"] = str(source)
+        for key in ("stage_seconds", "peak_memory_mb"):
+            taken[key] = {name: found[key][name] for name in stages if name in found.get(key, {})}
+        write_whole(run.folder / "summary.json", json.dumps(taken, indent=2) + "\n")
+
+
+def write_whole(path: Path, text: str) -> None:
+    """Write a text file so that a reader finds the old one or the new one, never a half."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def peak_memory_mb() -> float:
+    """The most memory this process has held, in MiB; on a GPU, the most held there."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**20
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
+
+
+def versions() -> dict[str, str]:
+    """What a result may depend on."""
+    packages = {name: version(name) for name in ("torch", "tiktoken", "numpy")}
+    return {"python": platform.python_version()} | packages

@@ -1,0 +1,151 @@
+"""Stage 1: language-model training on demonstrations. Makes the reference policy, and warm-starts the reward model.
+
+    python -m minippo.sft --config reviews
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+
+import torch
+from tqdm import tqdm
+
+from minippo.cli import parse_options, wrong_input_exits
+from minippo.config import BackboneConfig, LanguageModelConfig
+from minippo.data import Demonstration, length_batches, load_corpus, pad, windows
+from minippo.equations import language_model_loss
+from minippo.metrics import Metrics
+from minippo.model import GPT, GPTConfig
+from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+from minippo.run import Run, open_run
+from minippo.tokenizer import Tokenizer, reward_tokens
+from minippo.weights import load_pretrained, save_pretrained
+
+
+def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
+    """A transformer for this tokenizer, from public weights or from scratch."""
+    if config.weights:
+        gpt = load_pretrained(config.weights)
+        if gpt.config.vocab_size < tokenizer.vocab_size:
+            raise ValueError(
+                f"{config.weights} has {gpt.config.vocab_size} embeddings, its tokenizer {config.tokenizer} "
+                f"{tokenizer.vocab_size} ids"
+            )
+        return gpt
+    return GPT(
+        GPTConfig(
+            vocab_size=tokenizer.vocab_size,
+            context=config.context,
+            layers=config.layers,
+            heads=config.heads,
+            channels=config.channels,
+            dropout=config.dropout,
+        )
+    )
+
+
+def policy_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
+    """Demonstrations as the policy will see them: prompt and completion encoded apart, then end-of-text."""
+    prompts = tokenizer.encode_batch([d.prompt for d in demonstrations])
+    completions = tokenizer.encode_batch([d.completion for d in demonstrations])
+    return [p + c + [tokenizer.eos_id] for p, c in zip(prompts, completions, strict=True)]
+
+
+def reward_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
+    """Demonstrations as the reward model will see them."""
+    prompts, completions = [d.prompt for d in demonstrations], [d.completion for d in demonstrations]
+    return reward_tokens(tokenizer, prompts, completions, max_length=10**9)
+
+
+def train_language_model(
+    gpt: GPT, rows: Sequence[list[int]], config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
+) -> float:
+    """Train `gpt` on `config.tokens` tokens of `rows`, in windows of its context. Returns the held-out loss, nats."""
+    device = run.device
+    num_held_out = max(1, len(rows) // 50)
+    held_out = windows(rows[:num_held_out], gpt.config.context)
+    pieces = windows(rows[num_held_out:], gpt.config.context)
+    lengths = [len(piece) for piece in pieces]
+    generator = torch.Generator().manual_seed(run.config.seed)
+    optimizer = CPUAdamW(decayed_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
+    # As many steps as the tokens last, where an epoch's batches hold all tokens of the rows once.
+    batches_per_epoch = sum(1 for _ in length_batches(lengths, config.batch_tokens, torch.Generator()))
+    num_steps = round(config.tokens / sum(lengths) * batches_per_epoch)
+    metrics = Metrics(run.folder, f"sft-{name}")
+    gpt.to(device).train()
+    bar = tqdm(total=num_steps, desc=f"sft {name}", unit="step")
+    step = 0
+    while step < num_steps:
+        for batch in length_batches(lengths, config.batch_tokens, generator):
+            if step == num_steps:
+                break
+            started = time.perf_counter()
+            tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], tokenizer.pad_id, "right"))
+            lr = config.lr * linear_schedule(step, num_steps, warmup=config.warmup)
+            set_lr(optimizer, lr)
+            optimizer.zero_grad(set_to_none=True)
+            loss = language_model_loss(gpt(tokens), tokens, mask)
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
+            optimizer.step()
+            step += 1
+            bar.update()
+            if step % 10 == 0 or step == num_steps:
+                seconds = time.perf_counter() - started
+                found = {"loss/lm": float(loss), "policy/grad_norm": float(grad_norm), "lr": lr}
+                metrics.log(step, found, {"tokens_per_second": int(mask.sum()) / seconds})
+                bar.set_postfix(loss=f"{float(loss):.3f}")
+    bar.close()
+    loss_held_out = held_out_loss(gpt, held_out, tokenizer.pad_id, config.batch_tokens)
+    metrics.log(num_steps, {"eval/loss": loss_held_out})
+    metrics.close()
+    return loss_held_out
+
+
+@torch.no_grad()
+def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
+    """Mean loss per token over `pieces`, nats, dropout off."""
+    gpt.eval()
+    device = gpt.token_embedding.weight.device
+    total, count = 0.0, 0
+    for batch in length_batches([len(piece) for piece in pieces], batch_tokens, torch.Generator()):
+        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
+        num_tokens = int(mask[:, 1:].sum())
+        total += float(language_model_loss(gpt(tokens), tokens, mask)) * num_tokens
+        count += num_tokens
+    return total / max(1, count)
+
+
+def main() -> None:
+    """`python -m minippo.sft`."""
+    options = parse_options(__doc__ or "")
+    with wrong_input_exits():
+        run = open_run(options, "sft")
+        if run.is_finished("sft"):
+            print(f"the reference policy is there already: {run.stage('sft')}")
+            return
+        corpus = load_corpus(run.config)
+        demonstrations = corpus.demonstrations()
+        tokenizers = run.make_tokenizers([d.prompt + d.completion for d in demonstrations])
+        torch.manual_seed(run.config.seed)
+        backbones = [
+            make_backbone(config, tokenizer)
+            for config, tokenizer in zip((run.config.model.policy, run.config.model.reward), tokenizers, strict=True)
+        ]
+    started = time.perf_counter()
+    folder = run.begin("sft")
+    found = {}
+    for name, gpt, tokenizer, rows in zip(
+        ("policy", "reward"), backbones, tokenizers, (policy_rows, reward_rows), strict=True
+    ):
+        config = getattr(run.config.sft, name)
+        loss = train_language_model(gpt, rows(demonstrations, tokenizer), config, tokenizer, run, name)
+        save_pretrained(gpt, folder / name)
+        found[f"sft_{name}_loss"] = loss
+    run.add_to_summary("sft", time.perf_counter() - started, **found)
+    run.finish("sft")
+
+
+if __name__ == "__main__":
+    main()

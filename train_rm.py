@@ -1,0 +1,174 @@
+"""Stage 2: the reward model, from preference pairs and rankings.
+
+    python train_rm.py --config reviews
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minippo.checkpoint import load_actor_critic, save_model
+from minippo.cli import parse_options, wrong_input_exits
+from minippo.data import Comparison, Corpus, Judge, load_corpus, pad, query_ids
+from minippo.equations import ranking_loss
+from minippo.heads import RewardModel
+from minippo.metrics import Metrics
+from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+from minippo.rollout import respond
+from minippo.run import Run, open_run
+from minippo.scoring import RewardScorer, score_tokens
+from minippo.tokenizer import Tokenizer, reward_tokens
+from minippo.weights import load_pretrained
+
+Rows = list[list[list[int]]]  # comparison -> its completions, best first -> reward-model ids
+
+
+def tokenise(comparisons: Sequence[Comparison], tokenizer: Tokenizer, context: int) -> Rows:
+    """Comparisons as the reward model reads them, by the function that scoring uses too."""
+    flat = [(comparison.prompt, completion) for comparison in comparisons for completion in comparison.ranked]
+    ids = iter(reward_tokens(tokenizer, [prompt for prompt, _ in flat], [text for _, text in flat], context))
+    return [[next(ids) for _ in comparison.ranked] for comparison in comparisons]
+
+
+def comparison_batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+    """One epoch of batches of indices in random order; comparisons of one size and of like length share a batch."""
+    order = torch.randperm(len(rows), generator=generator).tolist()
+    batches = []
+    for size in sorted({len(row) for row in rows}):
+        same = [index for index in order if len(rows[index]) == size]
+        same.sort(key=lambda index: max(map(len, rows[index])))
+        batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    for place in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[place]
+
+
+def pairs_won(scores: Sequence[Sequence[float]]) -> float:
+    """Share of the pairs in which the preferred one scores higher; a tie is no win. Scores best first, by comparison."""
+    won = [row[i] > row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))]
+    return sum(won) / len(won)
+
+
+def accuracy(model: RewardModel, rows: Rows, pad_id: int) -> float:
+    """Held-out accuracy over all pairs."""
+    model.eval()
+    scores = iter(score_tokens(model, [ids for row in rows for ids in row], pad_id).tolist())
+    return pairs_won([[next(scores) for _ in row] for row in rows])
+
+
+def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
+    """The accuracy that the annotators' own gold score reaches on their noisy labels."""
+    return pairs_won([[judge.gold_score(c.prompt, text) for text in c.ranked] for c in comparisons])
+
+
+def make_reward_model(run: Run) -> RewardModel:
+    """The warm-started backbone with a new head."""
+    gpt = load_pretrained(run.stage("sft") / "reward")
+    torch.manual_seed(run.config.seed)
+    model = RewardModel(gpt)
+    gpt.set_dropout(run.config.model.reward.dropout)
+    return model.to(run.device)
+
+
+def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokenizer, run: Run) -> None:
+    """Bradley-Terry training over the epochs; logs loss, training accuracy and held-out accuracy."""
+    config, context = run.config.rm, model.gpt.config.context
+    generator = torch.Generator().manual_seed(run.config.seed)
+    optimizer = CPUAdamW(decayed_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
+    metrics = Metrics(run.folder, "rm")
+    rows = tokenise(corpus.comparisons("train", epoch=0), tokenizer, context)
+    steps_per_epoch = sum(1 for _ in comparison_batches(rows, config.batch_size, torch.Generator()))
+    num_steps, step = config.epochs * steps_per_epoch, 0
+    bar = tqdm(total=num_steps, desc="reward model", unit="step")
+    for epoch in range(config.epochs):
+        if epoch > 0:
+            rows = tokenise(corpus.comparisons("train", epoch), tokenizer, context)
+        for batch in comparison_batches(rows, config.batch_size, generator):
+            if step == num_steps:
+                break
+            started = time.perf_counter()
+            model.train()
+            set_lr(optimizer, config.lr * linear_schedule(step, num_steps, warmup=config.warmup))
+            optimizer.zero_grad(set_to_none=True)
+            scores = score_batch(model, [rows[index] for index in batch], tokenizer.pad_id)  # (B, K)
+            loss = ranking_loss(scores, config.margin, config.label_smoothing)
+            loss.backward()
+            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            optimizer.step()
+            step += 1
+            bar.update()
+            found = {"loss/rm": float(loss), "rm/accuracy": pairs_won(scores.tolist()), "rm/grad_norm": float(grad_norm)}
+            if step % config.eval_every == 0 or step == num_steps:
+                found["eval/accuracy"] = accuracy(model, held_out, tokenizer.pad_id)
+                bar.set_postfix(loss=f"{found['loss/rm']:.3f}", held_out=f"{found['eval/accuracy']:.3f}")
+            metrics.log(step, found, {"seconds": time.perf_counter() - started})
+    bar.close()
+    metrics.close()
+
+
+def score_batch(model: RewardModel, rows: Rows, pad_id: int) -> Tensor:
+    """Scores (B, K) of B comparisons of K completions each, from one forward pass."""
+    tokens, mask = pad([ids for row in rows for ids in row], pad_id, "right")
+    device = model.score_head.weight.device
+    return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
+
+
+def normalise_on_reference(model: RewardModel, corpus: Corpus, tokenizers: tuple[Tokenizer, Tokenizer], run: Run) -> None:
+    """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1."""
+    config = run.config
+    policy_tokenizer, reward_tokenizer = tokenizers
+    reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
+    prompts = corpus.prompts("train")[: config.rm.normalisation_samples]
+    queries = query_ids(policy_tokenizer, prompts, config.data.query_length)
+    generator = torch.Generator().manual_seed(config.seed)
+    scorer = RewardScorer(model, reward_tokenizer)
+    scores = []
+    for start in range(0, len(queries), config.ppo.rollout_batch_size):
+        batch = respond(
+            reference,
+            queries[start : start + config.ppo.rollout_batch_size],
+            policy_tokenizer,
+            max_new_tokens=config.data.response_length,
+            generator=generator,
+            temperature=config.ppo.temperature,
+            min_new_tokens=config.ppo.min_new_tokens,
+        )
+        scores.append(scorer(batch.prompt_texts, batch.response_texts))
+    model.normalise(torch.cat(scores))
+
+
+def main() -> None:
+    """`python train_rm.py`."""
+    options = parse_options(__doc__ or "")
+    with wrong_input_exits():
+        run = open_run(options, "rm")
+        if run.is_finished("rm"):
+            print(f"the reward model is there already: {run.stage('rm')}")
+            return
+        corpus = load_corpus(run.config)
+        tokenizers = run.tokenizers()
+        model = make_reward_model(run)
+    started = time.perf_counter()
+    folder = run.begin("rm")
+    held_out = corpus.comparisons("test")[: run.config.rm.eval_comparisons]
+    held_out_rows = tokenise(held_out, tokenizers[1], model.gpt.config.context)
+    train(model, corpus, held_out_rows, tokenizers[1], run)
+    normalise_on_reference(model, corpus, tokenizers, run)
+    found = {
+        "rm_accuracy": accuracy(model, held_out_rows, tokenizers[1].pad_id),
+        "rm_accuracy_limit": accuracy_limit(held_out, corpus.judge) if corpus.judge else None,
+    }
+    save_model(model, folder)
+    run.add_to_summary("rm", time.perf_counter() - started, **found)
+    run.finish("rm")
+    print(f"held-out accuracy {found['rm_accuracy']:.3f}, best possible {found['rm_accuracy_limit']}")
+
+
+if __name__ == "__main__":
+    main()
