@@ -1,6 +1,6 @@
 """Stage 3: PPO against the reward model.
 
-    python train_ppo.py --config reviews
+python train_ppo.py --config reviews
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ from minippo.ppo import check_promises, ppo_update
 from minippo.rollout import collect_rollout, rollout_figures
 from minippo.run import Run, open_run, peak_memory_mb
 from minippo.scoring import RewardScorer
-from minippo.tokenizer import Tokenizer
 
 
 def make_state(run: Run, policy: ActorCritic, prompts: PromptSource) -> PPOState:

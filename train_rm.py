@@ -1,14 +1,12 @@
 """Stage 2: the reward model, from preference pairs and rankings.
 
-    python train_rm.py --config reviews
+python train_rm.py --config reviews
 """
 
 from __future__ import annotations
 
 import time
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -103,7 +101,11 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
             optimizer.step()
             step += 1
             bar.update()
-            found = {"loss/rm": float(loss), "rm/accuracy": pairs_won(scores.tolist()), "rm/grad_norm": float(grad_norm)}
+            found = {
+                "loss/rm": loss.item(),
+                "rm/accuracy": pairs_won(scores.tolist()),
+                "rm/grad_norm": grad_norm.item(),
+            }
             if step % config.eval_every == 0 or step == num_steps:
                 found["eval/accuracy"] = accuracy(model, held_out, tokenizer.pad_id)
                 bar.set_postfix(loss=f"{found['loss/rm']:.3f}", held_out=f"{found['eval/accuracy']:.3f}")
@@ -119,7 +121,9 @@ def score_batch(model: RewardModel, rows: Rows, pad_id: int) -> Tensor:
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 
 
-def normalise_on_reference(model: RewardModel, corpus: Corpus, tokenizers: tuple[Tokenizer, Tokenizer], run: Run) -> None:
+def normalise_on_reference(
+    model: RewardModel, corpus: Corpus, tokenizers: tuple[Tokenizer, Tokenizer], run: Run
+) -> None:
     """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1."""
     config = run.config
     policy_tokenizer, reward_tokenizer = tokenizers

@@ -171,9 +171,7 @@ def kl_penalised_rewards(
     return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
 
 
-def treat_missing_eos(
-    scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0
-) -> Tensor:
+def treat_missing_eos(scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0) -> Tensor:
     """Scores (B,) after the treatment of responses that never end: "off", "replace" by the given score, "subtract" it.
 
     Stiennon et al. 2020 and Huang et al. 2024 (2403.17031) replace by -1.
@@ -187,9 +185,7 @@ def treat_missing_eos(
     raise ValueError(f"treatment of a missing end-of-text must be off, replace or subtract, not {mode!r}")
 
 
-def adaptive_kl_coef(
-    kl_coef: float, observed_kl: float, *, target: float, horizon: float, batch_size: int
-) -> float:
+def adaptive_kl_coef(kl_coef: float, observed_kl: float, *, target: float, horizon: float, batch_size: int) -> float:
     """The next KL coefficient: a proportional controller in log space. Ziegler et al. 2019 section 2.2.
 
     `observed_kl` and `target` are nats per sequence, `horizon` is in sequences.
@@ -201,9 +197,7 @@ def adaptive_kl_coef(
 # ---------------------------------------------------------------------------------------------- advantages
 
 
-def gae(
-    rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, lam: float
-) -> tuple[Tensor, Tensor]:
+def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates (not whitened) and returns, both (B, R). Schulman et al. 2016 eq. 16.
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last real

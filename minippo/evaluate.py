@@ -71,7 +71,7 @@ def answer(
             scorer(batch.prompt_texts, batch.response_texts).tolist(),
             (logprobs - ref_logprobs).sum(dim=1).tolist(),
             batch.response_mask.sum(dim=1).tolist(),
-            ((batch.responses == tokenizer.eos_id) & batch.response_mask).any(dim=1).tolist(),
+            batch.has_eos.tolist(),
         )
         answers += [Answer(*row) for row in zip(*columns, strict=True)]
     return answers

@@ -45,7 +45,7 @@ def update_on_minibatch(state: PPOState, batch: Rollout, eos_id: int, config: PP
     figures = accumulate_gradient(state, batch, eos_id, config)
     grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
     state.optimizer.step()
-    return figures | {"policy/grad_norm": float(grad_norm)}
+    return figures | {"policy/grad_norm": grad_norm.item()}
 
 
 def accumulate_gradient(state: PPOState, batch: Rollout, eos_id: int, config: PPOConfig) -> dict[str, float]:

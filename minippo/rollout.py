@@ -20,9 +20,11 @@ from minippo.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
-class Rollout:
-    """What B prompts became. P query length, R response length, T = P + R; 0 wherever a mask is False."""
+class Responses:
+    """What B prompts were answered, before anyone has judged it. P query length, R response length, T = P + R."""
 
+    prompt_texts: list[str]
+    response_texts: list[str]
     queries: Tensor  # (B, P), left-padded
     query_mask: Tensor  # (B, P)
     responses: Tensor  # (B, R)
@@ -31,34 +33,27 @@ class Rollout:
     attention_mask: Tensor  # (B, T)
     positions: Tensor  # (B, T)
     has_eos: Tensor  # (B,)
+
+
+@dataclass(frozen=True)
+class Rollout(Responses):
+    """Responses and what each token of them was worth; 0 wherever the mask is False."""
+
     logprobs: Tensor  # (B, R), of the policy that drew the responses
     ref_logprobs: Tensor  # (B, R)
     values: Tensor  # (B, R)
-    scores: Tensor  # (B,), after the treatment of a missing end-of-text and clipping
     raw_scores: Tensor  # (B,), as the scorer gave them
+    scores: Tensor  # (B,), after the treatment of a missing end-of-text and clipping
     kl: Tensor  # (B, R), k1, nats
     rewards: Tensor  # (B, R)
     advantages: Tensor  # (B, R), not whitened
     returns: Tensor  # (B, R)
 
     def select(self, rows: Tensor) -> Rollout:
-        """The rollout of these rows alone."""
-        return Rollout(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
-
-
-@dataclass(frozen=True)
-class Responses:
-    """What generation gives, before anyone has judged it: the first seven fields of a `Rollout`, and the texts."""
-
-    queries: Tensor
-    query_mask: Tensor
-    responses: Tensor
-    response_mask: Tensor
-    query_responses: Tensor
-    attention_mask: Tensor
-    positions: Tensor
-    prompt_texts: list[str]
-    response_texts: list[str]
+        """The rollout of these rows (M,) alone."""
+        columns = {field.name: getattr(self, field.name) for field in fields(self)}
+        chosen = {name: x[rows] if isinstance(x, Tensor) else [x[i] for i in rows] for name, x in columns.items()}
+        return Rollout(**chosen)
 
 
 @torch.no_grad()
@@ -91,20 +86,23 @@ def respond(
     query_responses = torch.cat([queries, responses], dim=1)
     attention_mask = torch.cat([query_mask, response_mask], dim=1)
     return Responses(
-        queries,
-        query_mask,
-        responses,
-        response_mask,
-        query_responses,
-        attention_mask,
-        position_ids(attention_mask, query_responses, seen=0),
-        [tokenizer.decode(ids) for ids in query_ids],
-        [tokenizer.decode(row[mask].tolist()) for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)],
+        prompt_texts=[tokenizer.decode(ids) for ids in query_ids],
+        response_texts=[
+            tokenizer.decode(row[mask].tolist()) for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)
+        ],
+        queries=queries,
+        query_mask=query_mask,
+        responses=responses,
+        response_mask=response_mask,
+        query_responses=query_responses,
+        attention_mask=attention_mask,
+        positions=position_ids(attention_mask, query_responses, seen=0),
+        has_eos=((responses == tokenizer.eos_id) & response_mask).any(dim=1),
     )
 
 
 def judge_tokens(
-    policy: ActorCritic, batch: Responses | Rollout, rows: slice | Tensor, eos_id: int, config: PPOConfig
+    policy: ActorCritic, batch: Responses, rows: slice | Tensor, eos_id: int, config: PPOConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
 
@@ -123,9 +121,7 @@ def judge_tokens(
 
 
 @torch.no_grad()
-def logprobs_and_values(
-    policy: ActorCritic, batch: Responses | Rollout, eos_id: int, config: PPOConfig
-) -> tuple[Tensor, Tensor]:
+def logprobs_and_values(policy: ActorCritic, batch: Responses, eos_id: int, config: PPOConfig) -> tuple[Tensor, Tensor]:
     """`judge_tokens` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
     parts = [
         judge_tokens(policy, batch, slice(start, start + config.microbatch_size), eos_id, config)[:2]
@@ -158,9 +154,8 @@ def collect_rollout(
     logprobs, values = logprobs_and_values(state.policy, batch, tokenizer.eos_id, config)
     ref_logprobs, _ = logprobs_and_values(reference, batch, tokenizer.eos_id, config)
     raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
-    has_eos = (batch.responses == tokenizer.eos_id).logical_and(batch.response_mask).any(dim=1)
     scores = equations.treat_missing_eos(
-        raw_scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
+        raw_scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
     )
     if config.score_clip is not None:
         scores = scores.clamp(-config.score_clip, config.score_clip)
@@ -170,23 +165,16 @@ def collect_rollout(
         rewards = equations.rescale(rewards, mask)
     advantages, returns = equations.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
     return Rollout(
-        batch.queries,
-        batch.query_mask,
-        batch.responses,
-        mask,
-        batch.query_responses,
-        batch.attention_mask,
-        batch.positions,
-        has_eos,
-        logprobs,
-        ref_logprobs,
-        values,
-        scores,
-        raw_scores,
-        kl,
-        rewards,
-        advantages,
-        returns,
+        **vars(batch),
+        logprobs=logprobs,
+        ref_logprobs=ref_logprobs,
+        values=values,
+        raw_scores=raw_scores,
+        scores=scores,
+        kl=kl,
+        rewards=rewards,
+        advantages=advantages,
+        returns=returns,
     )
 
 

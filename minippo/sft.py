@@ -1,6 +1,6 @@
 """Stage 1: language-model training on demonstrations. Makes the reference policy, and warm-starts the reward model.
 
-    python -m minippo.sft --config reviews
+python -m minippo.sft --config reviews
 """
 
 from __future__ import annotations
@@ -93,9 +93,9 @@ def train_language_model(
             bar.update()
             if step % 10 == 0 or step == num_steps:
                 seconds = time.perf_counter() - started
-                found = {"loss/lm": float(loss), "policy/grad_norm": float(grad_norm), "lr": lr}
+                found = {"loss/lm": loss.item(), "policy/grad_norm": grad_norm.item(), "lr": lr}
                 metrics.log(step, found, {"tokens_per_second": int(mask.sum()) / seconds})
-                bar.set_postfix(loss=f"{float(loss):.3f}")
+                bar.set_postfix(loss=f"{loss.item():.3f}")
     bar.close()
     loss_held_out = held_out_loss(gpt, held_out, tokenizer.pad_id, config.batch_tokens)
     metrics.log(num_steps, {"eval/loss": loss_held_out})

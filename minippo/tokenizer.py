@@ -46,7 +46,9 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Special tokens have no text; bytes that are not UTF-8 (a cut-off character) become U+FFFD."""
-        return self.encoding.decode_bytes([i for i in ids if i not in self._special_ids]).decode("utf-8", errors="replace")
+        return self.encoding.decode_bytes([i for i in ids if i not in self._special_ids]).decode(
+            "utf-8", errors="replace"
+        )
 
     def save(self, path: Path) -> None:
         """Write the merges in tiktoken's text format: base64 of the token's bytes, a space, its rank.
