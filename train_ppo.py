@@ -46,9 +46,9 @@ def main() -> None:
             print(f"the policy is there already: {run.stage('ppo')}\n\n{report(run)}")
             return
         corpus = load_corpus(run.config)
-        tokenizer, reward_tokenizer = run.tokenizers()
     started = time.perf_counter()
     config, folder = run.config, run.begin("ppo")
+    tokenizer, reward_tokenizer = run.tokenizers()
     torch.manual_seed(config.seed)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
     policy = load_actor_critic(run.stage("sft") / "policy").to(run.device)
@@ -84,7 +84,8 @@ def main() -> None:
             answers = evaluate(policy)
             found |= {f"eval/{key}": value for key, value in figures(answers, corpus.judge).items()}
             found["eval/win_rate"] = win_rate(answers, reference_answers, corpus.judge)
-            metrics.text(state.iteration, "samples", side_by_side(reference_answers, answers, config.eval.samples))
+            samples = side_by_side(reference_answers, answers, config.eval.samples)
+            metrics.samples(state.iteration, samples)
         timing = {
             "seconds/rollout": clock[1] - clock[0],
             "seconds/update": clock[2] - clock[1],

@@ -48,7 +48,7 @@ def comparison_batches(rows: Rows, batch_size: int, generator: torch.Generator) 
 
 
 def pairs_won(scores: Sequence[Sequence[float]]) -> float:
-    """Share of the pairs in which the preferred one scores higher; a tie is no win. Scores best first, by comparison."""
+    """Share of the pairs in which the preferred one scores higher; a tie is no win. Each row's scores, best first."""
     won = [row[i] > row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))]
     return sum(won) / len(won)
 
@@ -156,22 +156,24 @@ def main() -> None:
             print(f"the reward model is there already: {run.stage('rm')}")
             return
         corpus = load_corpus(run.config)
-        tokenizers = run.tokenizers()
-        model = make_reward_model(run)
     started = time.perf_counter()
     folder = run.begin("rm")
+    _, tokenizer = run.tokenizers()
+    model = make_reward_model(run)
     held_out = corpus.comparisons("test")[: run.config.rm.eval_comparisons]
-    held_out_rows = tokenise(held_out, tokenizers[1], model.gpt.config.context)
-    train(model, corpus, held_out_rows, tokenizers[1], run)
-    normalise_on_reference(model, corpus, tokenizers, run)
+    held_out_rows = tokenise(held_out, tokenizer, model.gpt.config.context)
+    train(model, corpus, held_out_rows, tokenizer, run)
+    normalise_on_reference(model, corpus, run)
     found = {
-        "rm_accuracy": accuracy(model, held_out_rows, tokenizers[1].pad_id),
+        "rm_accuracy": accuracy(model, held_out_rows, tokenizer.pad_id),
         "rm_accuracy_limit": accuracy_limit(held_out, corpus.judge) if corpus.judge else None,
     }
     save_model(model, folder)
     run.add_to_summary("rm", time.perf_counter() - started, **found)
     run.finish("rm")
-    print(f"held-out accuracy {found['rm_accuracy']:.3f}, best possible {found['rm_accuracy_limit']}")
+    limit = found["rm_accuracy_limit"]
+    best = f", best possible {limit:.3f}" if limit is not None else ""
+    print(f"held-out accuracy {found['rm_accuracy']:.3f}{best}")
 
 
 if __name__ == "__main__":

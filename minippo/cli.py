@@ -1,4 +1,4 @@
-"""The command line of the three stages: a preset or file, overridden field by field; and how wrong input is answered."""
+"""The command line of the three stages: a preset or file, overridden field by field. How wrong input is answered."""
 
 from __future__ import annotations
 

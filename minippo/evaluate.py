@@ -137,7 +137,9 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
 def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) -> str:
     """The first `count` prompts with both answers, Markdown."""
     blocks = [
-        f"> {a.prompt}\n\n- before ({b.score:+.2f}): {b.response.strip()}\n- after ({a.score:+.2f}): {a.response.strip()}"
+        f"> {a.prompt}\n\n"
+        f"- before ({b.score:+.2f}): {b.response.strip()}\n"
+        f"- after ({a.score:+.2f}): {a.response.strip()}"
         for b, a in zip(before[:count], after[:count], strict=True)
     ]
     return "\n\n".join(blocks)

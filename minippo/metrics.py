@@ -8,6 +8,8 @@ from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
+SAMPLES_HEADING = "## After iteration"
+
 
 class Metrics:
     """One line a step in `metrics.jsonl`, the same figures in TensorBoard.
@@ -21,6 +23,8 @@ class Metrics:
         self.paths = {name: folder / f"{name}.jsonl" for name in ("metrics", "timing")}
         for path in self.paths.values():
             _drop_lines(path, stage, first_step)
+        self.samples_path = folder / "samples.md"
+        _drop_samples(self.samples_path, first_step)
         self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first_step or None)
 
     def log(self, step: int, figures: dict[str, float], timing: dict[str, float] | None = None) -> None:
@@ -33,9 +37,11 @@ class Metrics:
             for key, value in values.items():
                 self.writer.add_scalar(key, value, step)
 
-    def text(self, step: int, name: str, markdown: str) -> None:
-        """Show a text in TensorBoard."""
-        self.writer.add_text(name, markdown, step)
+    def samples(self, step: int, markdown: str) -> None:
+        """Show answers in TensorBoard and append them to `samples.md`."""
+        self.writer.add_text("samples", markdown, step)
+        with self.samples_path.open("a", encoding="utf-8") as file:
+            file.write(f"{SAMPLES_HEADING} {step}\n\n{markdown}\n\n")
 
     def close(self) -> None:
         """Flush what TensorBoard has not written yet."""
@@ -60,3 +66,11 @@ def _drop_lines(path: Path, stage: str, first_step: int) -> None:
 def _is_later(line: str, stage: str, first_step: int) -> bool:
     row = json.loads(line)
     return row["stage"] == stage and row["step"] >= first_step
+
+
+def _drop_samples(path: Path, first_step: int) -> None:
+    if not path.is_file():
+        return
+    first, *sections = path.read_text(encoding="utf-8").split(SAMPLES_HEADING)
+    kept = [section for section in sections if int(section.split(maxsplit=1)[0]) < first_step]
+    path.write_text(SAMPLES_HEADING.join([first, *kept]), encoding="utf-8")

@@ -17,7 +17,6 @@ import torch
 
 from minippo.cli import Options, differences, dump_config, load_config
 from minippo.config import Config
-from minippo.data import make_tokenizer
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
 # The stages in their order, the sections of the configuration that shape each, and the command that runs it.
@@ -34,8 +33,8 @@ LOCATIONS = ("data.folder", "data.imdb_path")
 class Run:
     """`runs/NAME/`. A finished stage is a folder in it, put in place by one rename when it is whole."""
 
-    def __init__(self, folder: Path, config: Config, device: str = "auto") -> None:
-        self.folder, self.config = folder, config
+    def __init__(self, folder: Path, config: Config, device: str = "auto", source: Path | None = None) -> None:
+        self.folder, self.config, self.source = folder, config, source
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
     def stage(self, name: str) -> Path:
@@ -47,9 +46,16 @@ class Run:
         return self.stage(stage).is_dir()
 
     def begin(self, stage: str) -> Path:
-        """The folder for the stage to write into, not yet the stage's own; it may hold what a killed run left."""
+        """Write the settings, take over the stages of the source, and return the folder for this stage to write into.
+
+        It is not yet the stage's own; it may hold what a killed run left.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        write_whole(self.folder / "config.yaml", dump_config(self.config))
+        if self.source is not None:
+            _copy_stages(self.source, self, list(STAGES)[: list(STAGES).index(stage)])
         folder = self.folder / f"{stage}.unfinished"
-        folder.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(exist_ok=True)
         return folder
 
     def finish(self, stage: str) -> None:
@@ -70,25 +76,23 @@ class Run:
         summary["versions"] = versions()
         write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
-    def make_tokenizers(self, texts: list[str]) -> tuple[Tokenizer, Tokenizer]:
-        """The policy's and the reward model's, made from the configuration and stored with the run."""
+    def save_tokenizers(self, policy: Tokenizer, reward: Tokenizer) -> None:
+        """Store the policy's and the reward model's with the run."""
         folder = self.folder / "tokenizers"
-        folder.mkdir(parents=True, exist_ok=True)
-        for name in ("policy", "reward"):
-            make_tokenizer(getattr(self.config.model, name).tokenizer, texts).save(folder / f"{name}.tiktoken")
-        return self.tokenizers()
+        folder.mkdir(exist_ok=True)
+        policy.save(folder / "policy.tiktoken")
+        reward.save(folder / "reward.tiktoken")
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """The policy's and the reward model's, as stored with the run."""
+        """The policy's and the reward model's."""
         folder = self.folder / "tokenizers"
         return load_tokenizer(folder / "policy.tiktoken"), load_tokenizer(folder / "reward.tiktoken")
 
 
 def open_run(options: Options, stage: str) -> Run:
-    """The run that `options` name, ready for `stage`. Its folder and `config.yaml` are written, nothing else.
+    """The run that `options` name, fit for `stage`. Nothing is written yet.
 
-    Raises ValueError, before anything is written, where the folder holds another run, an earlier stage is missing, or
-    `--init-from` is no such run.
+    Raises ValueError where the folder holds another run, an earlier stage is missing, or `--init-from` is no such run.
     """
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("--device cuda, but PyTorch sees no GPU here")
@@ -109,12 +113,7 @@ def open_run(options: Options, stage: str) -> Run:
         if not (folder / name).is_dir() and source is None:
             command = f"{STAGES[name][1]} --run-dir {folder}"
             raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
-    run = Run(folder, config, options.device)
-    folder.mkdir(parents=True, exist_ok=True)
-    write_whole(folder / "config.yaml", dump_config(config))
-    if source is not None:
-        _copy_stages(source, run, earlier)
-    return run
+    return Run(folder, config, options.device, source)
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from minippo.cli import parse_options, wrong_input_exits
 from minippo.config import BackboneConfig, LanguageModelConfig
-from minippo.data import Demonstration, length_batches, load_corpus, pad, windows
+from minippo.data import Demonstration, length_batches, load_corpus, make_tokenizer, pad, windows
 from minippo.equations import language_model_loss
 from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
@@ -125,16 +125,15 @@ def main() -> None:
         if run.is_finished("sft"):
             print(f"the reference policy is there already: {run.stage('sft')}")
             return
-        corpus = load_corpus(run.config)
-        demonstrations = corpus.demonstrations()
-        tokenizers = run.make_tokenizers([d.prompt + d.completion for d in demonstrations])
+        demonstrations = load_corpus(run.config).demonstrations()
+        texts = [d.prompt + d.completion for d in demonstrations]
         torch.manual_seed(run.config.seed)
-        backbones = [
-            make_backbone(config, tokenizer)
-            for config, tokenizer in zip((run.config.model.policy, run.config.model.reward), tokenizers, strict=True)
-        ]
+        configs = (run.config.model.policy, run.config.model.reward)
+        tokenizers = tuple(make_tokenizer(config.tokenizer, texts) for config in configs)
+        backbones = [make_backbone(*pair) for pair in zip(configs, tokenizers, strict=True)]
     started = time.perf_counter()
     folder = run.begin("sft")
+    run.save_tokenizers(*tokenizers)
     found = {}
     for name, gpt, tokenizer, rows in zip(
         ("policy", "reward"), backbones, tokenizers, (policy_rows, reward_rows), strict=True

@@ -11,6 +11,7 @@ import heapq
 import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
+from itertools import pairwise
 from pathlib import Path
 
 import regex
@@ -45,7 +46,7 @@ class Tokenizer:
         return self.encoding.encode_ordinary_batch(list(texts))
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens have no text; bytes that are not UTF-8 (a cut-off character) become U+FFFD."""
+        """The text of `ids`. Special tokens have no text; what is not UTF-8 (a cut-off character) becomes U+FFFD."""
         return self.encoding.decode_bytes([i for i in ids if i not in self._special_ids]).decode(
             "utf-8", errors="replace"
         )
@@ -132,7 +133,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Token
     pair_count: Counter[tuple[bytes, bytes]] = Counter()
     where = defaultdict(set)  # pair -> the words that hold it
     for index, word in enumerate(words):
-        for pair in zip(word, word[1:], strict=False):
+        for pair in pairwise(word):
             pair_count[pair] += frequency[index]
             where[pair].add(index)
     # The heap may hold stale counts; an entry counts only if it agrees with `pair_count`.
@@ -151,7 +152,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Token
             old = words[index]
             new = _merge(old, pair)
             for sign, word in ((-1, old), (1, new)):
-                for neighbours in zip(word, word[1:], strict=False):
+                for neighbours in pairwise(word):
                     pair_count[neighbours] += sign * frequency[index]
                     changed.add(neighbours)
                     if sign > 0:
@@ -198,4 +199,4 @@ def reward_tokens(
     The score is read at that last token. Text beyond `max_length` ids in all is cut at its end.
     """
     texts = [prompt + response for prompt, response in zip(prompts, responses, strict=True)]
-    return [ids[: max_length - 1] + [tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)]
+    return [[*ids[: max_length - 1], tokenizer.eos_id] for ids in tokenizer.encode_batch(texts)]
