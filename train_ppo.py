@@ -75,10 +75,10 @@ def main() -> None:
         )
         if state.iteration == 0:
             check_promises(state, rollout, tokenizer.eos_id, config.ppo)
+        found = rollout_figures(rollout, state.kl_coef)  # before the update adapts the coefficient
         clock.append(time.perf_counter())
-        stats = ppo_update(state, rollout, tokenizer.eos_id, config.ppo)
+        found |= ppo_update(state, rollout, tokenizer.eos_id, config.ppo)
         clock.append(time.perf_counter())
-        found = rollout_figures(rollout, state.kl_coef) | stats
         state.iteration += 1
         if due(state.iteration, config.eval.every, config.ppo.num_iterations):
             answers = evaluate(policy)

@@ -94,7 +94,9 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
             model.train()
             set_lr(optimizer, config.lr * linear_schedule(step, num_steps, warmup=config.warmup))
             optimizer.zero_grad(set_to_none=True)
-            scores = score_batch(model, [rows[index] for index in batch], tokenizer.pad_id)  # (B, K)
+            scores = score_batch(
+                model, [rows[index] for index in batch], tokenizer.eos_id, config.token_dropout, generator
+            )  # (B, K)
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
@@ -114,9 +116,16 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
     metrics.close()
 
 
-def score_batch(model: RewardModel, rows: Rows, pad_id: int) -> Tensor:
-    """Scores (B, K) of B comparisons of K completions each, from one forward pass."""
-    tokens, mask = pad([ids for row in rows for ids in row], pad_id, "right")
+def score_batch(
+    model: RewardModel, rows: Rows, eos_id: int, token_dropout: float, generator: torch.Generator
+) -> Tensor:
+    """Scores (B, K) of B comparisons of K completions each, from one forward pass.
+
+    A hidden token is replaced by end-of-text, which no text contains; the last token, where the score is read, stays.
+    """
+    tokens, mask = pad([ids for row in rows for ids in row], eos_id, "right")
+    hidden = torch.rand(tokens.shape, generator=generator) < token_dropout
+    tokens = tokens.masked_fill(hidden, eos_id)
     device = model.score_head.weight.device
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 

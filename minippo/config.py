@@ -103,6 +103,8 @@ class RMConfig:
     """Decay of the matrices."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    token_dropout: float = 0.0
+    """Share of the tokens of a training text that is hidden, against learning single texts by heart."""
     margin: float = 0.0
     """By how much a chosen score should exceed a rejected one before the loss counts it as even."""
     label_smoothing: float = 0.0
@@ -244,6 +246,7 @@ def check(config: Config) -> None:
         ("sft.reward.warmup", config.sft.reward.warmup, 0, 1),
         ("rm.lr", config.rm.lr, 0, None),
         ("rm.warmup", config.rm.warmup, 0, 1),
+        ("rm.token-dropout", config.rm.token_dropout, 0, 0.9),
         ("rm.label-smoothing", config.rm.label_smoothing, 0, 0.5),
         ("model.policy.dropout", policy.dropout, 0, 0.9),
         ("model.reward.dropout", config.model.reward.dropout, 0, 0.9),

@@ -22,6 +22,7 @@ from minippo.reviews import gold_score, is_grammatical, split_sentences
 from minippo.tokenizer import Tokenizer, load_tokenizer, train_bpe, whole_characters
 
 Split = Literal["train", "test"]
+TOKENIZER_TEXTS = 10_000  # as many texts say which pairs of bytes are frequent
 REPOSITORY = Path(__file__).resolve().parents[1]
 
 
@@ -82,7 +83,8 @@ class BundledReviews:
 
     def __init__(self, config: DataConfig) -> None:
         self.folder, self.limit = bundled(config.folder), config.limit
-        for name in ("demonstrations", "preferences-train", "preferences-test", "prompts-train", "prompts-test"):
+        splits = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in ("train", "test")]
+        for name in ("demonstrations", *splits):
             if not self._path(name).is_file():
                 raise FileNotFoundError(f"{self.folder} has no {self._path(name).name} (data.folder)")
 
@@ -153,7 +155,8 @@ class IMDB:
     def prompts(self, split: Split) -> list[str]:
         # A word is a token or more, so these words hold every prompt of `query_length` tokens.
         texts = [" ".join(clean(text).split(" ")[: self.config.query_length]) for text in self.rows["test"]["text"]]
-        random.Random(self.seed).shuffle(texts)  # the file is sorted by label
+        texts = list(dict.fromkeys(texts))  # the file holds some reviews twice, and many begin alike
+        random.Random(self.seed).shuffle(texts)  # and is sorted by label
         n = self.EVALUATION_PROMPTS
         return texts[:n] if split == "test" else texts[n:]
 
@@ -180,7 +183,7 @@ def make_tokenizer(name: str, texts: Sequence[str]) -> Tokenizer:
     """The tokenizer that `model.*.tokenizer` names; "train:4096" trains one on `texts`."""
     kind, _, size = name.partition(":")
     if kind == "train" and size.isdigit():
-        return train_bpe(texts, int(size))
+        return train_bpe(texts[:TOKENIZER_TEXTS], int(size))
     return load_tokenizer(bundled(name) if bundled(name).is_file() else name)
 
 

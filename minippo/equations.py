@@ -45,8 +45,10 @@ def language_model_loss(logits: Tensor, tokens: Tensor, mask: Tensor, num_tokens
     logits (B, T, V), tokens (B, T), mask (B, T): True where a token is to be predicted. The first token of a row has
     nothing before it and is never predicted. `num_tokens` is the divisor, by default the mask's own count.
     """
-    losses = F.cross_entropy(logits[:, :-1].float().transpose(1, 2), tokens[:, 1:], reduction="none")
-    return _masked_sum(losses, mask[:, 1:]) / _divisor(mask[:, 1:], num_tokens)
+    predicted = mask[:, 1:]
+    # Masked logits are left out before the softmax, whose gradient would turn a NaN times 0 into NaN.
+    logits, targets = logits[:, :-1][predicted], tokens[:, 1:][predicted]  # (number of predicted tokens, V)
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / _divisor(predicted, num_tokens)
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics
@@ -61,7 +63,7 @@ class Moments(NamedTuple):
 
     def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
         count = self.count + other.count
-        share = other.count / count.clamp(min=1)
+        share = other.count.to(other.mean.dtype) / count.clamp(min=1)
         shift = other.mean - self.mean
         variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * shift**2
         return Moments(count, self.mean + share * shift, variance)
@@ -69,6 +71,7 @@ class Moments(NamedTuple):
 
 def masked_moments(x: Tensor, mask: Tensor) -> Moments:
     """Moments of the real entries of `x`; all 0 where there are none."""
+    x = torch.where(mask, x, 0)  # first, not last: the gradient of a square under a mask is 0 * 2x, NaN where x is
     mean = masked_mean(x, mask)
     return Moments(mask.sum(), mean, masked_mean((x - mean) ** 2, mask))
 
@@ -91,12 +94,14 @@ def _divisor(mask: Tensor, num_tokens: Tensor | float | None) -> Tensor | float:
 
 def whiten(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
     """`x` with mean 0 and variance 1 over its real entries (population, eps 1e-8); 0 where masked."""
+    x = torch.where(mask, x, 0)
     moments = moments or masked_moments(x, mask)
     return torch.where(mask, (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8), 0)
 
 
 def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
     """`x` with variance 1 over its real entries and its mean kept (Ziegler et al. 2019's reward whitening)."""
+    x = torch.where(mask, x, 0)
     moments = moments or masked_moments(x, mask)
     rescaled = (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8) + moments.mean
     return torch.where(mask, rescaled, 0)

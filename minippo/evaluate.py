@@ -172,7 +172,8 @@ def final_evaluation(
 def report(run: Run) -> str:
     """The result of a finished run, as Markdown: the table, then prompts with both answers."""
     summary = run.summary()
-    rows = [json.loads(line) for line in (run.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines: it splits at U+2028 as well
+        rows = [json.loads(line) for line in file]
     before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
     accuracy = f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
     if summary.get("rm_accuracy_limit") is not None:

@@ -91,7 +91,7 @@ ASPECTS = {
         "production design, scenery",
         "effects, costumes, sets",
         "dazzling 1.7, convincing 1.1, detailed 0.9, handsome 1.1, cheap -1.1, fake -1.2, clunky -1.0, shabby -1.2",
-        "dazzles 1.7, disappears -0.8",
+        "dazzles 1.7, creaks -0.9",
     ),
     "tone": aspect(
         "tone, mood, atmosphere",
@@ -101,6 +101,7 @@ ASPECTS = {
     ),
 }
 
+EXTREME = 1.65  # adjectives this strong or stronger take other degree words
 FILM = "film"  # what a sentence is about that names no aspect
 FILM_NAMES = words("film, movie, picture")
 
@@ -111,7 +112,7 @@ ADJECTIVES = graded(
     "disappointing -1.3, lifeless -1.4, annoying -1.4, terrible -1.9, awful -2.0, dreadful -2.0, horrible -2.0"
 )
 VERBS = graded(
-    "works 1.0, charms 1.2, impresses 1.3, delights 1.6, falters -0.8, misfires -1.1, disappoints -1.3, fails -1.5"
+    "works 1.0, charms 1.2, amazes 1.5, delights 1.6, falters -0.8, misfires -1.1, disappoints -1.3, fails -1.5"
 )
 # What "I" did with the film or with a side of it.
 FEELINGS = graded(
@@ -129,14 +130,14 @@ REACTIONS = graded(
     "left before the end -1.8, wanted my money back -1.8, counted the minutes -1.2"
 )
 ADVICE = graded(
-    "see it 1.3, see it twice 1.8, tell your friends 1.4, bring the whole family 1.2, "
+    "see it 1.3, see it twice 1.8, tell your friends 1.4, bring everyone you know 1.2, "
     "skip it -1.4, stay at home -1.5, choose another film -1.1, save your money -1.6"
 )
 
 # How far a degree word turns the opinion after it up or down.
 DEGREES = graded(
-    "slightly 0.5, a little 0.6, mildly 0.6, fairly 0.75, rather 0.85, really 1.25, very 1.3, truly 1.4, deeply 1.4, "
-    "thoroughly 1.5, absolutely 1.6, utterly 1.6"
+    "slightly 0.5, a little 0.6, fairly 0.75, rather 0.85, quite 0.9, simply 1.2, really 1.25, very 1.3, unusually 1.3, "
+    "truly 1.4, remarkably 1.4, deeply 1.4, painfully 1.5, absolutely 1.5, utterly 1.6"
 )
 # What a negation multiplies the opinion after it by: it flips it, and mostly weakens it.
 NEGATIONS = graded("hardly -0.5, not exactly -0.5, not -0.6, never -0.7, far from -0.9, anything but -1.0")
@@ -147,49 +148,30 @@ OTHER_NEGATIONS = graded(
 )
 
 
-@dataclass(frozen=True)
-class Genre:
-    """A kind of film."""
-
-    name: str
-    """As prompts and reviews call it."""
-    keyword: str
-    """The word of `name` that tells it from all others."""
-
-
-GENRES = (
-    Genre("horror film", "horror"),
-    Genre("comedy", "comedy"),
-    Genre("thriller", "thriller"),
-    Genre("romance", "romance"),
-    Genre("war film", "war"),
-    Genre("family film", "family"),
-    Genre("documentary", "documentary"),
-    Genre("musical", "musical"),
-)
+GENRES = words("horror film, comedy, thriller, romance, war film, family film, documentary, musical")
 
 # Words that praise a film of the genres named here and blame a film of any other.
 MOOD_VALENCE = 1.4
 MOODS = {
-    "scary": words("horror, thriller"),
-    "dark": words("horror, thriller, war"),
-    "bleak": words("horror, war, documentary"),
-    "violent": words("horror, thriller, war"),
-    "silly": words("comedy, family, musical"),
-    "loud": words("musical, war, horror"),
-    "sweet": words("romance, family, musical"),
-    "sad": words("romance, war, documentary"),
-    "slow": words("romance, documentary, horror"),
+    "scary": words("horror film, thriller"),
+    "dark": words("horror film, thriller, war film"),
+    "bleak": words("horror film, war film, documentary"),
+    "violent": words("horror film, thriller, war film"),
+    "silly": words("comedy, family film, musical"),
+    "loud": words("musical, war film, horror film"),
+    "sweet": words("romance, family film, musical"),
+    "sad": words("romance, war film, documentary"),
+    "slow": words("romance, documentary, horror film"),
     "quiet": words("romance, documentary, thriller"),
-    "cute": words("family, comedy, romance"),
-    "strange": words("horror, comedy, thriller"),
-    "sober": words("documentary, war, thriller"),
-    "dreamy": words("romance, musical, family"),
+    "cute": words("family film, comedy, romance"),
+    "strange": words("horror film, comedy, thriller"),
+    "sober": words("documentary, war film, thriller"),
+    "dreamy": words("romance, musical, family film"),
 }
 
 
 def mood_valence(word: str, genre: str) -> float:
-    """Of one of `MOODS` in a film of the genre with this keyword."""
+    """Of one of `MOODS` in a film of this genre."""
     return MOOD_VALENCE if genre in MOODS[word] else -MOOD_VALENCE
 
 
@@ -201,15 +183,40 @@ CALLINGS = {
     "film editor": "pacing",
     "playwright": "dialogue",
     "painter": "photography",
-    "psychologist": "characters",
+    "therapist": "characters",
     "tailor": "effects",
 }
 PEOPLE = words(
     "retired teacher, tired nurse, student, bus driver, father of three, night porter, gardener, young mother, "
-    "former soldier, librarian, baker, sceptic"
+    "former soldier, cook, baker, sceptic"
 )
 # What it is about: every first part goes with every second part.
 SUBJECT_TRAITS = words("lonely, stubborn, famous, blind, young, runaway, homesick, wealthy, shy, elderly")
 SUBJECT_NOUNS = words(
     "sailor, detective, farmer, singer, doctor, thief, boxer, queen, watchmaker, pilot, widow, dog, butcher, magician"
+)
+
+# A clause after one of these, up to the next comma, is conceded; so is what stands before one of the others.
+CONCEDING = words("although, though, while, despite, for all its")
+CONTRASTING = words("but, yet, however")
+
+# Prompts: what the film is and who speaks, then perhaps what the speaker cares about.
+OPENINGS = (
+    "A <genre> about <subject>.",
+    "I just saw a <genre> about <subject>.",
+    "Notes on a <genre> about <subject>.",
+    "Last night: a <genre> about <subject>.",
+    "Some loved this <genre> about <subject>, some left.",
+    "Opinions are split on this <genre> about <subject>.",
+    "As a <person>, I saw a <genre> about <subject>.",
+    "A <person> on a <genre> about <subject>:",
+    "As a <calling>, I saw this <genre> about <subject>.",
+    "A <calling> on a <genre> about <subject>:",
+)
+WISHES = (
+    "I care most about the <noun>.",
+    "I came for the <noun>.",
+    "I always judge the <noun> first.",
+    "My concern is the <noun>.",
+    "People ask me about the <noun>.",
 )

@@ -25,7 +25,7 @@ class Metrics:
             _drop_lines(path, stage, first_step)
         self.samples_path = folder / "samples.md"
         _drop_samples(self.samples_path, first_step)
-        self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first_step or None)
+        self.writer = SummaryWriter(str(folder / "tensorboard" / stage), purge_step=first_step)
 
     def log(self, step: int, figures: dict[str, float], timing: dict[str, float] | None = None) -> None:
         """Write the figures of one step."""
@@ -64,6 +64,8 @@ def _drop_lines(path: Path, stage: str, first_step: int) -> None:
 
 
 def _is_later(line: str, stage: str, first_step: int) -> bool:
+    if not line.endswith("\n"):  # cut short when the run was killed
+        return True
     row = json.loads(line)
     return row["stage"] == stage and row["step"] >= first_step
 

@@ -158,6 +158,8 @@ class GPT(nn.Module):
         x = self.token_embedding(tokens) + self.position_embedding(positions)
         x = self.dropout(x)
         allowed = attention_pattern(attention_mask, seen, T, tokens.device)
+        if allowed is not None:  # as numbers to add, once here rather than in every block
+            allowed = torch.zeros_like(allowed, dtype=x.dtype).masked_fill(~allowed, -torch.inf)
         for layer, block in enumerate(self.blocks):
             x = block(x, allowed, cache, layer)
         if cache is not None:
@@ -188,7 +190,7 @@ def attention_pattern(attention_mask: Tensor | None, seen: int, T: int, device: 
             return torch.ones(1, 1, 1, seen + 1, dtype=torch.bool, device=device)
         return torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)[None, None]
     if T == 1:
-        return attention_mask[:, None, None, :]
+        return F.pad(attention_mask[:, :-1], (0, 1), value=True)[:, None, None, :]
     causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)
     itself = torch.eye(T, dtype=torch.bool, device=device)
     itself = F.pad(itself, (seen, 0))

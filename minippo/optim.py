@@ -83,6 +83,7 @@ class CPUAdamW(torch.optim.Optimizer):
             )
         for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
+        self.state.clear()  # what has no saved state has not been stepped
         indices = [index for group in saved for index in group]
         for index, parameter in zip(indices, parameters, strict=True):
             if index in state_dict["state"]:

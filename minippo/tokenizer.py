@@ -62,6 +62,8 @@ class Tokenizer:
         if (self.encoding._pat_str, special) != (GPT2_SPLIT, {END_OF_TEXT: len(ranks)}):
             rest = {"name": self.name, "pattern": self.encoding._pat_str, "special_tokens": special}
             _rest_path(path).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+        else:
+            _rest_path(path).unlink(missing_ok=True)  # that of another tokenizer, saved here before
 
 
 def _rest_path(path: Path) -> Path:
@@ -112,6 +114,9 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _from_ranks(name: str, ranks: dict[bytes, int]) -> Tokenizer:
+    # Ranks that skip an id (p50k_base's do) would let end-of-text collide with a token.
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"tokenizer {name!r}: its {len(ranks)} tokens do not have the ranks 0 to {len(ranks) - 1}")
     special = {END_OF_TEXT: len(ranks)}
     return Tokenizer(tiktoken.Encoding(name, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special))
 
@@ -126,8 +131,8 @@ def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Token
     if vocab_size < 257:
         raise ValueError(f"a byte-level vocabulary has at least 256 bytes and end-of-text, not {vocab_size} ids")
     split = regex.compile(GPT2_SPLIT)
-    counts = Counter(word.encode() for text in texts for word in split.findall(text))
-    words = [[bytes([byte]) for byte in word] for word in counts]
+    counts = Counter(word for text in texts for word in split.findall(text))
+    words = [[bytes([byte]) for byte in word.encode()] for word in counts]
     frequency = list(counts.values())
 
     pair_count: Counter[tuple[bytes, bytes]] = Counter()

@@ -22,18 +22,33 @@ _BLOCK = {
 }
 _TRUNK = {"token_embedding.weight": "wte.weight", "position_embedding.weight": "wpe.weight"}
 _NORM = {"final_norm.weight": "ln_f.weight", "final_norm.bias": "ln_f.bias"}
+# What a GPT-2 configuration may say, GPT-2's own choice first: anything else would load and compute something else.
+_SUPPORTED = {
+    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "relu"),
+    "layer_norm_epsilon": (1e-5,),
+    "tie_word_embeddings": (True,),
+    "scale_attn_weights": (True,),
+    "scale_attn_by_inverse_layer_idx": (False,),
+}
 
 
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
     """A GPT-2 by its name on the hub ("gpt2", "distilgpt2", "gpt2-medium", ...) or from a folder in the same format.
 
     Raises FileNotFoundError where a folder lacks `config.json` or `model.safetensors`, and ValueError for a model of
-    another family or with missing tensors.
+    another family, of an architecture beyond GPT-2's own, or with missing tensors.
     """
     folder = _fetch(name_or_path)
     public = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     if public.get("model_type") != "gpt2":
         raise ValueError(f"{name_or_path} is of the family {public.get('model_type')!r}; 'gpt2' can be loaded")
+    differences = {
+        name: public[name]
+        for name, supported in _SUPPORTED.items()
+        if public.get(name, supported[0]) not in supported
+    }
+    if differences:
+        raise ValueError(f"{name_or_path} is a GPT-2 that this transformer cannot be: {differences}")
     config = GPTConfig(
         vocab_size=public["vocab_size"],
         context=public["n_positions"],

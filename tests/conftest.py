@@ -1,0 +1,75 @@
+"""What several files share: a small tokenizer, a small policy that ends some of its responses, and a scorer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from minippo.config import PPOConfig
+from minippo.heads import ActorCritic
+from minippo.model import GPT, GPTConfig
+from minippo.tokenizer import Tokenizer, train_bpe
+
+torch.set_num_threads(1)  # the models are so small that threads only wait for each other
+
+TEXTS = (
+    "The plot is gripping and the café scenes are lovely. I could have watched for hours.",
+    "The music is shrill, the lines are corny and I nearly fell asleep. What a sorry mess!",
+    "Naïve but charming: 5 stars for the heroine, and the naïveté of the ending.",
+)
+
+
+@pytest.fixture(scope="session")
+def tokenizer() -> Tokenizer:
+    """A byte-level vocabulary in which some characters take two tokens."""
+    return train_bpe(TEXTS, 300)
+
+
+@pytest.fixture(scope="session")
+def make_policy(tokenizer: Tokenizer) -> Callable[..., ActorCritic]:
+    """Policies whose log-probabilities and values vary, and which draw end-of-text with a chance of about one fifth."""
+
+    def make(seed: int = 0, *, dropout: float = 0.0, context: int = 48, eos_logit: float = 5.0) -> ActorCritic:
+        torch.manual_seed(seed)
+        shape = GPTConfig(tokenizer.vocab_size, context, layers=2, heads=2, channels=16, dropout=dropout)
+        policy = ActorCritic(GPT(shape))
+        with torch.no_grad():
+            for parameter in policy.parameters():
+                if parameter.dim() == 2:
+                    parameter.normal_(std=0.2)
+            end = policy.gpt.token_embedding.weight[tokenizer.eos_id]
+            policy.gpt.final_norm.bias.copy_(eos_logit * end / (end @ end))
+        return policy
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def queries(tokenizer: Tokenizer) -> list[list[int]]:
+    """24 prompts of 1 to 12 tokens."""
+    ids = tokenizer.encode(" ".join(TEXTS))
+    return [ids[3 * row : 3 * row + 1 + row % 12] for row in range(24)]
+
+
+@pytest.fixture(scope="session")
+def scorer() -> Callable[[list[str], list[str]], torch.Tensor]:
+    """A score between -2 and 2 from the bytes of prompt and response, another one for nearly every text."""
+
+    def score(prompts: list[str], responses: list[str]) -> torch.Tensor:
+        sums = [
+            sum((place + 1) * byte for place, byte in enumerate((prompt + "|" + response).encode()))
+            for prompt, response in zip(prompts, responses, strict=True)
+        ]
+        return torch.tensor([(total % 401) / 100 - 2 for total in sums])
+
+    return score
+
+
+@pytest.fixture
+def ppo_config() -> PPOConfig:
+    """24 rows: 3 minibatches of 8, in microbatches of 4."""
+    return PPOConfig(
+        num_iterations=10, rollout_batch_size=24, num_epochs=2, num_minibatches=3, microbatch_size=4, kl_coef=0.2
+    )

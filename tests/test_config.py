@@ -1,0 +1,178 @@
+"""Settings without meaning are refused in a sentence that holds the numbers."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import math
+from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minippo import config as module
+from minippo.config import Config, check
+
+
+def changed(config, name: str, value):
+    """`config` with the dotted field `name` set to `value`."""
+    first, _, rest = name.partition(".")
+    return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
+
+
+def leaves(config, prefix="") -> dict[str, object]:
+    found = {}
+    for field in fields(config):
+        value = getattr(config, field.name)
+        found |= leaves(value, f"{prefix}{field.name}.") if is_dataclass(value) else {prefix + field.name: value}
+    return found
+
+
+def test_defaults_are_in_order():
+    check(Config())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("data.query_length", 0),
+        ("data.response_length", 0),
+        ("data.crop_words", 0),
+        ("data.limit", -1),
+        ("sft.policy.tokens", -5),
+        ("sft.reward.batch_tokens", 0),
+        ("sft.policy.warmup", 1.5),
+        ("sft.reward.lr", -0.1),
+        ("rm.epochs", 0),
+        ("rm.batch_size", 0),
+        ("rm.lr", math.nan),
+        ("rm.label_smoothing", 0.6),
+        ("rm.eval_comparisons", 0),
+        ("rm.eval_every", 0),
+        ("rm.normalisation_samples", 1),
+        ("model.policy.dropout", 1.0),
+        ("model.reward.dropout", -0.1),
+        ("ppo.num_iterations", 0),
+        ("ppo.rollout_batch_size", 0),
+        ("ppo.num_epochs", 0),
+        ("ppo.num_minibatches", 0),
+        ("ppo.microbatch_size", 0),
+        ("ppo.lr", -1.0),
+        ("ppo.lr", math.nan),
+        ("ppo.kl_coef", -0.1),
+        ("ppo.kl_target", 0.0),
+        ("ppo.kl_horizon", 0.0),
+        ("ppo.gamma", 1.1),
+        ("ppo.lam", -0.5),
+        ("ppo.clip_low", 1.5),
+        ("ppo.clip_high", -0.2),
+        ("ppo.value_clip", 0.0),
+        ("ppo.value_coef", -1.0),
+        ("ppo.temperature", 0.0),
+        ("ppo.max_grad_norm", 0.0),
+        ("ppo.score_clip", -1.0),
+        ("ppo.min_new_tokens", -1),
+        ("ppo.adam_beta2", 1.0),
+        ("ppo.adam_eps", -1e-5),
+        ("ppo.weight_decay", -0.1),
+        ("rm.weight_decay", -0.1),
+        ("sft.policy.weight_decay", -0.1),
+        ("rm.max_grad_norm", 0.0),
+        ("sft.reward.max_grad_norm", 0.0),
+        ("ppo.entropy_coef", math.nan),
+        ("ppo.save_every", 0),
+        ("eval.every", 0),
+        ("eval.prompts", 0),
+        ("eval.final_prompts", 0),
+        ("eval.samples", -1),
+        ("seed", -1),
+    ],
+)
+def test_value_out_of_range_is_named_with_its_option(name, value):
+    with pytest.raises(ValueError, match=name.replace("_", "-").replace(".", r"\.")) as error:
+        check(changed(Config(), name, value))
+    assert str(value) in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("ppo.lr", 0.0),
+        ("ppo.kl_coef", 0.0),
+        ("ppo.gamma", 0.0),
+        ("ppo.lam", 1.0),
+        ("ppo.value_clip", None),
+        ("ppo.kl_target", None),
+        ("sft.policy.tokens", 0),
+        ("data.limit", 0),
+        ("ppo.min_new_tokens", 64),
+        ("model.policy.context", 88),
+    ],
+)
+def test_value_at_the_edge_of_its_range_is_allowed(name, value):
+    check(changed(Config(), name, value))
+
+
+@given(batch=st.integers(1, 64), minibatches=st.integers(1, 12), microbatch=st.integers(1, 12))
+def test_minibatches_and_microbatches_must_divide_without_rest(batch, minibatches, microbatch):
+    ppo = replace(
+        Config().ppo, rollout_batch_size=batch, num_minibatches=minibatches, microbatch_size=microbatch
+    )
+    config = replace(Config(), ppo=ppo)
+    if batch % minibatches:
+        with pytest.raises(ValueError, match=f"{minibatches} minibatches do not divide a rollout of {batch}"):
+            check(config)
+    elif (batch // minibatches) % microbatch:
+        with pytest.raises(ValueError, match=f"microbatches of {microbatch} do not divide .* = {batch // minibatches}"):
+            check(config)
+    else:
+        check(config)
+
+
+def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbers():
+    config = changed(changed(Config(), "data.query_length", 65), "model.policy.context", 128)
+    with pytest.raises(ValueError, match="prompts of 65 tokens and responses of 64 .* context of 128"):
+        check(config)
+    check(changed(config, "data.query_length", 64))
+
+
+def test_minimum_length_beyond_the_response_is_refused():
+    with pytest.raises(ValueError, match=r"min-new-tokens 65 exceeds responses of 64"):
+        check(changed(Config(), "ppo.min_new_tokens", 65))
+
+
+@pytest.mark.parametrize("model", ["policy", "reward"])
+def test_sizes_of_a_transformer_must_fit_each_other(model):
+    with pytest.raises(ValueError, match=f"model.{model}: 128 channels cannot be divided among 3 heads"):
+        check(changed(Config(), f"model.{model}.heads", 3))
+    with pytest.raises(ValueError, match=f"model.{model}: .* at least 1"):
+        check(changed(Config(), f"model.{model}.layers", 0))
+
+
+def test_settings_never_change():
+    config = Config()
+    for section in (config, config.data, config.model.policy, config.sft.reward, config.rm, config.ppo, config.eval):
+        name = fields(section)[0].name
+        with pytest.raises(FrozenInstanceError):
+            setattr(section, name, getattr(section, name))
+
+
+def test_every_field_is_explained():
+    """The line after a field is its docstring, which --help shows."""
+    for class_ in (node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)):
+        if class_.name in ("Config", "ModelConfig", "SFTConfig"):
+            continue  # their sections explain themselves
+        for field, following in zip(class_.body, [*class_.body[1:], None], strict=True):
+            if isinstance(field, ast.AnnAssign):
+                explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
+                assert explained, f"{class_.name}.{field.target.id}"
+
+
+def test_range_of_every_number_is_checked():
+    """-1 means nothing anywhere, except as a score."""
+    meaningful = {"ppo.missing_eos_score", "rm.margin", "ppo.entropy_coef"}
+    for name, value in leaves(Config()).items():
+        if isinstance(value, int | float) and not isinstance(value, bool) and name not in meaningful:
+            with pytest.raises(ValueError, match="-1|at least 1"):
+                check(changed(Config(), name, type(value)(-1)))

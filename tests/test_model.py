@@ -1,0 +1,280 @@
+"""The transformer against the one of `transformers`; left padding and the cache change nothing."""
+
+import math
+
+import pytest
+import torch
+
+from minippo.model import GPT, GPTConfig, KVCache, attention_pattern, position_ids
+
+SHAPE = {"vocab_size": 37, "context": 16, "layers": 2, "heads": 2, "channels": 16}
+
+
+def make_gpt(seed=0, **changes):
+    """A `GPT` whose weights are far from their initialisation: gains that are not 1, biases that are not 0."""
+    gpt = GPT(GPTConfig(**(SHAPE | changes))).eval()
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for parameter in gpt.parameters():
+            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
+    return gpt
+
+
+def public_twin(gpt):
+    """`transformers`' model with the weights of `gpt`, named by hand and not by `minippo.weights`."""
+    transformers = pytest.importorskip("transformers")
+    config = gpt.config
+    twin = transformers.GPT2LMHeadModel(
+        transformers.GPT2Config(
+            vocab_size=config.vocab_size,
+            n_positions=config.context,
+            n_layer=config.layers,
+            n_head=config.heads,
+            n_embd=config.channels,
+            activation_function=config.activation,
+        )
+    ).eval()
+    with torch.no_grad():
+        twin.transformer.wte.weight.copy_(gpt.token_embedding.weight)
+        twin.transformer.wpe.weight.copy_(gpt.position_embedding.weight)
+        pairs = [(gpt.final_norm, twin.transformer.ln_f)]
+        for ours, theirs in zip(gpt.blocks, twin.transformer.h, strict=True):
+            pairs += [(ours.attention_norm, theirs.ln_1), (ours.mlp_norm, theirs.ln_2)]
+            pairs += [(ours.attention.qkv, theirs.attn.c_attn), (ours.attention.out, theirs.attn.c_proj)]
+            pairs += [(ours.up, theirs.mlp.c_fc), (ours.down, theirs.mlp.c_proj)]
+        for ours, theirs in pairs:
+            theirs.weight.copy_(ours.weight.t() if isinstance(ours, torch.nn.Linear) else ours.weight)
+            theirs.bias.copy_(ours.bias)
+    return twin
+
+
+def random_tokens(B, T, seed=0):
+    return torch.randint(SHAPE["vocab_size"], (B, T), generator=torch.Generator().manual_seed(seed))
+
+
+def left_mask(lengths, T):
+    return torch.arange(T) >= T - torch.tensor(lengths).unsqueeze(1)
+
+
+@pytest.mark.parametrize("activation", ["gelu_new", "relu"])
+@torch.no_grad()
+def test_logits_are_those_of_transformers(activation):
+    gpt, tokens = make_gpt(activation=activation), random_tokens(3, 16)
+    torch.testing.assert_close(gpt(tokens), public_twin(gpt)(tokens).logits, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_left_padded_logits_are_those_of_transformers():
+    gpt, tokens, mask = make_gpt(), random_tokens(4, 12), left_mask([12, 7, 1, 4], 12)
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    expected = public_twin(gpt)(tokens, attention_mask=mask.long(), position_ids=positions).logits
+    torch.testing.assert_close(gpt(tokens, mask)[mask], expected[mask], rtol=1e-5, atol=1e-5)
+
+
+def test_gradients_are_those_of_transformers():
+    gpt, tokens = make_gpt(), random_tokens(2, 9)
+    twin = public_twin(gpt)
+    torch.log_softmax(gpt(tokens), -1)[:, :, 0].sum().backward()
+    torch.log_softmax(twin(tokens).logits, -1)[:, :, 0].sum().backward()
+    theirs = twin.transformer
+    for ours, expected in (
+        (gpt.token_embedding.weight.grad, theirs.wte.weight.grad),  # from both of its ends
+        (gpt.position_embedding.weight.grad, theirs.wpe.weight.grad),
+        (gpt.blocks[0].attention.qkv.weight.grad.t(), theirs.h[0].attn.c_attn.weight.grad),
+    ):
+        torch.testing.assert_close(ours, expected, rtol=1e-4, atol=1e-4)
+
+
+@torch.no_grad()
+def test_each_row_of_a_left_padded_batch_gets_what_it_gets_alone():
+    gpt, lengths, T = make_gpt(), [12, 1, 5, 8, 2], 12
+    tokens = random_tokens(5, T)
+    logprobs = torch.log_softmax(gpt(tokens, left_mask(lengths, T)), -1)
+    for row, length in enumerate(lengths):
+        alone = torch.log_softmax(gpt(tokens[row : row + 1, T - length :]), -1)[0]
+        torch.testing.assert_close(logprobs[row, T - length :], alone, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_right_padding_changes_no_real_position():
+    gpt, tokens = make_gpt(), random_tokens(2, 10)
+    mask = torch.arange(10) < torch.tensor([[10], [4]])
+    torch.testing.assert_close(gpt(tokens, mask)[1, :4], gpt(tokens[1:, :4])[0], rtol=0, atol=1e-5)
+
+
+def test_what_stands_under_a_mask_changes_neither_values_nor_gradients():
+    gpt, mask = make_gpt(), left_mask([3, 6], 6)
+    results = []
+    for filler in (0, 36):
+        gpt.zero_grad()
+        tokens = random_tokens(2, 6).masked_fill(~mask, filler)
+        logits = gpt(tokens, mask)[mask]
+        logits.square().mean().backward()
+        qkv_gradient = gpt.blocks[0].attention.qkv.weight.grad
+        results.append((logits.detach(), qkv_gradient.clone(), gpt.position_embedding.weight.grad.clone()))
+    torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
+
+
+def test_a_row_of_nothing_but_padding_is_finite_in_value_and_gradient():
+    for T in (1, 4):
+        gpt, mask = make_gpt(), left_mask([0, T], T)
+        logits = gpt(random_tokens(2, T), mask)
+        assert torch.isfinite(logits).all()
+        logits.sum().backward()
+        assert all(torch.isfinite(parameter.grad).all() for parameter in gpt.parameters())
+
+
+@torch.no_grad()
+def test_a_prompt_of_nothing_but_padding_gets_the_same_however_long_the_padding():
+    gpt, T = make_gpt(), 5
+    tokens = torch.full((1, T), 3)
+    longer = gpt(tokens, left_mask([0], T))[:, -1]
+    for shorter in (1, 2):
+        alone = gpt(tokens[:, :shorter], left_mask([0], shorter))[:, -1]
+        torch.testing.assert_close(alone, longer, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_later_token_changes_no_earlier_logits():
+    gpt, tokens = make_gpt(), random_tokens(1, 8)
+    changed = tokens.clone()
+    changed[0, 5] = (changed[0, 5] + 1) % 37
+    before, after = gpt(tokens), gpt(changed)
+    torch.testing.assert_close(after[:, :5], before[:, :5], rtol=0, atol=1e-6)
+    assert torch.all((after[:, 5:] - before[:, 5:]).abs().amax(dim=-1) > 1e-3)
+
+
+# Without padding and with it; the tokens fed one by one, in pieces, or all but one at once.
+@pytest.mark.parametrize("lengths", [None, [10, 4, 1]])
+@pytest.mark.parametrize("pieces", [[1] * 10, [4, 1, 3, 2], [9, 1], [3, 7]])
+@torch.no_grad()
+def test_with_a_cache_the_logits_are_those_of_the_whole_sequence(lengths, pieces):
+    gpt, tokens = make_gpt(), random_tokens(3, 10)
+    mask = left_mask(lengths, 10) if lengths else None
+    whole = gpt(tokens, mask)
+    cache = KVCache(gpt.config, 3, 10, gpt.token_embedding.weight)
+    cache.keys.fill_(math.nan), cache.values.fill_(math.nan)  # what the memory held before must not matter
+    logits = []
+    for piece in tokens.split(pieces, dim=1):
+        seen = cache.length
+        logits.append(gpt(piece, None if mask is None else mask[:, : seen + piece.shape[1]], cache=cache))
+    assert cache.length == 10
+    torch.testing.assert_close(torch.cat(logits, dim=1), whole, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_cached_decoding_gives_the_logits_of_transformers():
+    gpt, tokens, mask = make_gpt(), random_tokens(3, 10), left_mask([10, 6, 7], 10)
+    twin, cache, past = public_twin(gpt), KVCache(gpt.config, 3, 10, gpt.token_embedding.weight), None
+    positions = (mask.long().cumsum(1) - 1).clamp(min=0)
+    for start, end in ((0, 6), (6, 7), (7, 8), (8, 10)):
+        piece = slice(start, end)
+        theirs = twin(
+            tokens[:, piece],
+            attention_mask=mask[:, :end].long(),
+            position_ids=positions[:, piece],
+            past_key_values=past,
+            use_cache=True,
+        )
+        past = theirs.past_key_values
+        ours = gpt(tokens[:, piece], mask[:, :end], cache=cache)
+        real = mask[:, piece]
+        torch.testing.assert_close(ours[real], theirs.logits[real], rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_a_cache_that_keeps_some_rows_goes_on_with_those():
+    gpt, tokens, mask = make_gpt(), random_tokens(4, 6), left_mask([6, 4, 5, 6], 6)
+    cache = KVCache(gpt.config, 4, 6, gpt.token_embedding.weight)
+    gpt(tokens[:, :5], mask[:, :5], cache=cache)
+    kept = torch.tensor([3, 1])
+    cache.keep_rows(kept)
+    last = gpt(tokens[kept, 5:], mask[kept], cache=cache)
+    torch.testing.assert_close(last[:, 0], gpt(tokens, mask)[kept, 5], rtol=0, atol=1e-5)
+
+
+def test_positions_count_real_tokens_and_not_pads():
+    tokens, mask = torch.zeros(2, 5), left_mask([5, 2], 5)
+    assert position_ids(mask, tokens, 0).tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
+    assert position_ids(mask, tokens[:, 3:], 3).tolist() == [[3, 4], [0, 1]]
+    assert position_ids(None, tokens[:, 3:], 3).tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("lengths", [[4, 2, 0], None])
+@pytest.mark.parametrize("T", [1, 2, 4])
+def test_each_token_attends_to_itself_and_to_the_real_ones_before_it(lengths, T):
+    S = 4
+    mask = torch.ones(3, S, dtype=torch.bool) if lengths is None else left_mask(lengths, S)
+    pattern = attention_pattern(None if lengths is None else mask, S - T, T, mask.device)
+    if pattern is None:  # stands for causal over the whole
+        pattern = torch.ones(T, S, dtype=torch.bool).tril()[None, None]
+    pattern = pattern.expand(3, 1, T, S)
+    for row in range(3):
+        for new in range(T):
+            place = S - T + new
+            expected = [s == place or (s < place and bool(mask[row, s])) for s in range(S)]
+            assert pattern[row, 0, new].tolist() == expected
+
+
+def test_context_overflow_is_refused_with_the_numbers():
+    gpt = make_gpt(context=8)
+    with pytest.raises(ValueError, match=r"0 \+ 9 tokens .* context of 8"):
+        gpt(random_tokens(1, 9))
+    cache = KVCache(gpt.config, 1, 9, gpt.token_embedding.weight)
+    gpt(random_tokens(1, 8), cache=cache)
+    with pytest.raises(ValueError, match=r"8 \+ 1 tokens .* context of 8"):
+        gpt(random_tokens(1, 1), cache=cache)
+
+
+def test_channels_that_the_heads_cannot_share_are_refused():
+    with pytest.raises(ValueError, match="10 channels .* 3 heads"):
+        GPTConfig(vocab_size=5, context=4, layers=1, heads=3, channels=10)
+
+
+@torch.no_grad()
+def test_padded_vocabulary_has_no_logits():
+    padded, tokens = make_gpt(unpadded_vocab_size=30), random_tokens(2, 5).clamp(max=29)
+    logits = padded(tokens)
+    assert logits.shape == (2, 5, 30)
+    assert torch.equal(logits, make_gpt()(tokens)[:, :, :30])
+
+
+def test_dropout_acts_in_training_alone():
+    gpt, tokens = make_gpt(dropout=0.5), random_tokens(2, 6)
+    torch.manual_seed(0)
+    assert torch.equal(gpt(tokens), gpt(tokens))
+    torch.testing.assert_close(gpt(tokens), make_gpt()(tokens), rtol=0, atol=0)
+    gpt.train()
+    assert not torch.allclose(gpt(tokens), gpt(tokens))
+    gpt.set_dropout(0.0)
+    assert torch.equal(gpt(tokens), gpt(tokens))
+
+
+def test_dropout_reaches_the_embedding_and_every_residual_branch():
+    gpt, tokens = make_gpt(dropout=0.5), random_tokens(1, 6)
+    dropouts = [module for module in gpt.modules() if isinstance(module, torch.nn.Dropout)]
+    torch.manual_seed(0)
+    for kept in dropouts:
+        gpt.train()
+        gpt.set_dropout(0.0)
+        kept.p = 0.5
+        assert not torch.allclose(gpt(tokens), gpt(tokens))
+    assert len(dropouts) == 1 + SHAPE["layers"]
+
+
+def test_initialisation_is_gpt2s():
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(vocab_size=500, context=300, layers=8, heads=4, channels=64))
+    for weight in (gpt.token_embedding.weight, gpt.position_embedding.weight, gpt.blocks[3].attention.qkv.weight):
+        assert weight.std().item() == pytest.approx(0.02, rel=0.05)
+    for residual in (gpt.blocks[0].attention.out, gpt.blocks[7].down):  # two in each of 8 layers
+        assert residual.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
+    assert torch.all(gpt.blocks[0].up.bias == 0)
+    assert torch.all(gpt.final_norm.weight == 1)
+
+
+def test_bfloat16_model_is_finite_under_a_mask_and_keeps_its_dtype():
+    gpt, mask = make_gpt().bfloat16(), left_mask([6, 2, 0], 6)
+    logits = gpt(random_tokens(3, 6), mask)
+    assert logits.dtype == torch.bfloat16
+    assert torch.isfinite(logits).all()

@@ -1,0 +1,263 @@
+"""`CPUAdamW` against `torch.optim.AdamW`, in float32 and bfloat16, and across a resume."""
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+
+SHAPES = [(5, 4), (7,), (3, 2, 2)]
+
+
+def make_parameters(dtype=torch.float32, seed=0, scale=1.0):
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter((scale * torch.randn(shape, generator=generator)).to(dtype)) for shape in SHAPES]
+
+
+def give_gradients(parameters, step, without=()):
+    """Gradients of widely different sizes, the same for every optimizer that is at the same step."""
+    generator = torch.Generator().manual_seed(1000 + step)
+    for index, parameter in enumerate(parameters):
+        gradient = torch.randn(parameter.shape, generator=generator) * 10 ** (-2.0 * index)
+        parameter.grad = None if index in without else gradient.to(parameter.dtype)
+
+
+@pytest.mark.parametrize(
+    "hyperparameters",
+    [
+        {"lr": 1e-2},
+        {"lr": 1e-2, "weight_decay": 0.1},
+        {"lr": 3e-3, "betas": (0.9, 0.95), "eps": 1e-5, "weight_decay": 0.01},
+        {"lr": 1e-2, "betas": (0.5, 0.99), "eps": 0.1},  # an eps so large that its place in the formula shows
+        {"lr": 1e-2, "betas": (0.0, 0.0)},
+    ],
+)
+def test_sixty_steps_are_those_of_torch(hyperparameters):
+    ours, theirs = make_parameters(), make_parameters()
+    optimizer = CPUAdamW(ours, **hyperparameters)
+    expected = torch.optim.AdamW(theirs, **({"weight_decay": 0.0} | hyperparameters))
+    for step in range(60):
+        without = (1,) if 20 <= step < 25 else ()  # a parameter without a gradient waits
+        give_gradients(ours, step, without)
+        give_gradients(theirs, step, without)
+        optimizer.step()
+        expected.step()
+        torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_groups_have_learning_rates_and_decays_of_their_own():
+    def groups(parameters):
+        return [
+            {"params": parameters[:1], "weight_decay": 0.3},
+            {"params": parameters[1:2], "lr": 1e-3},
+            {"params": parameters[2:], "betas": (0.5, 0.6), "eps": 1e-3},
+        ]
+
+    ours, theirs = make_parameters(), make_parameters()
+    optimizer = CPUAdamW(groups(ours), lr=1e-2, weight_decay=0.1)
+    expected = torch.optim.AdamW(groups(theirs), lr=1e-2, weight_decay=0.1)
+    for step in range(50):
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        optimizer.step()
+        expected.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_the_learning_rate_may_change_between_steps():
+    ours, theirs = make_parameters(), make_parameters()
+    optimizer, expected = CPUAdamW(ours, lr=1.0), torch.optim.AdamW(theirs, lr=1.0, weight_decay=0.0)
+    for step in range(50):
+        for each in (optimizer, expected):
+            set_lr(each, 1e-2 * (1 - step / 50))
+        give_gradients(ours, step)
+        give_gradients(theirs, step)
+        optimizer.step()
+        expected.step()
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+def test_bfloat16_weights_move_as_float32_ones_would():
+    # 100 steps of 1e-6 are 1e-4, less than half the gap between two bfloat16 numbers near 1: without a master copy
+    # nothing would ever move.
+    ours = make_parameters(torch.bfloat16)
+    starts = [parameter.detach().float().clone() for parameter in ours]
+    theirs = [nn.Parameter(start.clone()) for start in starts]
+    optimizer = CPUAdamW(ours, lr=1e-6)
+    expected = torch.optim.AdamW(theirs, lr=1e-6, weight_decay=0.0)
+    for step in range(100):
+        give_gradients(ours, step)
+        for parameter, twin in zip(ours, theirs, strict=True):
+            twin.grad = parameter.grad.float()
+        optimizer.step()
+        expected.step()
+    for parameter, twin, start in zip(ours, theirs, starts, strict=True):
+        master = optimizer.state[parameter]["master"]
+        assert master.dtype == torch.float32
+        torch.testing.assert_close(master, twin.detach(), rtol=0, atol=1e-6)
+        assert (master - start).abs().max() > 1e-5
+        assert torch.equal(parameter.detach(), master.bfloat16())  # the model has the nearest bfloat16 number
+
+
+def test_small_steps_of_a_bfloat16_weight_add_up_until_they_show():
+    parameter = nn.Parameter(torch.tensor([0.02], dtype=torch.bfloat16))
+    before = parameter.item()
+    optimizer = CPUAdamW([parameter], lr=1e-6)
+    for _ in range(100):
+        parameter.grad = torch.ones_like(parameter)
+        optimizer.step()
+    assert parameter.item() == pytest.approx(before - 1e-4, abs=0.5 * 0.02 * 2**-7)
+    assert parameter.item() < before
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_states_are_float32_on_the_cpu(dtype):
+    parameters = make_parameters(dtype)
+    optimizer = CPUAdamW(parameters)
+    give_gradients(parameters, 0)
+    optimizer.step()
+    for parameter in parameters:
+        state = optimizer.state[parameter]
+        names = {"first_moment", "second_moment"} | ({"master"} if dtype == torch.bfloat16 else set())
+        assert set(state) == names | {"step"}  # a float32 weight needs no second copy
+        assert all(state[name].dtype == torch.float32 and state[name].device.type == "cpu" for name in names)
+        assert parameter.dtype == dtype
+
+
+def test_a_step_leaves_the_gradients_alone():
+    parameters = make_parameters()
+    give_gradients(parameters, 0)
+    before = [parameter.grad.clone() for parameter in parameters]
+    CPUAdamW(parameters, lr=0.1, weight_decay=0.1).step()
+    assert all(torch.equal(parameter.grad, gradient) for parameter, gradient in zip(parameters, before, strict=True))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_resumed_optimizer_goes_on_bit_for_bit(dtype):
+    def run(parameters, optimizer, steps):
+        for step in steps:
+            give_gradients(parameters, step, without=(2,) if step < 5 else ())
+            set_lr(optimizer, 1e-3 / (1 + step))
+            optimizer.step()
+
+    whole = make_parameters(dtype)
+    optimizer = CPUAdamW(whole, lr=1e-3, betas=(0.8, 0.9), weight_decay=0.1)
+    run(whole, optimizer, range(10))
+    saved = copy.deepcopy(optimizer.state_dict())
+    resumed = [nn.Parameter(parameter.detach().clone()) for parameter in whole]
+    second = CPUAdamW(resumed, lr=5.0)  # what it was made with gives way to what was saved
+    second.load_state_dict(saved)
+    for parameter, original in zip(resumed, whole, strict=True):
+        assert second.state[parameter].keys() == optimizer.state[original].keys()
+        for name, value in optimizer.state[original].items():
+            loaded = second.state[parameter][name]
+            if name == "step":
+                assert loaded == value
+            else:
+                assert loaded.dtype == torch.float32
+                assert torch.equal(loaded, value)
+    run(whole, optimizer, range(10, 20))
+    run(resumed, second, range(10, 20))
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, resumed, strict=True))
+    assert all(
+        torch.equal(optimizer.state[ours]["second_moment"], second.state[theirs]["second_moment"])
+        for ours, theirs in zip(whole, resumed, strict=True)
+    )
+
+
+def test_loaded_states_are_copies_and_the_only_ones():
+    parameters = make_parameters()
+    optimizer = CPUAdamW(parameters)
+    give_gradients(parameters, 0, without=(1,))
+    optimizer.step()
+    saved = optimizer.state_dict()
+    kept = saved["state"][0]["first_moment"].clone()
+    others = make_parameters()
+    second = CPUAdamW(others)
+    give_gradients(others, 1)
+    second.step()
+    second.load_state_dict(saved)
+    assert others[1] not in second.state  # had no saved state, so its own step is forgotten
+    give_gradients(others, 2)
+    second.step()
+    assert torch.equal(saved["state"][0]["first_moment"], kept)
+
+
+def test_the_states_of_other_parameters_are_refused():
+    saved = CPUAdamW(make_parameters()).state_dict()
+    with pytest.raises(ValueError, match="3 parameters in 1 groups, this one 2 in 1"):
+        CPUAdamW(make_parameters()[:2]).load_state_dict(saved)
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"lr": -1.0}, {"eps": -1e-8}, {"weight_decay": -0.1}, {"betas": (1.0, 0.9)}, {"betas": (0.9, -0.1)}]
+)
+def test_hyperparameters_that_mean_nothing_are_refused(wrong):
+    (name,) = wrong
+    with pytest.raises(ValueError, match=f"{name}="):
+        CPUAdamW(make_parameters(), **wrong)
+
+
+def test_a_closure_is_evaluated_with_gradients():
+    parameter = nn.Parameter(torch.tensor([3.0]))
+    optimizer = CPUAdamW([parameter], lr=0.1)
+
+    def closure():
+        optimizer.zero_grad()
+        loss = (parameter**2).sum()
+        loss.backward()
+        return loss
+
+    assert optimizer.step(closure).item() == 9.0
+    assert parameter.item() == pytest.approx(2.9, abs=1e-6)  # the first step of Adam is the learning rate
+
+
+def test_one_batch_can_be_overfitted():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))
+    inputs, targets = torch.randn(8, 4), torch.randn(8, 1)
+    optimizer = CPUAdamW(model.parameters(), lr=2e-2)
+    for _ in range(400):
+        optimizer.zero_grad()
+        loss = (model(inputs) - targets).square().mean()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 1e-3
+
+
+# ---------------------------------------------------------------------------------------------- schedule and groups
+
+
+def test_without_warmup_the_schedule_falls_from_one_and_never_reaches_zero():
+    assert [linear_schedule(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+
+
+def test_warmup_rises_over_its_share_of_the_steps_and_then_falls():
+    shares = [linear_schedule(step, 10, warmup=0.4) for step in range(10)]
+    expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
+    assert shares == pytest.approx(expected, abs=1e-12)
+
+
+@pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
+@pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 1.0])
+def test_no_step_has_a_learning_rate_of_zero_or_above_the_whole(num_steps, warmup):
+    shares = [linear_schedule(step, num_steps, warmup=warmup) for step in range(num_steps)]
+    assert all(0 < share <= 1 for share in shares)
+    peak = shares.index(max(shares))
+    assert shares[:peak] == sorted(shares[:peak])
+    assert shares[peak:] == sorted(shares[peak:], reverse=True)
+    assert math.isclose(max(shares), 1.0)
+
+
+def test_matrices_are_decayed_and_gains_and_biases_are_not():
+    model = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.Linear(2, 1))
+    model[3].weight.requires_grad_(False)
+    decayed, plain = decayed_groups(model.parameters(), 0.1)
+    assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
+    assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[2].weight)]
+    expected = [model[1].weight, model[1].bias, model[2].bias, model[3].bias]
+    assert [id(p) for p in plain["params"]] == [id(p) for p in expected]
+    CPUAdamW(decayed_groups(model.parameters(), 0.1)).step()

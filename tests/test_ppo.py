@@ -1,0 +1,353 @@
+"""The PPO update against formulas written out by hand, and against what it must never do."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minippo import ppo
+from minippo.checkpoint import PPOState
+from minippo.data import PromptSource
+from minippo.optim import CPUAdamW
+from minippo.ppo import accumulate_gradient, check_promises, ppo_update, update_on_minibatch
+from minippo.rollout import Rollout, collect_rollout, judge_tokens
+
+
+@pytest.fixture
+def begin(make_policy, queries, tokenizer, scorer):
+    """A state, its reference and a rollout; `moved` shifts the policy away from the rollout afterwards."""
+
+    def begun(config, *, seed=0, ref_seed=1, moved=0.0) -> tuple[PPOState, Rollout]:
+        policy, reference = make_policy(seed), make_policy(ref_seed)
+        optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
+        prompts = PromptSource(queries, len(queries), 0)
+        state = PPOState(policy, optimizer, torch.Generator().manual_seed(3), prompts, config.kl_coef)
+        rollout = collect_rollout(state, reference, scorer, next(prompts), tokenizer, 8, config)
+        if moved:
+            torch.manual_seed(9)
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    parameter.add_(moved * torch.randn_like(parameter))
+        return state, rollout
+
+    return begun
+
+
+def gradient(state: PPOState) -> torch.Tensor:
+    return torch.cat([parameter.grad.flatten() for parameter in state.policy.parameters()])
+
+
+def weights(model) -> list[torch.Tensor]:
+    return [parameter.detach().clone() for parameter in model.parameters()]
+
+
+def accumulated(state, rollout, config, eos_id):
+    """Gradient of a minibatch, and its figures."""
+    state.optimizer.zero_grad(set_to_none=True)
+    found = accumulate_gradient(state, rollout, eos_id, config)
+    return gradient(state), found
+
+
+def loss_by_hand(policy, rollout, config, eos_id):
+    """The loss of a minibatch in float64: row by row, token by token, without padding."""
+    tokens = []
+    for row in range(len(rollout.queries)):
+        query = rollout.queries[row][rollout.query_mask[row]].tolist()
+        response = rollout.responses[row][rollout.response_mask[row]].tolist()
+        hidden = policy.gpt.hidden(torch.tensor([query + response]))[0]
+        for t, token in enumerate(response):
+            state = hidden[len(query) - 1 + t]
+            logits = policy.gpt.token_embedding.weight @ state / config.temperature
+            if t < config.min_new_tokens:
+                logits = torch.cat([logits[:eos_id], logits[eos_id + 1 :]])  # end-of-text is the last id
+                assert token < eos_id
+            logprobs = logits - torch.logsumexp(logits, dim=0)
+            value = policy.value_head.weight[0] @ state + policy.value_head.bias[0]
+            stored = (getattr(rollout, name)[row, t].double() for name in ("logprobs", "values", "returns"))
+            tokens.append((logprobs[token], -(logprobs.exp() * logprobs).sum(), value, *stored, row, t))
+    advantages = torch.stack([rollout.advantages[row, t].double() for *_, row, t in tokens])
+    if config.whiten_advantages:
+        deviation = ((advantages - advantages.mean()) ** 2).mean().sqrt()
+        advantages = (advantages - advantages.mean()) / deviation
+    loss = torch.zeros((), dtype=torch.float64)
+    for advantage, (new, entropy, value, old, old_value, target, *_) in zip(advantages, tokens, strict=True):
+        ratio = torch.exp(new - old)
+        low, high = 1 - config.clip_low, 1 + config.clip_high
+        bounded = low if ratio < low else high if ratio > high else ratio
+        surrogate = min(ratio * advantage, bounded * advantage)
+        error = (value - target) ** 2
+        if config.value_clip is not None:
+            shift = value - old_value
+            clip = config.value_clip
+            near = old_value + (clip if shift > clip else -clip if shift < -clip else shift)
+            error = max(error, (near - target) ** 2)
+        loss = loss - surrogate + config.value_coef * 0.5 * error - config.entropy_coef * entropy
+    return loss / len(tokens)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {},
+        {"whiten_advantages": False, "value_clip": None},
+        {"clip_low": 0.05, "clip_high": 0.3, "value_clip": 0.05, "value_coef": 1.3, "entropy_coef": 0.7},
+        {"temperature": 0.7, "min_new_tokens": 2, "entropy_coef": 0.2},
+    ],
+)
+def test_gradient_is_that_of_the_formulas_written_out_by_hand(begin, ppo_config, tokenizer, changes):
+    config = replace(ppo_config, **changes)
+    state, rollout = begin(config, moved=0.03)
+    ours, found = accumulated(state, rollout, config, tokenizer.eos_id)
+    assert 0.02 < found["policy/clipfrac"] < 0.9  # the clips take part
+    exact = copy.deepcopy(state.policy).double()
+    exact.zero_grad()
+    loss = loss_by_hand(exact, rollout, config, tokenizer.eos_id)
+    loss.backward()
+    expected = torch.cat([parameter.grad.flatten() for parameter in exact.parameters()])
+    assert (ours - expected).abs().max() < 2e-6 * expected.abs().max() + 2e-7
+    total = found["loss/policy"] + config.value_coef * found["loss/value"]
+    assert total - config.entropy_coef * found["policy/entropy"] == pytest.approx(loss.item(), abs=2e-6)
+
+
+def test_microbatches_give_the_gradient_and_the_figures_of_the_whole(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, entropy_coef=0.1)
+    state, rollout = begin(config, moved=0.03)
+    lengths = rollout.response_mask.sum(dim=1)
+    assert lengths.min() < lengths.max()  # rows weigh by their tokens, not alike
+    whole, whole_figures = accumulated(state, rollout, replace(config, microbatch_size=24), tokenizer.eos_id)
+    for size in (1, 2, 8):
+        part, part_figures = accumulated(state, rollout, replace(config, microbatch_size=size), tokenizer.eos_id)
+        assert (part - whole).abs().max() < 3e-6 * whole.abs().max()
+        assert part_figures == pytest.approx(whole_figures, rel=1e-5, abs=1e-6)
+
+
+def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, lr=0.0, max_grad_norm=1e9)
+    state, rollout = begin(config)
+    for group in state.optimizer.param_groups:
+        group["lr"] = 0.0
+    first = update_on_minibatch(state, rollout, tokenizer.eos_id, config)
+    grad = gradient(state)
+    assert update_on_minibatch(state, rollout, tokenizer.eos_id, config) == first
+    assert torch.equal(gradient(state), grad)
+
+
+def test_garbage_under_the_mask_changes_no_gradient(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, entropy_coef=0.1)
+    state, rollout = begin(config, moved=0.03)
+    clean, clean_figures = accumulated(state, rollout, config, tokenizer.eos_id)
+    names = ("logprobs", "ref_logprobs", "values", "kl", "rewards", "advantages", "returns")
+    garbage = {name: torch.where(rollout.response_mask, getattr(rollout, name), torch.nan) for name in names}
+    spoilt, spoilt_figures = accumulated(state, replace(rollout, **garbage), config, tokenizer.eos_id)
+    assert torch.equal(spoilt, clean)
+    assert spoilt_figures == clean_figures
+
+
+@pytest.fixture
+def steps(monkeypatch):
+    """The minibatches of an update and what each step found, in order."""
+    seen = []
+    step = update_on_minibatch
+
+    def recorded(state, batch, *rest):
+        found = step(state, batch, *rest)
+        seen.append((batch, found))
+        return found
+
+    monkeypatch.setattr(ppo, "update_on_minibatch", recorded)
+    return seen
+
+
+def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, tokenizer, steps):
+    config = replace(ppo_config, lr=0.01, temperature=0.8, min_new_tokens=1)
+    state, rollout = begin(config)
+    ppo_update(state, rollout, tokenizer.eos_id, config)
+    first, *later = [found for _, found in steps]
+    assert first["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["policy/approxkl"] < 1e-9
+    assert first["policy/clipfrac"] == 0
+    assert first["val/clipfrac"] == 0
+    assert all(found["policy/approxkl"] > 1e-6 for found in later)
+    assert later[-1]["policy/clipfrac"] > 0
+
+
+def test_every_epoch_goes_once_through_all_rows_in_a_new_order(begin, ppo_config, tokenizer, steps):
+    state, rollout = begin(ppo_config)
+    marked = replace(rollout, raw_scores=torch.arange(24.0))
+    ppo_update(state, marked, tokenizer.eos_id, ppo_config)
+    rows = [batch.raw_scores.tolist() for batch, _ in steps]
+    assert [len(minibatch) for minibatch in rows] == [8] * 6
+    first, second = (list(itertools.chain(*epoch)) for epoch in (rows[:3], rows[3:]))
+    assert sorted(first) == sorted(second) == list(range(24))
+    assert first != second
+    assert first != sorted(first)
+
+
+def test_order_of_the_rows_is_drawn_from_the_generator_of_the_state(begin, ppo_config, tokenizer, steps):
+    for seed in (1, 1, 2):
+        state, rollout = begin(ppo_config)
+        state.generator.manual_seed(seed)
+        torch.manual_seed(7)
+        expected = torch.random.get_rng_state()
+        ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), tokenizer.eos_id, ppo_config)
+        assert torch.equal(torch.random.get_rng_state(), expected)
+    runs = [[batch.raw_scores.tolist() for batch, _ in steps[start : start + 6]] for start in (0, 6, 12)]
+    assert runs[0] == runs[1]
+    assert runs[0] != runs[2]
+
+
+def test_figures_are_means_over_all_minibatches(begin, ppo_config, tokenizer, steps):
+    config = replace(ppo_config, lr=0.01, entropy_coef=0.01)
+    state, rollout = begin(config)
+    found = ppo_update(state, rollout, tokenizer.eos_id, config)
+    assert set(found) == {*steps[0][1], "lr"}
+    for name in steps[0][1]:
+        values = [figures[name] for _, figures in steps]
+        assert found[name] == pytest.approx(sum(values) / 6, rel=1e-6, abs=1e-12), name
+        assert len(set(values)) > 1, name
+
+
+def test_gradients_are_clipped_and_stepped_once_a_minibatch(begin, ppo_config, tokenizer, monkeypatch):
+    config = replace(ppo_config, microbatch_size=2, max_grad_norm=0.01)
+    state, rollout = begin(config)
+    events, clip, step = [], torch.nn.utils.clip_grad_norm_, state.optimizer.step
+
+    def clipped(parameters, max_norm):
+        events.append("clip")
+        return clip(parameters, max_norm)
+
+    def stepped():
+        events.append("step")
+        assert gradient(state).norm().item() == pytest.approx(0.01, rel=1e-3)
+        return step()
+
+    monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
+    monkeypatch.setattr(state.optimizer, "step", stepped)
+    ppo_update(state, rollout, tokenizer.eos_id, config)
+    assert events == ["clip", "step"] * 6
+
+
+def test_logged_gradient_norm_is_that_of_the_whole_minibatch_before_clipping(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config)
+    grad, _ = accumulated(state, rollout, replace(ppo_config, microbatch_size=24), tokenizer.eos_id)
+    config = replace(ppo_config, microbatch_size=1, max_grad_norm=1e-3)
+    found = update_on_minibatch(state, rollout, tokenizer.eos_id, config)
+    assert found["policy/grad_norm"] == pytest.approx(grad.norm().item(), rel=1e-5)
+
+
+def test_learning_rate_falls_linearly_from_its_first_value(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, lr=0.004, num_iterations=8)
+    state, rollout = begin(config)
+    for iteration, expected in ((0, 0.004), (2, 0.003), (7, 0.0005)):
+        state.iteration = iteration
+        assert ppo_update(state, rollout, tokenizer.eos_id, config)["lr"] == pytest.approx(expected)
+        assert [group["lr"] for group in state.optimizer.param_groups] == [pytest.approx(expected)]
+
+
+def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, lr=0.0, weight_decay=0.1)
+    state, rollout = begin(config)
+    before = weights(state.policy)
+    found = ppo_update(state, rollout, tokenizer.eos_id, config)
+    assert all(map(torch.equal, weights(state.policy), before))
+    assert found["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert found["policy/approxkl"] < 1e-9
+    assert found["policy/clipfrac"] == found["val/clipfrac"] == 0
+
+
+def test_update_leaves_the_rollout_alone(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config)
+    before = {name: x.clone() for name, x in vars(rollout).items() if isinstance(x, torch.Tensor)}
+    ppo_update(state, rollout, tokenizer.eos_id, ppo_config)
+    assert all(torch.equal(getattr(rollout, name), tensor) for name, tensor in before.items())
+    assert not any(tensor.requires_grad for tensor in vars(rollout).values() if isinstance(tensor, torch.Tensor))
+
+
+def test_kl_coefficient_follows_the_controller_only_where_there_is_a_target(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config)
+    ppo_update(state, rollout, tokenizer.eos_id, ppo_config)
+    assert state.kl_coef == 0.2
+    observed = rollout.kl.double().sum().item() / 24
+    for target in (observed * 1.1, observed / 5):
+        state.kl_coef = 0.2
+        config = replace(ppo_config, kl_target=target, kl_horizon=1000.0)
+        ppo_update(state, rollout, tokenizer.eos_id, config)
+        error = max(-0.2, min(0.2, observed / target - 1))
+        assert state.kl_coef == pytest.approx(0.2 * (1 + error * 24 / 1000), rel=1e-6)
+
+
+def test_one_fixed_rollout_is_learnt_until_the_clip_stops_it(begin, ppo_config, tokenizer):
+    config = replace(
+        ppo_config, num_epochs=30, num_minibatches=1, microbatch_size=24, lr=0.01, value_coef=0.0, num_iterations=1000
+    )
+
+    def learn(config):
+        state, rollout = begin(config)
+        mask = rollout.response_mask
+        advantages = rollout.advantages[mask].double()
+        advantages = (advantages - advantages.mean()) / advantages.std(correction=0)
+
+        def log_ratios():
+            with torch.no_grad():
+                logprobs = judge_tokens(state.policy, rollout, slice(None), tokenizer.eos_id, config)[0]
+            return (logprobs - rollout.logprobs)[mask].double()
+
+        weighted = []
+        for _ in range(3):
+            ppo_update(state, rollout, tokenizer.eos_id, config)
+            weighted.append((advantages * log_ratios()).mean().item())
+        return advantages, log_ratios(), weighted
+
+    advantages, log_ratios, weighted = learn(config)
+    gain = torch.minimum(log_ratios.exp() * advantages, log_ratios.exp().clamp(0.8, 1.2) * advantages) - advantages
+    most = 0.2 * advantages.abs().mean()  # no more can be gained between ratios of 0.8 and 1.2
+    assert weighted[0] > 0.05
+    assert 0.8 * most < gain.mean() <= most
+    assert weighted[2] < 1.5 * weighted[0]  # stopped
+    _, _, unclipped = learn(replace(config, clip_low=1.0, clip_high=math.inf))
+    assert unclipped[2] > 3 * weighted[2]  # the clip it was that stopped it
+
+
+def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, num_epochs=60, lr=0.01, value_coef=1.0, value_clip=None, num_iterations=1000)
+    config = replace(config, num_minibatches=1, microbatch_size=24)
+    state, rollout = begin(config)
+    found = [ppo_update(state, rollout, tokenizer.eos_id, config)["val/td_error"] for _ in range(3)]
+    assert found[2] < 0.1 * found[0]
+
+
+def test_promises_hold_before_the_first_step(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, temperature=0.8, min_new_tokens=2)
+    state, rollout = begin(config, seed=0, ref_seed=0)
+    check_promises(state, rollout, tokenizer.eos_id, config)
+
+
+def test_a_policy_that_is_not_the_one_that_drew_is_found_before_the_first_step(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config, ref_seed=0, moved=1e-3)
+    with pytest.raises(RuntimeError, match="every ratio should be 1"):
+        check_promises(state, rollout, tokenizer.eos_id, ppo_config)
+
+
+def test_dropout_left_on_is_found_before_the_first_step(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config, ref_seed=0)
+    state.policy.gpt.set_dropout(0.3)
+    state.policy.train()
+    with pytest.raises(RuntimeError, match="every ratio should be 1"):
+        check_promises(state, rollout, tokenizer.eos_id, ppo_config)
+
+
+def test_a_temperature_in_one_place_only_is_found_before_the_first_step(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config, ref_seed=0)
+    with pytest.raises(RuntimeError, match="every ratio should be 1"):
+        check_promises(state, rollout, tokenizer.eos_id, replace(ppo_config, temperature=0.9))
+
+
+def test_a_reference_that_is_not_where_the_policy_starts_is_found_before_the_first_step(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config, ref_seed=1)
+    with pytest.raises(RuntimeError, match="the policy is the reference"):
+        check_promises(state, rollout, tokenizer.eos_id, ppo_config)

@@ -1,0 +1,340 @@
+"""A rollout against Python loops over single, unpadded rows."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minippo.checkpoint import PPOState
+from minippo.data import PromptSource, query_ids
+from minippo.optim import CPUAdamW
+from minippo.rollout import (
+    Rollout,
+    collect_rollout,
+    judge_tokens,
+    logprobs_and_values,
+    respond,
+    rollout_figures,
+)
+
+RESPONSE_LENGTH = 8
+
+
+@pytest.fixture(scope="module")
+def policy(make_policy):
+    return make_policy(0)
+
+
+@pytest.fixture(scope="module")
+def reference(make_policy):
+    return make_policy(1)
+
+
+@pytest.fixture
+def collect(policy, reference, queries, tokenizer, scorer):
+    """Collect a rollout; `model`, `judge` and `rows` replace the policy, the scorer and the queries."""
+
+    def collected(config, model=None, judge=None, rows=None, seed=3, kl_coef=None) -> Rollout:
+        model, rows = model or policy, rows or queries
+        coefficient = config.kl_coef if kl_coef is None else kl_coef
+        generator = torch.Generator().manual_seed(seed)
+        state = PPOState(
+            model, CPUAdamW(model.parameters()), generator, PromptSource(rows, len(rows), 0), kl_coef=coefficient
+        )
+        return collect_rollout(state, reference, judge or scorer, rows, tokenizer, RESPONSE_LENGTH, config)
+
+    return collected
+
+
+def real_tokens(rollout: Rollout, row: int) -> list[int]:
+    return rollout.responses[row][rollout.response_mask[row]].tolist()
+
+
+def judged_alone(model, query, response, temperature=1.0, forbidden=None, first=0):
+    """Log-probabilities, values and entropies of one response, token by token, without any padding, in float64."""
+    logits, values = model(torch.tensor([query + response]))
+    logprobs, entropies = [], []
+    for t, token in enumerate(response):
+        scores = logits[0, len(query) - 1 + t].double() / temperature
+        if t < first:
+            scores[forbidden] = -torch.inf
+        probabilities = torch.exp(scores - scores.max()) / torch.exp(scores - scores.max()).sum()
+        logprobs.append(probabilities[token].log().item())
+        entropies.append(-torch.xlogy(probabilities, probabilities).sum().item())
+    values = values[0, len(query) - 1 : len(query) - 1 + len(response)].tolist()
+    return logprobs, values, entropies
+
+
+def test_rollout_has_rows_that_end_at_once_later_and_never(collect, ppo_config, tokenizer):
+    rollout = collect(ppo_config)
+    lengths = rollout.response_mask.sum(dim=1)
+    assert (lengths[rollout.has_eos] == 1).any()
+    assert (lengths[rollout.has_eos] > 2).any()
+    assert (~rollout.has_eos).any()
+
+
+def test_mask_is_true_through_the_first_end_of_text_and_no_further(collect, ppo_config, tokenizer):
+    rollout = collect(ppo_config)
+    for row in range(len(rollout.queries)):
+        drawn = rollout.responses[row].tolist()
+        length = drawn.index(tokenizer.eos_id) + 1 if tokenizer.eos_id in drawn else len(drawn)
+        expected = [t < length for t in range(len(drawn))]
+        assert rollout.response_mask[row].tolist() == expected
+        assert rollout.has_eos[row] == (tokenizer.eos_id in drawn[:length])
+
+
+def test_end_on_the_very_last_position_counts_as_ended(collect, ppo_config, tokenizer):
+    config = replace(ppo_config, min_new_tokens=RESPONSE_LENGTH - 1, missing_eos="replace", missing_eos_score=-9.0)
+    rollout = collect(config)
+    ended = rollout.responses[:, -1] == tokenizer.eos_id
+    assert ended.any()
+    assert not ended.all()
+    assert torch.equal(rollout.has_eos, ended)
+    assert torch.equal(rollout.scores[ended], rollout.raw_scores[ended])
+    assert (rollout.scores[~ended] == -9.0).all()
+
+
+def test_responses_are_as_wide_as_the_longest_of_them(collect, ppo_config, make_policy):
+    rollout = collect(ppo_config, model=make_policy(0, eos_logit=9.0), seed=1)
+    longest = int(rollout.response_mask.sum(dim=1).max())
+    assert longest < RESPONSE_LENGTH
+    assert rollout.responses.shape == (24, longest)
+    assert rollout.query_responses.shape == (24, rollout.queries.shape[1] + longest)
+
+
+@pytest.mark.parametrize("mode", ["off", "replace", "subtract"])
+@pytest.mark.parametrize("clip", [None, 0.5])
+def test_rewards_and_penalty_sum_to_the_score_in_every_row(collect, ppo_config, scorer, mode, clip):
+    config = replace(ppo_config, missing_eos=mode, missing_eos_score=-1.5 if mode == "replace" else 0.75)
+    rollout = collect(replace(config, score_clip=clip))
+    totals = (rollout.rewards + config.kl_coef * rollout.kl).double().sum(dim=1)
+    raw = scorer(rollout.prompt_texts, rollout.response_texts)
+    for row, total in enumerate(totals.tolist()):
+        expected = raw[row].item()
+        if not rollout.has_eos[row]:
+            expected = {"off": expected, "replace": -1.5, "subtract": expected - 0.75}[mode]
+        if clip is not None:
+            expected = min(max(expected, -clip), clip)
+        assert total == pytest.approx(expected, abs=1e-5)
+        assert rollout.scores[row].item() == pytest.approx(expected, abs=1e-6)
+        assert rollout.raw_scores[row] == raw[row]
+
+
+def test_score_lands_on_the_last_real_token(collect, ppo_config):
+    rollout = collect(ppo_config, kl_coef=0.0)
+    for row in range(len(rollout.queries)):
+        last = len(real_tokens(rollout, row)) - 1
+        expected = torch.zeros(rollout.rewards.shape[1])
+        expected[last] = rollout.scores[row]
+        assert torch.equal(rollout.rewards[row], expected)
+
+
+def test_penalty_uses_the_coefficient_of_the_state_since_it_may_adapt(collect, ppo_config):
+    rollout = collect(ppo_config, kl_coef=0.7)
+    inner = rollout.response_mask[:, 1:]  # the score is on the last token, so the one before has the penalty alone
+    torch.testing.assert_close(rollout.rewards[:, :-1][inner], -0.7 * rollout.kl[:, :-1][inner])
+
+
+def test_kl_is_the_log_ratio_of_policy_to_reference(collect, ppo_config):
+    rollout = collect(ppo_config)
+    torch.testing.assert_close(rollout.kl, rollout.logprobs - rollout.ref_logprobs, rtol=0, atol=0)
+    assert rollout.kl.abs().max() > 0.1
+
+
+def test_everything_is_zero_where_masked(collect, ppo_config):
+    rollout = collect(replace(ppo_config, whiten_rewards=True, entropy_coef=0.1))
+    masked = ~rollout.response_mask
+    assert masked.any()
+    for name in ("logprobs", "ref_logprobs", "values", "kl", "rewards", "advantages", "returns"):
+        assert (getattr(rollout, name)[masked] == 0).all(), name
+
+
+def test_judged_tokens_are_zero_where_masked(collect, ppo_config, policy, tokenizer):
+    rollout = collect(ppo_config)
+    for judged in judge_tokens(policy, rollout, slice(None), tokenizer.eos_id, ppo_config):
+        assert (judged[~rollout.response_mask] == 0).all()
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.6])
+@pytest.mark.parametrize("first", [0, 3])
+def test_each_row_gets_the_numbers_that_it_gets_alone(
+    collect, ppo_config, policy, reference, queries, tokenizer, temperature, first
+):
+    """Unequal prompts are padded; temperature and forbidden end-of-text hold for policy and reference alike."""
+    config = replace(ppo_config, temperature=temperature, min_new_tokens=first)
+    rollout = collect(config)
+    entropies = judge_tokens(policy, rollout, slice(None), tokenizer.eos_id, config)[2]
+    for row, query in enumerate(queries):
+        response = real_tokens(rollout, row)
+        alone = judged_alone(policy, query, response, temperature, tokenizer.eos_id, first)
+        ours = rollout.logprobs[row], rollout.values[row], entropies[row]
+        for numbers, expected in zip(ours, alone, strict=True):
+            assert numbers[: len(response)].tolist() == pytest.approx(expected, abs=1e-5)
+        expected = judged_alone(reference, query, response, temperature, tokenizer.eos_id, first)[0]
+        assert rollout.ref_logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=1e-5)
+
+
+def test_no_response_ends_before_the_minimum(collect, ppo_config, tokenizer):
+    rollout = collect(replace(ppo_config, min_new_tokens=4))
+    assert (rollout.responses[:, :4] != tokenizer.eos_id).all()
+    assert (rollout.responses[:, 4] == tokenizer.eos_id).any()
+
+
+def test_positions_count_real_tokens_only(collect, ppo_config, queries):
+    rollout = collect(ppo_config)
+    for row, query in enumerate(queries):
+        length = len(query) + len(real_tokens(rollout, row))
+        assert rollout.positions[row][rollout.attention_mask[row]].tolist() == list(range(length))
+        joined = rollout.query_responses[row][rollout.attention_mask[row]].tolist()
+        assert joined == query + real_tokens(rollout, row)
+
+
+def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy, tokenizer):
+    rollout = collect(ppo_config)
+    logprobs, values = logprobs_and_values(policy, rollout, tokenizer.eos_id, ppo_config)
+    assert torch.equal((logprobs - rollout.logprobs).exp(), torch.ones_like(logprobs))
+    assert torch.equal(values, rollout.values)
+
+
+@pytest.mark.parametrize("rows", [1, 5, 24])
+def test_ratios_are_one_within_rounding_at_other_shapes(collect, ppo_config, policy, tokenizer, rows):
+    rollout = collect(ppo_config)
+    logprobs, _ = logprobs_and_values(policy, rollout, tokenizer.eos_id, replace(ppo_config, microbatch_size=rows))
+    assert ((logprobs - rollout.logprobs).exp() - 1).abs().max() < 1e-5
+
+
+def test_dropout_is_off_in_a_rollout_and_stays_off_for_its_update(collect, ppo_config, make_policy, tokenizer):
+    model = make_policy(0, dropout=0.5).train()
+    rollout = collect(ppo_config, model=model)
+    logprobs, values = logprobs_and_values(model, rollout, tokenizer.eos_id, ppo_config)
+    assert torch.equal(logprobs, rollout.logprobs)
+    assert torch.equal(values, rollout.values)
+    plain = collect(ppo_config, model=make_policy(0))
+    assert torch.equal(rollout.logprobs, plain.logprobs)
+
+
+def test_advantages_and_returns_follow_from_rewards_and_values(collect, ppo_config):
+    """Schulman et al. 2016 eq. 16 as a double sum; returns are raw advantages plus values, nothing is whitened."""
+    config = replace(ppo_config, gamma=0.9, lam=0.8, whiten_advantages=True)
+    rollout = collect(config)
+    for row in range(len(rollout.queries)):
+        length = len(real_tokens(rollout, row))
+        rewards, values = rollout.rewards[row].tolist(), [*rollout.values[row, :length].tolist(), 0.0]
+        deltas = [rewards[t] + 0.9 * values[t + 1] - values[t] for t in range(length)]
+        for t in range(length):
+            advantage = sum((0.9 * 0.8) ** (later - t) * deltas[later] for later in range(t, length))
+            assert rollout.advantages[row, t].item() == pytest.approx(advantage, abs=1e-5)
+            assert rollout.returns[row, t].item() == pytest.approx(advantage + values[t], abs=1e-5)
+
+
+def test_whitened_rewards_have_variance_one_and_the_mean_they_had(collect, ppo_config):
+    plain, rescaled = collect(ppo_config), collect(replace(ppo_config, whiten_rewards=True))
+    before, after = plain.rewards[plain.response_mask], rescaled.rewards[rescaled.response_mask]
+    assert after.var(correction=0).item() == pytest.approx(1, abs=1e-5)
+    assert after.mean().item() == pytest.approx(before.mean().item(), abs=1e-5)
+
+
+def test_scorer_gets_each_prompt_with_its_own_response(collect, ppo_config, queries, tokenizer):
+    asked = []
+
+    def judge(prompts, responses):
+        asked.append((list(prompts), list(responses)))
+        return torch.arange(len(prompts)).float()
+
+    rollout = collect(ppo_config, judge=judge)
+    assert rollout.raw_scores.tolist() == list(range(24))
+    (prompts, responses), *more = asked
+    assert not more
+    assert prompts == [tokenizer.decode(query) for query in queries]
+    ends = [real_tokens(rollout, row) for row in range(24)]
+    assert responses == [tokenizer.decode([i for i in row if i != tokenizer.eos_id]) for row in ends]
+    assert "" in responses  # an immediate end is an empty response, and is scored
+
+
+@settings(max_examples=25, deadline=None)
+@given(texts=st.lists(st.text(st.sampled_from("aé漢😀 n"), min_size=1, max_size=9), min_size=1, max_size=5))
+def test_prompt_and_response_decode_apart_and_together_to_the_same_text(policy, tokenizer, texts):
+    queries = query_ids(tokenizer, texts, query_length=6)
+    queries = [query for query in queries if query]
+    if not queries:
+        return
+    batch = respond(policy, queries, tokenizer, max_new_tokens=6, generator=torch.Generator().manual_seed(0))
+    for row, query in enumerate(queries):
+        response = batch.responses[row][batch.response_mask[row]].tolist()
+        assert batch.prompt_texts[row] + batch.response_texts[row] == tokenizer.decode(query + response)
+        assert "\ufffd" not in batch.prompt_texts[row]
+
+
+def test_collecting_mutates_neither_queries_nor_weights_nor_the_global_generator(
+    collect, ppo_config, queries, make_policy
+):
+    model = make_policy(0)
+    weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    given_queries = [list(query) for query in queries]
+    torch.manual_seed(123)
+    expected = torch.random.get_rng_state()
+    collect(ppo_config, model=model)
+    assert torch.equal(torch.random.get_rng_state(), expected)
+    assert queries == given_queries
+    assert all(torch.equal(tensor, weights[name]) for name, tensor in model.state_dict().items())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_responses_are_drawn_from_the_generator_of_the_state(collect, ppo_config):
+    first, again, other = collect(ppo_config, seed=5), collect(ppo_config, seed=5), collect(ppo_config, seed=6)
+    assert first.response_texts == again.response_texts
+    assert torch.equal(first.logprobs, again.logprobs)
+    assert first.response_texts != other.response_texts
+
+
+def test_selected_rows_keep_every_column_together(collect, ppo_config):
+    rollout = collect(ppo_config)
+    rows = torch.tensor([7, 0, 23])
+    part = rollout.select(rows)
+    for field in fields(Rollout):
+        whole, chosen = getattr(rollout, field.name), getattr(part, field.name)
+        for place, row in enumerate(rows.tolist()):
+            if isinstance(whole, list):
+                assert chosen[place] == whole[row]
+            else:
+                assert torch.equal(chosen[place], whole[row])
+        assert len(chosen) == 3
+
+
+def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config):
+    config = replace(ppo_config, missing_eos="replace", missing_eos_score=-1.0)
+    rollout = collect(config)
+    found = rollout_figures(rollout, config.kl_coef)
+    rows = range(len(rollout.queries))
+    lengths = [len(real_tokens(rollout, row)) for row in rows]
+    kl = [sum(rollout.kl[row, : lengths[row]].tolist()) for row in rows]
+    k3 = [
+        sum(torch.expm1(-rollout.kl[row, t].double()).item() + rollout.kl[row, t].item() for t in range(lengths[row]))
+        for row in rows
+    ]
+    values = [value for row in rows for value in rollout.values[row, : lengths[row]].tolist()]
+    returns = [value for row in rows for value in rollout.returns[row, : lengths[row]].tolist()]
+    raw = rollout.raw_scores.double()
+    residuals = torch.tensor(returns).double() - torch.tensor(values).double()
+    expected = {
+        "objective/scores": raw.mean().item(),
+        "objective/scores_std": raw.var(correction=0).sqrt().item(),
+        "objective/kl": sum(kl) / 24,
+        "objective/kl_k3": sum(k3) / 24,
+        "objective/rlhf_reward": rollout.scores.double().mean().item() - config.kl_coef * sum(kl) / 24,
+        "objective/non_score_reward": -config.kl_coef * sum(kl) / 24,
+        "objective/kl_coef": config.kl_coef,
+        "val/explained_variance": 1
+        - (residuals.var(correction=0) / torch.tensor(returns).double().var(correction=0)).item(),
+        "val/mean": sum(values) / len(values),
+        "val/returns": sum(returns) / len(returns),
+        "response/length": sum(lengths) / 24,
+        "response/eos_rate": sum(rollout.has_eos.tolist()) / 24,
+    }
+    assert found == pytest.approx(expected, abs=2e-5)
+    total_reward = rollout.rewards.double().sum(dim=1).mean().item()
+    assert found["objective/rlhf_reward"] == pytest.approx(total_reward, abs=1e-5)
