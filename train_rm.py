@@ -70,7 +70,7 @@ def make_reward_model(run: Run) -> RewardModel:
     gpt = load_pretrained(run.stage("sft") / "reward")
     torch.manual_seed(run.config.seed)
     model = RewardModel(gpt)
-    gpt.set_dropout(run.config.model.reward.dropout)
+    gpt.set_dropout(run.config.rm.dropout)
     return model.to(run.device)
 
 

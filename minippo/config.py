@@ -45,8 +45,6 @@ class BackboneConfig:
     """Width of the residual stream."""
     context: int = 128
     """The most tokens in a sequence."""
-    dropout: float = 0.0
-    """Share of activations dropped in language-model and reward-model training; PPO never drops any."""
 
 
 @dataclass(frozen=True)
@@ -103,6 +101,8 @@ class RMConfig:
     """Decay of the matrices."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
+    dropout: float = 0.0
+    """Share of activations dropped in training."""
     token_dropout: float = 0.0
     """Share of the tokens of a training text that is hidden, against learning single texts by heart."""
     margin: float = 0.0
@@ -242,21 +242,26 @@ def check(config: Config) -> None:
     for name, number, low, high in (
         ("sft.policy.lr", config.sft.policy.lr, 0, None),
         ("sft.reward.lr", config.sft.reward.lr, 0, None),
+        ("sft.policy.weight-decay", config.sft.policy.weight_decay, 0, None),
+        ("sft.reward.weight-decay", config.sft.reward.weight_decay, 0, None),
         ("sft.policy.warmup", config.sft.policy.warmup, 0, 1),
         ("sft.reward.warmup", config.sft.reward.warmup, 0, 1),
         ("rm.lr", config.rm.lr, 0, None),
+        ("rm.weight-decay", config.rm.weight_decay, 0, None),
         ("rm.warmup", config.rm.warmup, 0, 1),
         ("rm.token-dropout", config.rm.token_dropout, 0, 0.9),
         ("rm.label-smoothing", config.rm.label_smoothing, 0, 0.5),
-        ("model.policy.dropout", policy.dropout, 0, 0.9),
-        ("model.reward.dropout", config.model.reward.dropout, 0, 0.9),
+        ("rm.dropout", config.rm.dropout, 0, 0.9),
         ("ppo.lr", ppo.lr, 0, None),
+        ("ppo.weight-decay", ppo.weight_decay, 0, None),
+        ("ppo.adam-eps", ppo.adam_eps, 0, None),
         ("ppo.kl-coef", ppo.kl_coef, 0, None),
         ("ppo.gamma", ppo.gamma, 0, 1),
         ("ppo.lam", ppo.lam, 0, 1),
         ("ppo.clip-low", ppo.clip_low, 0, 1),
         ("ppo.clip-high", ppo.clip_high, 0, None),
         ("ppo.value-coef", ppo.value_coef, 0, None),
+        ("ppo.entropy-coef", ppo.entropy_coef, 0, None),
         ("ppo.adam-beta2", ppo.adam_beta2, 0, 0.999999),
     ):
         if not number >= low or (high is not None and number > high):
@@ -268,6 +273,9 @@ def check(config: Config) -> None:
         ("ppo.score-clip", ppo.score_clip),
         ("ppo.temperature", ppo.temperature),
         ("ppo.max-grad-norm", ppo.max_grad_norm),
+        ("rm.max-grad-norm", config.rm.max_grad_norm),
+        ("sft.policy.max-grad-norm", config.sft.policy.max_grad_norm),
+        ("sft.reward.max-grad-norm", config.sft.reward.max_grad_norm),
     ):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be above 0, not {number}")

@@ -155,8 +155,6 @@ FACTS: Rules = {
 }
 
 
-
-
 def with_article(phrase: str) -> str:
     return ("an " if phrase[0] in "aeiou" else "a ") + phrase
 

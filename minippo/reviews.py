@@ -168,11 +168,16 @@ def describe(folder: Path) -> str:
     """The corpus in figures, as a Markdown table."""
     data = {name: read_rows(folder, name) for name in NUM_ROWS}
     demonstrations = [(row["prompt"], row["completion"]) for row in data["demonstrations"]]
-    pairs = {split: [(r["prompt"], (r["chosen"], r["rejected"])) for r in data[f"preferences-{split}"]] for split in ("train", "test")}
+    pairs = {
+        split: [(r["prompt"], (r["chosen"], r["rejected"])) for r in data[f"preferences-{split}"]]
+        for split in ("train", "test")
+    }
     rankings = [(row["prompt"], row["ranked"]) for row in data["rankings-test"]]
     golds = [gold_score(*demonstration) for demonstration in demonstrations]
     shown = [gold_score(prompt, review) for prompt, reviews in pairs["train"] for review in reviews]
-    positive = {genre: [g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if genre in p] for genre in GENRES}
+    positive = {
+        genre: [g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if genre in p] for genre in GENRES
+    }
     shares = [statistics.fmean(signs) for signs in positive.values()]
     prompts = [row["prompt"] for rows in data.values() for row in rows]
     lengths = [len(review.split()) for _, review in demonstrations]
@@ -193,7 +198,9 @@ def describe(folder: Path) -> str:
         tokenizer = load_tokenizer(folder / f"{name}.tiktoken")
         prompt_max = max(map(len, tokenizer.encode_batch(prompts)))
         review_max = max(map(len, tokenizer.encode_batch([review for _, review in demonstrations])))
-        both_max = max(len(tokenizer.encode(prompt + review)) for prompt, reviews in pairs["train"] for review in reviews)
+        both_max = max(
+            len(tokenizer.encode(prompt + review)) for prompt, reviews in pairs["train"] for review in reviews
+        )
         figures[f"{name} tokens, at most: prompt, demonstration"] = f"{prompt_max}, {review_max}"
         figures[f"{name} tokens, at most: prompt and compared review"] = f"{both_max}"
     lines = ["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in figures.items())]
@@ -203,7 +210,9 @@ def describe(folder: Path) -> str:
 def main() -> None:
     """`python -m minippo.reviews`."""
     parser = argparse.ArgumentParser(description="The bundled reviews.")
-    parser.add_argument("--out", type=Path, default=Path(__file__).resolve().parents[1] / "data", help="folder of the files")
+    parser.add_argument(
+        "--out", type=Path, default=Path(__file__).resolve().parents[1] / "data", help="folder of the files"
+    )
     parser.add_argument("--describe", action="store_true", help="print figures of the files that are there")
     options = parser.parse_args()
     if not options.describe:

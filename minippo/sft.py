@@ -40,7 +40,6 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             layers=config.layers,
             heads=config.heads,
             channels=config.channels,
-            dropout=config.dropout,
         )
     )
 

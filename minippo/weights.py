@@ -43,9 +43,7 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     if public.get("model_type") != "gpt2":
         raise ValueError(f"{name_or_path} is of the family {public.get('model_type')!r}; 'gpt2' can be loaded")
     differences = {
-        name: public[name]
-        for name, supported in _SUPPORTED.items()
-        if public.get(name, supported[0]) not in supported
+        name: public[name] for name, supported in _SUPPORTED.items() if public.get(name, supported[0]) not in supported
     }
     if differences:
         raise ValueError(f"{name_or_path} is a GPT-2 that this transformer cannot be: {differences}")

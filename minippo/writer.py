@@ -58,7 +58,7 @@ MAX_CHARACTERS = 195
 """In a clean review; so that it fits a response of 64 tokens of the policy, the end-of-text among them."""
 MAX_SPOILT_CHARACTERS = 230
 """In a spoilt one."""
-MAX_PROMPT_WORDS = 17
+MAX_PROMPT_WORDS = 16
 """In a prompt; so that it fits 24 tokens of the policy."""
 CLEAR = 0.15
 """A demonstration's gold score is at least so far from 0."""

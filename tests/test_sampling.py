@@ -12,6 +12,7 @@ from minippo.equations import mask_through_eos
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig, KVCache
 from minippo.sampling import choose, generate
+from minippo.weights import save_pretrained
 
 V, EOS, PAD = 13, 12, 5  # the pad is an id that the model also draws
 
@@ -101,24 +102,11 @@ def test_every_row_draws_what_it_would_draw_alone(wrap, min_new_tokens, temperat
     assert len({len(response) for response in expected}) >= 4
 
 
-def test_greedy_responses_are_those_of_transformers():
+def test_greedy_responses_are_those_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
     gpt, (queries, query_mask) = make_gpt(eos_bias=1.5), queries_of([6, 1, 3, 5, 2, 6, 4, 2])
-    config = transformers.GPT2Config(
-        vocab_size=V, n_positions=24, n_layer=2, n_head=2, n_embd=16, bos_token_id=EOS, eos_token_id=EOS
-    )
-    twin = transformers.GPT2LMHeadModel(config).eval()
-    with torch.no_grad():
-        twin.transformer.wte.weight.copy_(gpt.token_embedding.weight)
-        twin.transformer.wpe.weight.copy_(gpt.position_embedding.weight)
-        pairs = [(gpt.final_norm, twin.transformer.ln_f)]
-        for ours, theirs in zip(gpt.blocks, twin.transformer.h, strict=True):
-            pairs += [(ours.attention_norm, theirs.ln_1), (ours.mlp_norm, theirs.ln_2)]
-            pairs += [(ours.attention.qkv, theirs.attn.c_attn), (ours.attention.out, theirs.attn.c_proj)]
-            pairs += [(ours.up, theirs.mlp.c_fc), (ours.down, theirs.mlp.c_proj)]
-        for ours, theirs in pairs:
-            theirs.weight.copy_(ours.weight.t() if isinstance(ours, torch.nn.Linear) else ours.weight)
-            theirs.bias.copy_(ours.bias)
+    save_pretrained(gpt, tmp_path)
+    twin = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     expected = twin.generate(
         queries,
         attention_mask=query_mask.long(),
@@ -127,9 +115,7 @@ def test_greedy_responses_are_those_of_transformers():
         eos_token_id=EOS,
         pad_token_id=PAD,
     )[:, queries.shape[1] :]
-    responses, mask = generate(
-        gpt, queries, query_mask, max_new_tokens=10, eos_id=EOS, pad_id=PAD, temperature=0.0
-    )
+    responses, mask = generate(gpt, queries, query_mask, max_new_tokens=10, eos_id=EOS, pad_id=PAD, temperature=0.0)
     assert torch.equal(responses[:, : expected.shape[1]], expected)
     assert torch.all(responses[:, expected.shape[1] :] == PAD)
     assert 1 < len(set(mask.sum(dim=1).tolist()))
@@ -155,9 +141,7 @@ def test_the_mask_is_true_through_the_first_eos_and_pads_follow(pad_id):
 def test_every_stop_id_ends_a_response_and_belongs_to_it():
     queries, query_mask = queries_of([3] * 40)
     arguments = {"max_new_tokens": 8, "eos_id": EOS, "pad_id": PAD}
-    responses, mask = generate(
-        make_gpt(), queries, query_mask, stop_ids=(0, 7), generator=seeded(), **arguments
-    )
+    responses, mask = generate(make_gpt(), queries, query_mask, stop_ids=(0, 7), generator=seeded(), **arguments)
     ends = torch.isin(responses, torch.tensor([EOS, 0, 7])) & mask
     lengths = mask.sum(dim=1)
     for row in range(40):
