@@ -130,12 +130,10 @@ def score_batch(
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 
 
-def normalise_on_reference(
-    model: RewardModel, corpus: Corpus, tokenizers: tuple[Tokenizer, Tokenizer], run: Run
-) -> None:
+def normalise_on_reference(model: RewardModel, corpus: Corpus, run: Run) -> None:
     """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1."""
     config = run.config
-    policy_tokenizer, reward_tokenizer = tokenizers
+    policy_tokenizer, reward_tokenizer = run.tokenizers()
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
     prompts = corpus.prompts("train")[: config.rm.normalisation_samples]
     queries = query_ids(policy_tokenizer, prompts, config.data.query_length)

@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Literal
 
 import torch
 import tyro
@@ -197,7 +198,7 @@ class EvaluateOptions:
 
     run_dir: Path = Path("runs/reviews")
     """Folder of the run."""
-    device: str = "auto"
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
 

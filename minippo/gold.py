@@ -1,4 +1,4 @@
-"""The gold score: what the simulated human thinks of a review. It is never used in training, only to label and to judge.
+"""The gold score: what the simulated human thinks of a review. It labels and judges; nothing is trained on it.
 
 A review is read clause by clause, and the steps are these.
 
@@ -19,6 +19,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import pairwise
 from math import tanh
 from typing import Literal
 
@@ -38,6 +39,7 @@ from minippo.lexicon import (
     MOODS,
     NEGATIONS,
     OTHER_NEGATIONS,
+    OTHER_OPINIONS,
     REACTIONS,
     VERBS,
     VERDICTS,
@@ -90,7 +92,7 @@ def _terms() -> Iterator[Term]:
     verbs = VERBS | {verb: value for aspect in ASPECTS.values() for verb, value in aspect.verbs.items()}
     verbs |= {verb.removesuffix("s"): value for verb, value in verbs.items()}
     own = {word: value for aspect in ASPECTS.values() for word, value in aspect.adjectives.items()}
-    for table in (ADJECTIVES, own, verbs, FEELINGS, COMPARATIVES, VERDICTS, REACTIONS, ADVICE):
+    for table in (ADJECTIVES, own, verbs, FEELINGS, COMPARATIVES, VERDICTS, REACTIONS, ADVICE, OTHER_OPINIONS):
         yield from (Term("opinion", text, value) for text, value in table.items())
     yield from (Term("mood", text) for text in MOODS)
     yield from (Term("degree", text, value) for text, value in DEGREES.items())
@@ -229,7 +231,7 @@ def gold_score(prompt: str, response: str) -> float:
         num_broken += broken
     mean = _weighted_mean(said, wish.aspect)
     score = NOTHING_SAID if mean is None else SCALE * mean
-    score -= REPETITION_COST * repeated_share(list(zip(spoken, spoken[1:], strict=False)))
+    score -= REPETITION_COST * repeated_share(list(pairwise(spoken)))
     score -= STALE_COST * repeated_share([term.text for term in terms if term.kind in LOADED])
     score -= BROKEN_COST * (num_broken / num_sentences if num_sentences else 1.0)
     genres = {term.text for term in terms if term.kind == "genre"}

@@ -34,15 +34,16 @@ SYMBOL = re.compile(r"<([^<>]+)>")
 
 # Whole sentences, without capital letter and full stop.
 SENTENCES = {
-    "statement": ("<claim±>", "<claim±>", "<claim±> <when>", "<claim±>, and <claim±>", "<both±>"),
-    "negated": ("<denial±>", "<denial±> <when>"),
+    "statement": ("<claim±>", "<claim±>", "<claim±> <when>", "<aside>, <claim±>", "<claim±>, and <claim±>", "<both±>"),
+    "negated": ("<denial±>", "<denial±>", "<aside>, <denial±>"),
     "contrast": (
         "<claim∓>, <but> <claim±>",
         "<claim∓>, <but> <felt±>",
         "<felt∓>, but <claim±>",
         "<concession∓>, <claim±>",
+        "<claim±>, <although> <claim∓>",
     ),
-    "personal": ("<felt±>", "<felt±>", "<felt±> <when>", "<remark±>"),
+    "personal": ("<felt±>", "<felt±>", "<aside>, <felt±>", "<remark±>"),
     "compared": ("<comparison±> than <standard>",),
     "film": (
         "it is <an adjective±> <film>",
@@ -53,7 +54,7 @@ SENTENCES = {
         "for a <genre>, it is <degree±> <mood±>",
         "for a <genre>, it is <negation> <mood∓>",
     ),
-    "reaction": ("I <reacted±>", "halfway through, I <reacted±>", "to be honest, I <reacted±>"),
+    "reaction": ("I <reacted±>", "in truth, I <reacted±>", "to be honest, I <reacted±>"),
     "verdict": (
         "<finally>, it is a <judgement±>",
         "this <film> is a <judgement±>",
@@ -64,16 +65,24 @@ SENTENCES = {
 }
 # Parts that are about one aspect.
 ABOUT_ASPECT = {
-    "claim": ("the <one@> is <rated@±>", "the <many@> are <rated@±>", "the <one@> <verb@±>", "the <many@> <verbs@±>"),
-    "both": ("the <one@> is <adjective@±> and <adjective@±>", "the <many@> are <adjective@±> and <adjective@±>"),
+    "claim": (
+        "the <one@> is <rated@±>",
+        "the <many@> are <rated@±>",
+        "the <one@> <verb@±>",
+        "the <many@> <verbs@±>",
+    ),
+    "both": (
+        "the <one@> is <adjective@±> and <adjective@±>",
+        "the <many@> are <adjective@±> and <adjective@±>",
+    ),
     "denial": (
         "the <one@> is <negation> <adjective@∓>",
         "the <many@> are <negation> <adjective@∓>",
         "I would not call the <noun@> <adjective@∓>",
     ),
     "concession": (
-        "although the <one@> is <rated@±>",
-        "while the <many@> are <rated@±>",
+        "<although> the <one@> is <rated@±>",
+        "<although> the <many@> are <rated@±>",
         "although I <feeling±> the <noun@>",
         "for all its <adjective@±> <many@>",
         "despite the <adjective@±> <noun@>",
@@ -82,7 +91,8 @@ ABOUT_ASPECT = {
     "remark": (
         "there is something <rated@±> about the <noun@>",
         "it has <rated@±> <many@>",
-        "what stays with me is the <adjective@±> <noun@>",
+        "what stays with me is the <adjective@±> <one@>",
+        "what I remember are the <adjective@±> <many@>",
     ),
     "comparison": ("the <one@> is <comparative±>", "the <many@> are <comparative±>"),
 }
@@ -110,6 +120,7 @@ LEXICONS = {
 }
 SLOTS: Rules = {
     "but": words("but, yet"),
+    "although": words("although, while"),
     "degree+": words("fairly, quite, rather, really, very, truly, remarkably, unusually"),
     "degree-": words("slightly, a little, quite, rather, really, very, deeply, painfully"),
     "boost": words("simply, really, truly, absolutely, utterly"),
@@ -117,7 +128,8 @@ SLOTS: Rules = {
     "negation": tuple(NEGATIONS),
     "film": (*FILM_NAMES, "<genre>"),
     "genre": GENRES,
-    "when": words("throughout, from start to finish, most of the time, to my surprise, as far as I can tell"),
+    "when": words("throughout, from start to finish, most of the time"),
+    "aside": words("to my surprise, as far as I can tell, to be fair, I must say"),
     "standard": words(
         "I expected, in the book, the trailer promised, in most such films, anyone had told me, the poster suggests"
     ),
@@ -140,8 +152,8 @@ FACTS: Rules = {
     ),
     "length": words("ninety minutes, about two hours, nearly three hours, just eighty minutes"),
     "where": words(
-        "in a small port, on an island, in the mountains, near the border, in Lisbon, on a river boat, in a hotel, on a farm, "
-        "in an old theatre, by the sea"
+        "in a small port, on an island, in the mountains, near the border, in Lisbon, on a river boat, in a hotel, "
+        "on a farm, in an old theatre, by the sea"
     ),
     "season": words("in winter, over one summer, in autumn, during a long strike"),
     "second job": words("wrote the book, plays a waiter, produced it, plays the piano, sings in one scene"),

@@ -71,13 +71,10 @@ class RewardModel(nn.Module):
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scores (B,), float32, of `tokens` (B, S); `attention_mask` (B, S) is True where a token is real."""
-        hidden = self.gpt.hidden(tokens, attention_mask)
         if attention_mask is None:
-            last_hidden = hidden[:, -1]
-        else:
-            rows = torch.arange(len(tokens), device=tokens.device)
-            last_hidden = hidden[rows, last_response_index(attention_mask)]  # (B, C)
-        return self.gain * self.score_head(last_hidden).squeeze(-1).float() + self.bias
+            attention_mask = torch.ones_like(tokens, dtype=torch.bool)
+        last_hidden = self.gpt.hidden(tokens, attention_mask, read_at=last_response_index(attention_mask))  # (B, 1, C)
+        return self.gain * self.score_head(last_hidden).flatten().float() + self.bias
 
     def normalise(self, scores: Tensor) -> None:
         """Set gain and bias so that `scores` (B,), made with the present ones, get mean 0 and variance 1.

@@ -42,7 +42,8 @@ ASPECTS = {
     "plot": aspect(
         "plot, story",
         "twists",
-        "gripping 1.6, clever 1.3, inventive 1.4, absorbing 1.4, predictable -1.1, muddled -1.2, absurd -1.3, thin -0.8",
+        "gripping 1.6, clever 1.3, inventive 1.4, absorbing 1.4, "
+        "predictable -1.1, muddled -1.2, absurd -1.3, thin -0.8",
         "surprises 1.2, meanders -0.9",
     ),
     "acting": aspect(
@@ -78,13 +79,15 @@ ASPECTS = {
     "characters": aspect(
         "heroine, villain",
         "characters, side characters",
-        "believable 1.1, likeable 1.0, complex 1.2, fascinating 1.6, shallow -1.1, tiresome -1.2, irritating -1.4, flimsy -0.9",
+        "believable 1.1, likeable 1.0, complex 1.2, fascinating 1.6, "
+        "shallow -1.1, tiresome -1.2, irritating -1.4, flimsy -0.9",
         "intrigues 1.3, annoys -1.3",
     ),
     "ending": aspect(
         "ending, final act, last scene",
         "final scenes",
-        "satisfying 1.3, powerful 1.5, touching 1.3, perfect 1.9, abrupt -0.9, contrived -1.2, senseless -1.4, laughable -1.5",
+        "satisfying 1.3, powerful 1.5, touching 1.3, perfect 1.9, "
+        "abrupt -0.9, contrived -1.2, senseless -1.4, laughable -1.5",
         "lands 1.1, collapses -1.5",
     ),
     "effects": aspect(
@@ -106,8 +109,8 @@ FILM = "film"  # what a sentence is about that names no aspect
 FILM_NAMES = words("film, movie, picture")
 
 ADJECTIVES = graded(
-    "decent 0.6, pleasant 0.7, solid 0.8, good 1.0, strong 1.2, charming 1.2, impressive 1.3, memorable 1.3, lovely 1.4, "
-    "great 1.5, delightful 1.6, excellent 1.7, wonderful 1.8, superb 2.0, brilliant 2.0, magnificent 2.0, "
+    "decent 0.6, pleasant 0.7, solid 0.8, good 1.0, strong 1.2, charming 1.2, impressive 1.3, memorable 1.3, "
+    "lovely 1.4, great 1.5, delightful 1.6, excellent 1.7, wonderful 1.8, superb 2.0, brilliant 2.0, magnificent 2.0, "
     "uneven -0.6, ordinary -0.6, bland -0.8, tired -0.8, weak -1.0, dull -1.1, forgettable -1.1, poor -1.2, bad -1.2, "
     "disappointing -1.3, lifeless -1.4, annoying -1.4, terrible -1.9, awful -2.0, dreadful -2.0, horrible -2.0"
 )
@@ -134,10 +137,16 @@ ADVICE = graded(
     "skip it -1.4, stay at home -1.5, choose another film -1.1, save your money -1.6"
 )
 
+# Words that the grammar does not use, but other people do.
+OTHER_OPINIONS = graded(
+    "nice 0.8, fun 1.1, enjoyable 1.1, funny 1.2, beautiful 1.5, best 1.6, amazing 1.8, fantastic 1.8, love 1.6, "
+    "boring -1.3, stupid -1.3, pointless -1.4, unwatchable -1.8, worst -1.8, hate -1.7, waste -1.5"
+)
+
 # How far a degree word turns the opinion after it up or down.
 DEGREES = graded(
-    "slightly 0.5, a little 0.6, fairly 0.75, rather 0.85, quite 0.9, simply 1.2, really 1.25, very 1.3, unusually 1.3, "
-    "truly 1.4, remarkably 1.4, deeply 1.4, painfully 1.5, absolutely 1.5, utterly 1.6"
+    "slightly 0.5, a little 0.6, fairly 0.75, rather 0.85, quite 0.9, simply 1.2, really 1.25, very 1.3, "
+    "unusually 1.3, truly 1.4, remarkably 1.4, deeply 1.4, painfully 1.5, absolutely 1.5, utterly 1.6"
 )
 # What a negation multiplies the opinion after it by: it flips it, and mostly weakens it.
 NEGATIONS = graded("hardly -0.5, not exactly -0.5, not -0.6, never -0.7, far from -0.9, anything but -1.0")

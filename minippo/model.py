@@ -57,6 +57,11 @@ class KVCache:
         self.keys, self.values = self.keys[:, rows], self.values[:, rows]
 
 
+def take(x: Tensor, index: Tensor) -> Tensor:
+    """Of `x` (B, T, ...), the place `index` (B,) of each row: (B, 1, ...)."""
+    return x[torch.arange(len(x), device=x.device), index].unsqueeze(1)
+
+
 class Attention(nn.Module):
     """Causal self-attention with H heads. Vaswani et al. 2017 eq. 1."""
 
@@ -66,13 +71,22 @@ class Attention(nn.Module):
         self.qkv = nn.Linear(config.channels, 3 * config.channels)
         self.out = nn.Linear(config.channels, config.channels)
 
-    def forward(self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        B, T, C = x.shape
-        query, key, value = self.qkv(x).view(B, T, 3, self.heads, C // self.heads).permute(2, 0, 3, 1, 4)
+    def forward(
+        self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int, read_at: Tensor | None
+    ) -> Tensor:
+        C = x.shape[2]
+        if read_at is None:
+            query, key, value = self.qkv(x).split(C, dim=2)
+        else:  # every token is attended to, but only one asks
+            weight, bias = self.qkv.weight, self.qkv.bias
+            query = F.linear(take(x, read_at), weight[:C], bias[:C])
+            allowed = take(allowed.transpose(1, 2), read_at).transpose(1, 2)
+            key, value = F.linear(x, weight[C:], bias[C:]).split(C, dim=2)
+        query, key, value = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         if cache is not None:
             key, value = cache.append(layer, key, value)
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
-        return self.out(attended.transpose(1, 2).reshape(B, T, C))
+        return self.out(attended.transpose(1, 2).flatten(2))
 
 
 class Block(nn.Module):
@@ -88,8 +102,18 @@ class Block(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.relu = config.activation == "relu"
 
-    def forward(self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int) -> Tensor:
-        x = x + self.dropout(self.attention(self.attention_norm(x), allowed, cache, layer))
+    def forward(
+        self,
+        x: Tensor,
+        allowed: Tensor | None,
+        cache: KVCache | None,
+        layer: int,
+        read_at: Tensor | None = None,
+    ) -> Tensor:
+        attended = self.attention(self.attention_norm(x), allowed, cache, layer, read_at)
+        if read_at is not None:
+            x = take(x, read_at)
+        x = x + self.dropout(attended)
         wide = self.up(self.mlp_norm(x))
         wide = F.relu(wide) if self.relu else F.gelu(wide, approximate="tanh")
         return x + self.dropout(self.down(wide))
@@ -140,12 +164,14 @@ class GPT(nn.Module):
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
+        read_at: Tensor | None = None,
     ) -> Tensor:
         """Final-normed hidden states (B, T, C) of `tokens` (B, T).
 
         attention_mask (B, S) bool, True where a token is real, by default everywhere; it covers the tokens in the cache
         too. positions (B, T), by default counted from the mask, so that a left pad shifts nothing. With a `cache`
-        holding S - T tokens, the new ones attend to those and are added to it.
+        holding S - T tokens, the new ones attend to those and are added to it. With `read_at` (B,), an index in each
+        row, only the hidden states there are returned, (B, 1, C), and the last block works out nothing else.
 
         What stands at a masked position is finite and means nothing. Raises ValueError beyond the context.
         """
@@ -155,13 +181,14 @@ class GPT(nn.Module):
             raise ValueError(f"{seen} + {T} tokens do not fit the model's context of {self.config.context}")
         if positions is None:
             positions = position_ids(attention_mask, tokens, seen)
-        x = self.token_embedding(tokens) + self.position_embedding(positions)
-        x = self.dropout(x)
+        x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
+        if read_at is not None and attention_mask is None:
+            attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         allowed = attention_pattern(attention_mask, seen, T, tokens.device)
         if allowed is not None:  # as numbers to add, once here rather than in every block
             allowed = torch.zeros_like(allowed, dtype=x.dtype).masked_fill(~allowed, -torch.inf)
         for layer, block in enumerate(self.blocks):
-            x = block(x, allowed, cache, layer)
+            x = block(x, allowed, cache, layer, read_at if block is self.blocks[-1] else None)
         if cache is not None:
             cache.length += T
         return self.final_norm(x)

@@ -13,19 +13,35 @@ import argparse
 import bz2
 import json
 import math
-import statistics
 from collections.abc import Callable, Iterator, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from random import Random
+from statistics import fmean, pstdev
+from typing import Any
 
-from minippo.gold import gold_score
+from minippo.gold import gold_score, interest
 from minippo.grammar import is_grammatical, split_sentences
 from minippo.lexicon import GENRES
 from minippo.tokenizer import load_tokenizer, train_bpe
-from minippo.writer import Prompt, Sign, Split, write_demonstration, write_prompt, write_review, write_spoilt_review
+from minippo.writer import (
+    Prompt,
+    Sign,
+    Split,
+    write_demonstration,
+    write_prompt,
+    write_review,
+    write_spoilt_review,
+)
 
-__all__ = ["accuracy_limit", "gold_score", "is_grammatical", "preference_probability", "rank", "split_sentences"]
+__all__ = [
+    "accuracy_limit",
+    "gold_score",
+    "is_grammatical",
+    "preference_probability",
+    "rank",
+    "split_sentences",
+]
 
 SEED = 2203
 """Of everything in `data/`."""
@@ -46,6 +62,7 @@ VOCABULARIES = {"policy": 1024, "reward": 768}
 """Ids of each tokenizer, end-of-text among them. They differ so that text has to cross between the two models."""
 
 Row = dict[str, str | list[str]]
+Comparison = tuple[str, Sequence[str]]  # a prompt and its reviews, the preferred one first
 
 
 def preference_probability(gold: float, other_gold: float) -> float:
@@ -73,17 +90,16 @@ def rank(rng: Random, golds: Sequence[float]) -> list[int]:
     return order
 
 
-def accuracy_limit(comparisons: Sequence[tuple[str, Sequence[str]]]) -> tuple[float, float]:
+def accuracy_limit(comparisons: Sequence[Comparison]) -> tuple[float, float]:
     """How much of the annotators' labels the gold score gets right: on these very labels, and in expectation.
 
-    A comparison is a prompt and its reviews, the preferred one first; a ranking of three counts as three pairs.
-    Nothing that knows only the texts can expect to do better.
+    A ranking of three counts as three pairs. Nothing that knows only the texts can expect to do better.
     """
-    pairs = []
+    pairs: list[tuple[float, float]] = []
     for prompt, reviews in comparisons:
         pairs += combinations([gold_score(prompt, review) for review in reviews], 2)
-    reached = sum(better > worse for better, worse in pairs) / len(pairs)
-    expected = sum(preference_probability(abs(better - worse), 0.0) for better, worse in pairs) / len(pairs)
+    reached = fmean(better > worse for better, worse in pairs)
+    expected = fmean(preference_probability(abs(better - worse), 0.0) for better, worse in pairs)
     return reached, expected
 
 
@@ -159,60 +175,60 @@ def write_corpus(folder: Path) -> None:
         train_bpe(texts, vocab_size).save(folder / f"{name}.tiktoken")
 
 
-def read_rows(folder: Path, name: str) -> list[dict]:
+def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
     with bz2.open(folder / f"{name}.jsonl.bz2", "rt", encoding="utf-8") as file:
         return [json.loads(line) for line in file]
+
+
+def as_comparisons(rows: Sequence[dict[str, Any]]) -> list[Comparison]:
+    """Rows of pairs or rankings, each as the prompt and its reviews, the preferred one first."""
+    return [(row["prompt"], row.get("ranked") or (row["chosen"], row["rejected"])) for row in rows]
 
 
 def describe(folder: Path) -> str:
     """The corpus in figures, as a Markdown table."""
     data = {name: read_rows(folder, name) for name in NUM_ROWS}
     demonstrations = [(row["prompt"], row["completion"]) for row in data["demonstrations"]]
-    pairs = {
-        split: [(r["prompt"], (r["chosen"], r["rejected"])) for r in data[f"preferences-{split}"]]
-        for split in ("train", "test")
-    }
-    rankings = [(row["prompt"], row["ranked"]) for row in data["rankings-test"]]
-    golds = [gold_score(*demonstration) for demonstration in demonstrations]
-    shown = [gold_score(prompt, review) for prompt, reviews in pairs["train"] for review in reviews]
-    positive = {
-        genre: [g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if genre in p] for genre in GENRES
-    }
-    shares = [statistics.fmean(signs) for signs in positive.values()]
-    prompts = [row["prompt"] for rows in data.values() for row in rows]
-    lengths = [len(review.split()) for _, review in demonstrations]
+    golds = [gold_score(prompt, review) for prompt, review in demonstrations]
+    positive = [
+        fmean(g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if interest(p).genre == genre)
+        for genre in GENRES
+    ]
+    compared = [(p, review) for p, reviews in as_comparisons(data["preferences-train"]) for review in reviews]
+    shown = [gold_score(prompt, review) for prompt, review in compared]
+    prompts = [row["prompt"] for name in NUM_ROWS for row in data[name]]
+    prompt_words = [len(prompt.split()) for prompt in prompts]
+    review_words = [len(review.split()) for _, review in demonstrations]
     lexicon = {word.strip(".,:").lower() for texts in demonstrations for text in texts for word in text.split()}
     figures = {
-        "words in use": f"{len(lexicon)}",
-        "words in a prompt": f"{min(len(p.split()) for p in prompts)} to {max(len(p.split()) for p in prompts)}",
-        "words in a demonstration": f"{min(lengths)} to {max(lengths)}, mean {statistics.fmean(lengths):.1f}",
-        "positive demonstrations": f"{statistics.fmean(g > 0 for g in golds):.1%}",
-        "the same by genre": f"{min(shares):.1%} to {max(shares):.1%}",
-        "gold score of demonstrations": f"mean {statistics.fmean(golds):+.2f}, standard deviation {statistics.pstdev(golds):.2f}",
-        "gold score of compared reviews": f"mean {statistics.fmean(shown):+.2f}, standard deviation {statistics.pstdev(shown):.2f}",
+        "different words in the demonstrations": f"{len(lexicon)}",
+        "words in a prompt": f"{min(prompt_words)} to {max(prompt_words)}, mean {fmean(prompt_words):.1f}",
+        "words in a demonstration": f"{min(review_words)} to {max(review_words)}, mean {fmean(review_words):.1f}",
+        "demonstrations with a gold score above 0": f"{fmean(g > 0 for g in golds):.1%}",
+        "the same within a genre": f"{min(positive):.1%} to {max(positive):.1%}",
+        "gold score of demonstrations": f"mean {fmean(golds):+.2f}, standard deviation {pstdev(golds):.2f}",
+        "gold score of compared reviews": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
     }
-    for title, comparisons in (("pairs", pairs["test"]), ("rankings", rankings), ("both", pairs["test"] + rankings)):
+    held_out = {name: as_comparisons(data[f"{name}-test"]) for name in ("preferences", "rankings")}
+    for title, comparisons in (held_out | {"both": held_out["preferences"] + held_out["rankings"]}).items():
         reached, expected = accuracy_limit(comparisons)
-        figures[f"best possible accuracy, held-out {title}"] = f"{reached:.3f} (expected {expected:.3f})"
+        figures[f"best possible accuracy, held-out: {title}"] = f"{reached:.3f}, in expectation {expected:.3f}"
     for name in VOCABULARIES:
         tokenizer = load_tokenizer(folder / f"{name}.tiktoken")
-        prompt_max = max(map(len, tokenizer.encode_batch(prompts)))
-        review_max = max(map(len, tokenizer.encode_batch([review for _, review in demonstrations])))
-        both_max = max(
-            len(tokenizer.encode(prompt + review)) for prompt, reviews in pairs["train"] for review in reviews
-        )
-        figures[f"{name} tokens, at most: prompt, demonstration"] = f"{prompt_max}, {review_max}"
-        figures[f"{name} tokens, at most: prompt and compared review"] = f"{both_max}"
-    lines = ["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in figures.items())]
-    return "\n".join(lines)
+        longest = [
+            max(map(len, tokenizer.encode_batch(texts)))
+            for texts in (prompts, [review for _, review in demonstrations], [p + review for p, review in compared])
+        ]
+        title = f"longest prompt, demonstration, prompt with compared review, in {name} tokens"
+        figures[title] = ", ".join(map(str, longest))
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in figures.items())])
 
 
 def main() -> None:
     """`python -m minippo.reviews`."""
     parser = argparse.ArgumentParser(description="The bundled reviews.")
-    parser.add_argument(
-        "--out", type=Path, default=Path(__file__).resolve().parents[1] / "data", help="folder of the files"
-    )
+    data = Path(__file__).resolve().parents[1] / "data"
+    parser.add_argument("--out", type=Path, default=data, help="folder of the files")
     parser.add_argument("--describe", action="store_true", help="print figures of the files that are there")
     options = parser.parse_args()
     if not options.describe:

@@ -34,6 +34,8 @@ class Run:
     """`runs/NAME/`. A finished stage is a folder in it, put in place by one rename when it is whole."""
 
     def __init__(self, folder: Path, config: Config, device: str = "auto", source: Path | None = None) -> None:
+        if device == "cuda" and not torch.cuda.is_available():
+            raise ValueError("--device cuda, but PyTorch sees no GPU here")
         self.folder, self.config, self.source = folder, config, source
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
@@ -94,8 +96,6 @@ def open_run(options: Options, stage: str) -> Run:
 
     Raises ValueError where the folder holds another run, an earlier stage is missing, or `--init-from` is no such run.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise ValueError("--device cuda, but PyTorch sees no GPU here")
     folder, config = options.run_folder, options.settings
     earlier = list(STAGES)[: list(STAGES).index(stage)]
     source = options.init_from
@@ -103,8 +103,9 @@ def open_run(options: Options, stage: str) -> Run:
         raise ValueError(f"--init-from {source} is the run itself; give the new one a folder of its own (--run-dir)")
     if source is not None:
         config = _settings_of_source(config, source, earlier)
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file, not a folder for a run (--run-dir)")
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise ValueError(f"{place} is a file, not a folder for a run (--run-dir)")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} has files but no config.yaml, so it is no run; choose another --run-dir")
     if (folder / "config.yaml").is_file():

@@ -9,6 +9,7 @@ import time
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 from minippo.cli import parse_options, wrong_input_exits
@@ -84,8 +85,7 @@ def train_language_model(
             lr = config.lr * linear_schedule(step, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
-            loss = language_model_loss(gpt(tokens), tokens, mask)
-            loss.backward()
+            loss = backward_in_chunks(gpt, tokens, mask)
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
             optimizer.step()
             step += 1
@@ -100,6 +100,24 @@ def train_language_model(
     metrics.log(num_steps, {"eval/loss": loss_held_out})
     metrics.close()
     return loss_held_out
+
+
+def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_logits: int = 2**21) -> Tensor:
+    """Loss, (), and its gradients in `gpt`, without the logits of the whole batch ever existing at once.
+
+    Those would be T x V numbers a row, most of the memory and of the time spent waiting for it. So the graph is cut at
+    the hidden states: some rows at a time go forward to their loss and back, and the trunk goes back once.
+    """
+    hidden = gpt.hidden(tokens)
+    states = hidden.detach().requires_grad_()  # (B, T, C)
+    num_tokens, loss = mask[:, 1:].sum(), torch.zeros((), device=tokens.device)
+    rows_at_a_time = max(1, chunk_logits // (tokens.shape[1] * gpt.config.vocab_size))
+    for rows in torch.arange(len(tokens), device=tokens.device).split(rows_at_a_time):
+        part = language_model_loss(gpt.logits(states[rows]), tokens[rows], mask[rows], num_tokens)
+        part.backward()
+        loss += part.detach()
+    hidden.backward(states.grad)
+    return loss
 
 
 @torch.no_grad()

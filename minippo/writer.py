@@ -5,8 +5,10 @@ All chance comes from `Random.random()`, the one method whose numbers Python pro
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from random import Random
 from typing import Literal, TypeVar
 
@@ -54,7 +56,7 @@ WISH_SHARE = {"calling": 0.4, "other": 0.7}
 """Of the prompts say what the speaker cares about, by whether a calling gives it away already."""
 NUM_WORDS = range(18, 46)
 """Words in a clean review."""
-MAX_CHARACTERS = 195
+MAX_CHARACTERS = 180
 """In a clean review; so that it fits a response of 64 tokens of the policy, the end-of-text among them."""
 MAX_SPOILT_CHARACTERS = 230
 """In a spoilt one."""
@@ -69,12 +71,8 @@ def pick(rng: Random, items: Sequence[Item]) -> Item:
 
 
 def pick_weighted(rng: Random, shares: Mapping[Item, float]) -> Item:
-    point = rng.random() * sum(shares.values())
-    for item, share in shares.items():
-        point -= share
-        if point < 0:
-            break
-    return item
+    items, ends = tuple(shares), tuple(accumulate(shares.values()))
+    return items[min(bisect_right(ends, rng.random() * ends[-1]), len(items) - 1)]
 
 
 def shuffled(rng: Random, items: Sequence[Item]) -> list[Item]:
@@ -96,8 +94,10 @@ def write_prompt(rng: Random, split: Split) -> Prompt:
     while True:
         genre, trait, noun = (int(rng.random() * len(things)) for things in (GENRES, SUBJECT_TRAITS, SUBJECT_NOUNS))
         held_out = (3 * genre + 5 * trait + noun) % 9 == 0
+        if held_out != (split == "test"):
+            continue
         prompt = _word_prompt(rng, GENRES[genre], f"{SUBJECT_TRAITS[trait]} {SUBJECT_NOUNS[noun]}")
-        if held_out == (split == "test") and len(prompt.text.split()) <= MAX_PROMPT_WORDS:
+        if len(prompt.text.split()) <= MAX_PROMPT_WORDS:
             return prompt
 
 
@@ -118,7 +118,7 @@ class Writer:
     """Draws the sentences of one review from the grammar, and says nothing twice if it can help it."""
 
     def __init__(self, rng: Random, prompt: Prompt, aspects: Sequence[str] = ()) -> None:
-        """`aspects`: what to write about, in turn; by default all of them, soon the one that the speaker cares about."""
+        """`aspects`: what to write about, in turn. By default all of them; soon what the speaker cares about."""
         self.rng, self.genre = rng, prompt.genre
         self.used: set[str] = set()
         self.aspects = list(aspects) or shuffled(rng, tuple(ASPECTS))
@@ -134,7 +134,7 @@ class Writer:
         lines = self._lines(symbol)
         line = pick(self.rng, [line for line in lines if line not in self.used] or lines)
         self.used.add(line)
-        return SYMBOL.sub(lambda match: self._expand(match[1]), line)
+        return SYMBOL.sub(lambda match: self._expand(match[1]), line) if "<" in line else line
 
     def _lines(self, symbol: str) -> Sequence[str]:
         name, sign = symbol[:-1], symbol[-1]

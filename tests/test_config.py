@@ -51,8 +51,8 @@ def test_defaults_are_in_order():
         ("rm.eval_comparisons", 0),
         ("rm.eval_every", 0),
         ("rm.normalisation_samples", 1),
-        ("model.policy.dropout", 1.0),
-        ("model.reward.dropout", -0.1),
+        ("rm.dropout", 1.0),
+        ("rm.token_dropout", -0.1),
         ("ppo.num_iterations", 0),
         ("ppo.rollout_batch_size", 0),
         ("ppo.num_epochs", 0),
@@ -130,7 +130,7 @@ def test_minibatches_and_microbatches_must_divide_without_rest(batch, minibatche
 
 def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbers():
     config = changed(changed(Config(), "data.query_length", 65), "model.policy.context", 128)
-    with pytest.raises(ValueError, match="prompts of 65 tokens and responses of 64 .* context of 128"):
+    with pytest.raises(ValueError, match=r"prompts of 65 tokens and responses of 64 .* context of 128"):
         check(config)
     check(changed(config, "data.query_length", 64))
 
@@ -172,5 +172,5 @@ def test_range_of_every_number_is_checked():
     meaningful = {"ppo.missing_eos_score", "rm.margin"}
     for name, value in leaves(Config()).items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in meaningful:
-            with pytest.raises(ValueError, match="-1|at least 1"):
+            with pytest.raises(ValueError, match=r"-1|at least 1"):
                 check(changed(Config(), name, type(value)(-1)))

@@ -227,7 +227,7 @@ def test_context_overflow_is_refused_with_the_numbers():
 
 
 def test_channels_that_the_heads_cannot_share_are_refused():
-    with pytest.raises(ValueError, match="10 channels .* 3 heads"):
+    with pytest.raises(ValueError, match=r"10 channels .* 3 heads"):
         GPTConfig(vocab_size=5, context=4, layers=1, heads=3, channels=10)
 
 

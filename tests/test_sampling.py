@@ -104,7 +104,7 @@ def test_every_row_draws_what_it_would_draw_alone(wrap, min_new_tokens, temperat
 
 def test_greedy_responses_are_those_of_transformers(tmp_path):
     transformers = pytest.importorskip("transformers")
-    gpt, (queries, query_mask) = make_gpt(eos_bias=1.5), queries_of([6, 1, 3, 5, 2, 6, 4, 2])
+    gpt, (queries, query_mask) = make_gpt(eos_bias=2.0), queries_of([6, 1, 3, 5, 2, 6, 4, 2])
     save_pretrained(gpt, tmp_path)
     twin = transformers.GPT2LMHeadModel.from_pretrained(tmp_path)
     expected = twin.generate(
@@ -118,7 +118,7 @@ def test_greedy_responses_are_those_of_transformers(tmp_path):
     responses, mask = generate(gpt, queries, query_mask, max_new_tokens=10, eos_id=EOS, pad_id=PAD, temperature=0.0)
     assert torch.equal(responses[:, : expected.shape[1]], expected)
     assert torch.all(responses[:, expected.shape[1] :] == PAD)
-    assert 1 < len(set(mask.sum(dim=1).tolist()))
+    assert len(set(mask.sum(dim=1).tolist())) > 1
 
 
 @pytest.mark.parametrize("pad_id", [PAD, EOS])

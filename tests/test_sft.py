@@ -1,0 +1,140 @@
+"""Language-model training: what the rows are, how they are weighed, and that it can learn at all."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minippo.config import BackboneConfig, Config, LanguageModelConfig
+from minippo.data import Demonstration, pad
+from minippo.metrics import read_metrics
+from minippo.model import GPT, GPTConfig
+from minippo.run import Run
+from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, policy_rows, reward_rows, train_language_model
+from minippo.weights import save_pretrained
+
+DEMONSTRATIONS = [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)]
+
+
+@pytest.fixture
+def gpt(tokenizer):
+    torch.manual_seed(0)
+    return GPT(GPTConfig(tokenizer.vocab_size, 48, layers=1, heads=2, channels=32))
+
+
+def test_policy_rows_are_prompt_and_completion_encoded_apart_then_the_end(tokenizer):
+    """Apart, as in a rollout: no token may span the border that the prompt is cut at."""
+    for demonstration, row in zip(DEMONSTRATIONS, policy_rows(DEMONSTRATIONS, tokenizer), strict=True):
+        prompt, completion = tokenizer.encode(demonstration.prompt), tokenizer.encode(demonstration.completion)
+        assert row == [*prompt, *completion, tokenizer.eos_id]
+    (row,) = policy_rows([Demonstration("<|endoftext|>", "")], tokenizer)
+    assert row.count(tokenizer.eos_id) == 1  # text that spells the token stays text
+
+
+def test_reward_rows_are_the_joined_text_then_the_end(tokenizer):
+    for demonstration, row in zip(DEMONSTRATIONS, reward_rows(DEMONSTRATIONS, tokenizer), strict=True):
+        assert row == [*tokenizer.encode(demonstration.prompt + demonstration.completion), tokenizer.eos_id]
+
+
+def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer):
+    rows = policy_rows(DEMONSTRATIONS, tokenizer)
+    pieces = [row[: 3 + 2 * place] for place, row in enumerate(rows)]
+    total = count = 0
+    with torch.no_grad():
+        for piece in pieces:
+            logprobs = torch.log_softmax(gpt(torch.tensor([piece]))[0].double(), dim=-1)
+            total -= sum(logprobs[t, token].item() for t, token in enumerate(piece[1:]))
+            count += len(piece) - 1
+    gpt.set_dropout(0.5)
+    gpt.train()
+    for batch_tokens in (1, 50, 10_000):
+        assert held_out_loss(gpt, pieces, tokenizer.pad_id, batch_tokens) == pytest.approx(total / count, abs=1e-5)
+
+
+def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
+    rows = policy_rows(DEMONSTRATIONS, tokenizer)
+    config = LanguageModelConfig(tokens=200 * sum(map(len, rows[1:])), batch_tokens=10_000, lr=1e-2)
+    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    lines = read_metrics(tmp_path, "sft-policy")
+    assert lines[0]["loss/lm"] > 1.5
+    # Which film it is cannot be told beforehand, one token in each row; all else can.
+    unavoidable = math.log(7) / (sum(map(len, rows[1:])) / 7 - 1)
+    assert lines[-2]["loss/lm"] < 1.3 * unavoidable + 0.01
+
+
+@pytest.mark.parametrize("rows_at_a_time", [1, 3, 8])
+def test_backward_in_chunks_gives_the_loss_and_gradients_of_the_whole_batch(gpt, tokenizer, rows_at_a_time):
+    rows = [row[: 4 + 2 * place] for place, row in enumerate(policy_rows(DEMONSTRATIONS, tokenizer))]
+    tokens, mask = pad(rows, tokenizer.pad_id, "right")
+    exact = copy.deepcopy(gpt).double()
+    logprobs = torch.log_softmax(exact(tokens)[:, :-1], dim=-1)
+    losses = -logprobs.gather(-1, tokens[:, 1:, None]).squeeze(-1)[mask[:, 1:]]
+    losses.mean().backward()
+    chunk = rows_at_a_time * tokens.shape[1] * tokenizer.vocab_size
+    loss = backward_in_chunks(gpt, tokens, mask, chunk)
+    assert loss.item() == pytest.approx(losses.mean().item(), abs=1e-6)
+    for ours, theirs in zip(gpt.parameters(), exact.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
+
+
+def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_path, monkeypatch):
+    rows = policy_rows(DEMONSTRATIONS * 10, tokenizer)
+    num_tokens = sum(map(len, rows[1:]))
+    seen, hidden = [], GPT.hidden
+
+    def counted(self, tokens, *rest):
+        if self.training:
+            seen.append(tokens.shape)
+        return hidden(self, tokens, *rest)
+
+    monkeypatch.setattr(GPT, "hidden", counted)
+    config = LanguageModelConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
+    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    assert all(B * T <= 300 for B, T in seen)
+    assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
+    assert read_metrics(tmp_path, "sft-policy")[-2]["step"] == len(seen)
+
+
+def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
+    before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
+    rows = policy_rows(DEMONSTRATIONS, tokenizer)
+    run = Run(tmp_path, Config(), "cpu")
+    loss = train_language_model(gpt, rows, LanguageModelConfig(tokens=0), tokenizer, run, "policy")
+    assert all(torch.equal(parameter, before[name]) for name, parameter in gpt.named_parameters())
+    assert loss == pytest.approx(held_out_loss(gpt, rows[:1], tokenizer.pad_id, 999))
+
+
+def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, tmp_path):
+    rows = policy_rows(DEMONSTRATIONS, tokenizer)
+    config = LanguageModelConfig(tokens=100 * sum(map(len, rows[1:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
+    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path, "sft-policy") if "lr" in line}
+    assert lr[10] == pytest.approx(1e-2 * 10 / 40)
+    assert lr[40] == pytest.approx(1e-2)
+    assert lr[70] == pytest.approx(1e-2 * 31 / 60)
+    assert lr[100] == pytest.approx(1e-2 / 60)
+
+
+def test_backbone_from_scratch_has_the_configured_sizes(tokenizer):
+    gpt = make_backbone(BackboneConfig("gpt2", layers=3, heads=2, channels=8, context=20), tokenizer)
+    assert (gpt.config.layers, gpt.config.heads, gpt.config.channels, gpt.config.context) == (3, 2, 8, 20)
+    assert gpt.config.vocab_size == tokenizer.vocab_size
+
+
+def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt, tokenizer, tmp_path):
+    save_pretrained(gpt, tmp_path)
+    loaded = make_backbone(BackboneConfig("gpt2", weights=str(tmp_path)), tokenizer)
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(loaded.parameters(), gpt.parameters(), strict=True))
+    public = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(public | {"vocab_size": 290}))
+    stored = load_file(tmp_path / "model.safetensors")
+    stored["transformer.wte.weight"] = stored["transformer.wte.weight"][:290].clone()
+    save_file(stored, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"290 embeddings, its tokenizer gpt2 {tokenizer.vocab_size} ids"):
+        make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)

@@ -1,0 +1,315 @@
+"""Encoding, training against a brute-force BPE, files, and the bridge to the reward model."""
+
+import base64
+import json
+from collections import Counter
+from itertools import pairwise
+
+import pytest
+import regex
+import tiktoken
+import tiktoken.load
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from minippo.tokenizer import (
+    END_OF_TEXT,
+    GPT2_SPLIT,
+    Tokenizer,
+    load_tokenizer,
+    reward_tokens,
+    train_bpe,
+    whole_characters,
+)
+
+TEXTS = [
+    "The film was good, the film was very good. I'd see the film again!",
+    "Übel: ein schlechter Film 😀😀, naïve and café-like; 映画は最高でした 映画は最悪でした 12345",
+    "  two  spaces,\n\nnew lines\tand tabs <|endoftext|> it's the end",
+]
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return train_bpe(TEXTS * 3, vocab_size=340)
+
+
+# Anything that Unicode holds, and more often than by chance what the merges were trained on.
+ANY_TEXT = st.one_of(st.text(), st.lists(st.sampled_from([*"Theé 映画😀", "film", END_OF_TEXT, "\n"])).map("".join))
+
+
+@given(text=ANY_TEXT)
+def test_any_text_comes_back_from_its_ids(tokenizer, text):
+    ids = tokenizer.encode(text)
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size - 1 for i in ids)  # never the end-of-text
+
+
+@given(texts=st.lists(ANY_TEXT, max_size=4))
+@settings(max_examples=20)
+def test_a_batch_is_encoded_as_its_texts_are(tokenizer, texts):
+    assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
+
+
+def test_text_that_spells_the_end_of_text_stays_text(tokenizer):
+    ids = tokenizer.encode(f"the end {END_OF_TEXT} of it")
+    assert tokenizer.eos_id not in ids
+    assert tokenizer.decode(ids) == f"the end {END_OF_TEXT} of it"
+    assert tokenizer.eos_id not in tokenizer.encode_batch([END_OF_TEXT])[0]
+
+
+def test_special_tokens_have_no_text(tokenizer):
+    ids = tokenizer.encode("good")
+    assert tokenizer.decode([tokenizer.eos_id, *ids, tokenizer.eos_id, tokenizer.pad_id]) == "good"
+
+
+def test_a_cut_off_character_becomes_a_replacement_and_never_crashes(tokenizer):
+    ids = Tokenizer(byte_encoding()).encode("a😀")
+    assert len(ids) == 5
+    for length in range(2, 5):
+        text = Tokenizer(byte_encoding()).decode(ids[:length])
+        assert text[0] == "a"
+        assert set(text[1:]) == {"\ufffd"}
+
+
+@given(ids=st.lists(st.integers(0, 339), max_size=30))
+def test_any_ids_have_a_text(tokenizer, ids):
+    assert isinstance(tokenizer.decode(ids), str)
+
+
+def test_the_last_id_is_the_end_of_text_and_fills_as_the_pad(tokenizer):
+    assert tokenizer.vocab_size == 340
+    assert tokenizer.eos_id == tokenizer.pad_id == 339
+    assert tokenizer.encoding.decode([339]) == END_OF_TEXT
+
+
+def byte_encoding():
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    return tiktoken.Encoding("bytes", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def naive_bpe(texts, vocab_size):
+    """Count every pair anew at each merge; of the most frequent ones the smallest is merged, everywhere."""
+    counts = Counter(word.encode() for text in texts for word in regex.findall(GPT2_SPLIT, text))
+    words = {word: [bytes([byte]) for byte in word] for word in counts}
+    tokens = [bytes([byte]) for byte in range(256)]
+    while len(tokens) < vocab_size - 1:
+        pairs = Counter()
+        for word, parts in words.items():
+            for pair in pairwise(parts):
+                pairs[pair] += counts[word]
+        if not pairs:
+            break
+        first, second = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        if first + second not in tokens:
+            tokens.append(first + second)
+        for word, parts in words.items():
+            place = 0
+            while place < len(parts) - 1:
+                if (parts[place], parts[place + 1]) == (first, second):
+                    parts[place : place + 2] = [first + second]
+                place += 1
+            words[word] = parts
+    return {token: rank for rank, token in enumerate(tokens)}
+
+
+# Few letters give many ties, runs of one letter, and one token by two different merges.
+@given(st.lists(st.text(alphabet="aab é", max_size=25), max_size=6), st.integers(257, 300))
+@settings(max_examples=150, deadline=None)
+def test_training_agrees_with_counting_every_pair_anew(texts, vocab_size):
+    assert train_bpe(texts, vocab_size).encoding._mergeable_ranks == naive_bpe(texts, vocab_size)
+
+
+def test_training_on_real_text_agrees_with_counting_every_pair_anew(tokenizer):
+    assert tokenizer.encoding._mergeable_ranks == naive_bpe(TEXTS * 3, 340)
+
+
+def test_the_most_frequent_pair_is_merged_first_and_words_never_merge_across_borders():
+    ranks = train_bpe(["hug hug pug hugs bun"], 260).encoding._mergeable_ranks
+    # "hug", " hug", " pug", " hugs", " bun": u and g meet 4 times, then h and ug 3 times, the space and hug twice.
+    assert [token for token, rank in sorted(ranks.items(), key=lambda item: item[1]) if rank >= 256] == [
+        b"ug",
+        b"hug",
+        b" hug",
+    ]
+    many = train_bpe(["a b " * 50], 300)
+    assert all(b" " not in token[1:] for token in many.encoding._mergeable_ranks)
+
+
+def test_the_order_of_the_texts_does_not_matter():
+    forward, backward = train_bpe(TEXTS, 320), train_bpe(TEXTS[::-1], 320)
+    assert forward.encoding._mergeable_ranks == backward.encoding._mergeable_ranks
+
+
+def test_texts_that_run_out_of_pairs_give_fewer_ids():
+    tokenizer = train_bpe(["abc"], 1000)
+    assert tokenizer.vocab_size == 256 + 2 + 1
+    assert tokenizer.eos_id == 258
+    assert train_bpe([], 257).vocab_size == 257
+
+
+def test_a_vocabulary_without_room_for_the_bytes_is_refused():
+    with pytest.raises(ValueError, match="256 bytes and end-of-text, not 256 ids"):
+        train_bpe(TEXTS, 256)
+
+
+# ---------------------------------------------------------------------------------------------- files
+
+
+def same(first, second):
+    one, two = first.encoding, second.encoding
+    return (
+        one._mergeable_ranks == two._mergeable_ranks
+        and one._special_tokens == two._special_tokens
+        and one._pat_str == two._pat_str
+        and (first.vocab_size, first.eos_id, first.pad_id) == (second.vocab_size, second.eos_id, second.pad_id)
+    )
+
+
+def test_a_saved_tokenizer_loads_as_it_was(tokenizer, tmp_path):
+    path = tmp_path / "reviews.tiktoken"
+    tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert same(loaded, tokenizer)
+    assert loaded.name == "reviews"
+    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
+    loaded.save(tmp_path / "again.tiktoken")
+    assert (tmp_path / "again.tiktoken").read_bytes() == path.read_bytes()
+    assert [file.name for file in sorted(tmp_path.iterdir())] == ["again.tiktoken", "reviews.tiktoken"]
+
+
+def test_tiktokens_own_reader_reads_the_file(tokenizer, tmp_path, monkeypatch):
+    monkeypatch.setenv("TIKTOKEN_CACHE_DIR", "")  # it caches by path
+    tokenizer.save(tmp_path / "reviews.tiktoken")
+    ranks = tiktoken.load.load_tiktoken_bpe(str(tmp_path / "reviews.tiktoken"))
+    assert ranks == tokenizer.encoding._mergeable_ranks
+
+
+def unusual_encoding():
+    """A split pattern of its own, two special tokens, and ranks that skip an id, as p50k_base's do."""
+    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abc": 258}
+    special = {END_OF_TEXT: 257, "<|begin|>": 259}
+    return tiktoken.Encoding("unusual", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
+
+
+def test_pattern_and_special_tokens_beyond_the_format_are_kept_beside_it(tmp_path):
+    tokenizer, path = Tokenizer(unusual_encoding()), tmp_path / "vocabulary.tiktoken"
+    assert (tokenizer.vocab_size, tokenizer.eos_id) == (260, 257)
+    assert tokenizer.decode([259, 256, 257]) == "ab"
+    tokenizer.save(path)
+    loaded = load_tokenizer(path)
+    assert same(loaded, tokenizer)
+    assert loaded.name == "unusual"
+
+
+def test_a_tokenizer_saved_over_another_leaves_nothing_of_it(tokenizer, tmp_path):
+    path = tmp_path / "vocabulary.tiktoken"
+    Tokenizer(unusual_encoding()).save(path)
+    tokenizer.save(path)
+    assert same(load_tokenizer(path), tokenizer)
+    Tokenizer(byte_encoding()).save(path)
+    assert load_tokenizer(path).vocab_size == 257  # the file as it is now, not as it was read first
+
+
+def test_a_name_that_is_neither_a_file_nor_tiktokens_is_refused():
+    with pytest.raises(ValueError, match=r"'gpt5-imagined': neither a file .*gpt2"):
+        load_tokenizer("gpt5-imagined")
+
+
+def write_ranks(path, ranks):
+    path.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
+
+
+@pytest.mark.parametrize("line", ["YWI=", "YWI= many", "just some text"])
+def test_a_line_that_is_no_merge_is_refused_with_its_number(tmp_path, line):
+    path = tmp_path / "broken.tiktoken"
+    write_ranks(path, {bytes([byte]): byte for byte in range(256)})
+    path.write_text(path.read_text() + line + "\n")
+    with pytest.raises(ValueError, match="line 257: expected 'base64 rank'"):
+        load_tokenizer(path)
+
+
+def test_a_vocabulary_that_lacks_bytes_is_refused(tmp_path):
+    path = tmp_path / "letters.tiktoken"
+    write_ranks(path, {bytes([byte]): byte for byte in range(200)})
+    with pytest.raises(ValueError, match="56 of the 256 single bytes"):
+        load_tokenizer(path)
+
+
+def test_ranks_with_which_end_of_text_would_collide_are_refused(tmp_path):
+    path = tmp_path / "gap.tiktoken"
+    write_ranks(path, {bytes([byte]): byte for byte in range(256)} | {b"ab": 257})
+    with pytest.raises(ValueError, match="257 tokens do not have the ranks 0 to 256"):
+        load_tokenizer(path)
+
+
+def test_what_is_beside_a_file_is_readable_json(tmp_path):
+    Tokenizer(unusual_encoding()).save(tmp_path / "unusual.tiktoken")
+    rest = json.loads((tmp_path / "unusual.tiktoken.json").read_text(encoding="utf-8"))
+    assert rest == {
+        "name": "unusual",
+        "pattern": r"\S+|\s+",
+        "special_tokens": {END_OF_TEXT: 257, "<|begin|>": 259},
+    }
+
+
+# ---------------------------------------------------------------------------------------------- the bridge
+
+
+def is_whole(tokenizer, ids):
+    try:
+        tokenizer.encoding.decode_bytes(ids).decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+@given(text=ANY_TEXT, length=st.integers(0, 12))
+def test_whole_characters_keeps_the_longest_beginning_that_ends_between_two(tokenizer, text, length):
+    ids = tokenizer.encode(text)[:length]
+    kept = whole_characters(tokenizer, ids)
+    assert kept == ids[: max(end for end in range(len(ids) + 1) if is_whole(tokenizer, ids[:end]))]
+
+
+@given(text=ANY_TEXT, cut=st.integers(0, 12), response=st.lists(st.integers(0, 339), max_size=12))
+def test_a_prompt_cut_at_whole_characters_decodes_apart_and_together_to_the_same(tokenizer, text, cut, response):
+    prompt = whole_characters(tokenizer, tokenizer.encode(text)[:cut])
+    assert tokenizer.decode(prompt) + tokenizer.decode(response) == tokenizer.decode(prompt + response)
+
+
+def test_whole_characters_cuts_inside_an_emoji():
+    tokenizer = Tokenizer(byte_encoding())
+    ids = tokenizer.encode("a😀")
+    copy = list(ids)
+    assert [len(whole_characters(tokenizer, ids[:length])) for length in range(6)] == [0, 1, 1, 1, 1, 5]
+    assert ids == copy
+
+
+def test_the_reward_model_reads_prompt_and_response_and_its_own_end(tokenizer):
+    prompts, responses = ["The film", "", "café "], [" was good.", "naïve", ""]
+    rows = reward_tokens(tokenizer, prompts, responses, max_length=100)
+    for prompt, response, ids in zip(prompts, responses, rows, strict=True):
+        assert ids == [*tokenizer.encode(prompt + response), tokenizer.eos_id]
+
+
+def test_the_end_is_read_even_where_the_text_is_cut(tokenizer):
+    text = "The film was very good, and the end was the end."
+    whole = tokenizer.encode(text)
+    for max_length in (1, 5, len(whole), len(whole) + 1, len(whole) + 2):
+        (ids,) = reward_tokens(tokenizer, [text], [""], max_length)
+        assert ids == [*whole[: max_length - 1], tokenizer.eos_id]
+        assert len(ids) <= max_length
+
+
+def test_an_end_of_text_that_a_response_spells_does_not_end_it(tokenizer):
+    (ids,) = reward_tokens(tokenizer, ["good"], [END_OF_TEXT], max_length=100)
+    assert ids.count(tokenizer.eos_id) == 1
+    assert tokenizer.decode(ids) == f"good{END_OF_TEXT}"
+
+
+def test_prompts_and_responses_that_do_not_pair_up_are_refused(tokenizer):
+    with pytest.raises(ValueError, match="shorter"):
+        reward_tokens(tokenizer, ["one", "two"], ["three"], max_length=10)

@@ -1,0 +1,254 @@
+"""Reward-model training: what it reads, what it counts, and that it can learn at all."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import train_rm
+from minippo.checkpoint import save_model
+from minippo.config import Config, DataConfig, PPOConfig, RMConfig
+from minippo.data import Comparison, Judge
+from minippo.equations import ranking_loss
+from minippo.heads import RewardModel
+from minippo.metrics import read_metrics
+from minippo.model import GPT, GPTConfig
+from minippo.optim import CPUAdamW
+from minippo.run import Run
+from minippo.scoring import RewardScorer
+from minippo.weights import save_pretrained
+from train_rm import (
+    accuracy,
+    accuracy_limit,
+    comparison_batches,
+    normalise_on_reference,
+    pairs_won,
+    score_batch,
+    tokenise,
+)
+
+PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
+RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
+
+
+@pytest.fixture
+def reward_model(tokenizer):
+    torch.manual_seed(0)
+    return RewardModel(GPT(GPTConfig(tokenizer.vocab_size, 64, layers=1, heads=2, channels=16)))
+
+
+def plain_scores(model, rows, tokenizer):
+    return score_batch(model, rows, tokenizer.eos_id, 0.0, torch.Generator())
+
+
+def test_comparisons_are_read_as_scoring_reads_them(tokenizer, reward_model):
+    comparisons = [*PAIRS, *RANKINGS]
+    rows = tokenise(comparisons, tokenizer, context=64)
+    assert [len(row) for row in rows] == [len(c.ranked) for c in comparisons]
+    for comparison, row in zip(comparisons, rows, strict=True):
+        for completion, ids in zip(comparison.ranked, row, strict=True):
+            assert ids == [*tokenizer.encode(comparison.prompt + completion), tokenizer.eos_id]
+    scorer = RewardScorer(reward_model, tokenizer)
+    for comparison, row in zip(comparisons, rows, strict=True):
+        expected = scorer([comparison.prompt] * len(row), list(comparison.ranked))
+        torch.testing.assert_close(plain_scores(reward_model, [row], tokenizer)[0], expected, rtol=0, atol=1e-5)
+
+
+def test_texts_beyond_the_context_are_cut_at_their_end_and_still_end(tokenizer):
+    (row,) = tokenise(PAIRS[:1], tokenizer, context=5)
+    for completion, ids in zip(PAIRS[0].ranked, row, strict=True):
+        assert ids == [*tokenizer.encode(PAIRS[0].prompt + completion)[:4], tokenizer.eos_id]
+
+
+def test_each_score_of_a_batch_is_the_one_its_text_gets_alone(tokenizer, reward_model):
+    rows = tokenise(RANKINGS, tokenizer, context=64)
+    with torch.no_grad():
+        together = plain_scores(reward_model, rows, tokenizer)
+        for row, scores in zip(rows, together, strict=True):
+            alone = [reward_model(torch.tensor([ids])).item() for ids in row]
+            assert scores.tolist() == pytest.approx(alone, abs=1e-5)
+
+
+def test_hidden_tokens_become_end_of_text_while_the_last_one_stays(tokenizer):
+    seen = []
+
+    class Spy(torch.nn.Module):
+        score_head = torch.nn.Linear(1, 1)
+
+        def forward(self, tokens, mask):
+            seen.append((tokens, mask))
+            return torch.zeros(len(tokens))
+
+    rows = tokenise(RANKINGS, tokenizer, context=64)
+    flat = list(itertools.chain(*rows))
+    for share in (0.0, 0.5, 1.0):
+        score_batch(Spy(), rows, tokenizer.eos_id, share, torch.Generator().manual_seed(0))
+        tokens, mask = seen[-1]
+        changed = total = 0
+        for ids, given_ids, real in zip(flat, tokens, mask, strict=True):
+            shown = given_ids[real].tolist()
+            assert len(shown) == len(ids)
+            assert shown[-1] == tokenizer.eos_id
+            assert all(a in (b, tokenizer.eos_id) for a, b in zip(shown, ids, strict=True))
+            changed += sum(a != b for a, b in zip(shown, ids, strict=True))
+            total += len(ids) - 1
+        assert changed / total == pytest.approx(share, abs=0.15)
+
+
+@given(sizes=st.lists(st.integers(2, 4), min_size=1, max_size=30), batch_size=st.integers(1, 8), seed=st.integers(0, 9))
+def test_batches_cover_every_comparison_once_and_never_mix_sizes(sizes, batch_size, seed):
+    rows = [[[0] * (1 + (7 * place + index) % 5) for index in range(size)] for place, size in enumerate(sizes)]
+    batches = list(comparison_batches(rows, batch_size, torch.Generator().manual_seed(seed)))
+    assert Counter(itertools.chain(*batches)) == Counter(range(len(rows)))
+    for batch in batches:
+        assert len({len(rows[index]) for index in batch}) == 1
+        assert len(batch) <= batch_size
+    assert len(batches) == sum(math.ceil(count / batch_size) for count in Counter(sizes).values())
+
+
+def test_batches_are_drawn_anew_every_epoch():
+    rows = [[[0], [0]]] * 40
+    generator = torch.Generator().manual_seed(0)
+    first, second = (list(comparison_batches(rows, 8, generator)) for _ in range(2))
+    assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
+    assert first == list(comparison_batches(rows, 8, torch.Generator().manual_seed(0)))
+
+
+def test_every_pair_counts_and_a_tie_is_no_win():
+    assert pairs_won([[2.0, 1.0]]) == 1
+    assert pairs_won([[1.0, 1.0]]) == 0
+    assert pairs_won([[1.0, 2.0]]) == 0
+    # 3 > 1, 3 > 2, 1 < 2: two of three; with the pair, three of four
+    assert pairs_won([[3.0, 1.0, 2.0], [1.0, 0.0]]) == 3 / 4
+
+
+@given(st.lists(st.lists(st.integers(-3, 3), min_size=2, max_size=5), min_size=1, max_size=6))
+def test_accuracy_agrees_with_counting_pair_by_pair(scores):
+    pairs = [pair for row in scores for pair in itertools.combinations(row, 2)]
+    assert pairs_won(scores) == sum(better > worse for better, worse in pairs) / len(pairs)
+
+
+def test_accuracy_of_a_model_is_that_of_its_scores(tokenizer, reward_model):
+    rows = tokenise([*PAIRS, *RANKINGS], tokenizer, context=64)
+    reward_model.gpt.set_dropout(0.5)
+    reward_model.train()
+    found = accuracy(reward_model, rows, tokenizer.pad_id)  # dropout off all the same
+    with torch.no_grad():
+        scores = [[reward_model(torch.tensor([ids])).item() for ids in row] for row in rows]
+    assert found == pairs_won(scores)
+    assert 0 < found < 1
+
+
+def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
+    judge = Judge(lambda prompt, text: float(text.count("good")), lambda text: [], lambda text: True)
+    comparisons = [Comparison("", ("good", "bad")), Comparison("", ("bad", "good")), Comparison("", ("good", "good"))]
+    assert accuracy_limit(comparisons, judge) == 1 / 3
+
+
+def test_preference_loss_overfits_one_batch(tokenizer, reward_model):
+    rows = tokenise(RANKINGS, tokenizer, context=64)
+    rows = [row[::-1] for row in rows[:2]] + rows[2:]  # not to be had from one word alone
+    optimizer = CPUAdamW(reward_model.parameters(), lr=1e-2)
+    for _ in range(150):
+        optimizer.zero_grad()
+        loss = ranking_loss(plain_scores(reward_model, rows, tokenizer))
+        loss.backward()
+        optimizer.step()
+    assert loss < 0.01
+    assert accuracy(reward_model, rows, tokenizer.pad_id) == 1
+
+
+class SmallCorpus:
+    """Comparisons and prompts at hand; remembers which epochs it was asked for."""
+
+    judge = None
+
+    def __init__(self, comparisons):
+        self.pairs, self.epochs = comparisons, []
+
+    def comparisons(self, split, epoch=0):
+        self.epochs.append(epoch)
+        return self.pairs
+
+    def prompts(self, split):
+        return [f"{'The plot is' if i % 2 else 'café'} {i}" for i in range(50)]
+
+
+@pytest.fixture
+def run(tmp_path, tokenizer, make_policy):
+    """A run whose reference policy and tokenizers are there."""
+    config = Config(
+        data=DataConfig(query_length=6, response_length=8),
+        rm=RMConfig(epochs=3, batch_size=4, lr=3e-3, eval_every=2, normalisation_samples=40),
+        ppo=PPOConfig(rollout_batch_size=16, num_minibatches=1, microbatch_size=16, temperature=0.8),
+    )
+    run = Run(tmp_path, config, "cpu")
+    save_model(make_policy(1), tmp_path / "sft" / "policy")
+    torch.manual_seed(2)
+    save_pretrained(
+        GPT(GPTConfig(tokenizer.vocab_size, 64, layers=1, heads=2, channels=16)), tmp_path / "sft" / "reward"
+    )
+    run.save_tokenizers(tokenizer, tokenizer)
+    return run
+
+
+def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
+    model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
+    held_out = tokenise(corpus.pairs, tokenizer, 64)
+    train_rm.train(model, corpus, held_out, tokenizer, run)
+    assert corpus.epochs == [0, 1, 2]
+    lines = read_metrics(run.folder, "rm")
+    assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
+    assert [line["step"] for line in lines if "eval/accuracy" in line] == [2, 4, 6, 8, 9]
+    assert lines[-1]["eval/accuracy"] == accuracy(model, held_out, tokenizer.pad_id)
+    assert all({"loss/rm", "rm/accuracy", "rm/grad_norm"} <= line.keys() for line in lines)
+
+
+def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
+    texts = []
+    for _ in range(2):
+        torch.manual_seed(len(texts))  # the state of the global generator does not matter
+        model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
+        train_rm.train(model, corpus, tokenise(corpus.pairs, tokenizer, 64), tokenizer, run)
+        texts.append((run.folder / "metrics.jsonl").read_text())
+    assert texts[0] == texts[1]
+
+
+def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
+    lines = []
+    for every in (1, 100):
+        run.config = replace(run.config, rm=replace(run.config.rm, eval_every=every))
+        model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
+        model.gpt.set_dropout(0.2)
+        train_rm.train(model, corpus, tokenise(corpus.pairs, tokenizer, 64), tokenizer, run)
+        found = read_metrics(run.folder, "rm")
+        lines.append([{k: v for k, v in line.items() if k != "eval/accuracy"} for line in found])
+    assert lines[0] == lines[1]
+
+
+def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer, monkeypatch):
+    model, corpus = train_rm.make_reward_model(run), SmallCorpus(PAIRS)
+    texts, original = [], train_rm.respond
+
+    def recorded(policy, queries, *rest, **settings):
+        assert settings["temperature"] == 0.8
+        assert settings["max_new_tokens"] == 8
+        batch = original(policy, queries, *rest, **settings)
+        texts.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))
+        return batch
+
+    monkeypatch.setattr(train_rm, "respond", recorded)
+    before = {name: parameter.clone() for name, parameter in model.named_parameters()}
+    normalise_on_reference(model, corpus, run)
+    assert len(texts) == 40
+    scores = RewardScorer(model, tokenizer)(*(list(column) for column in zip(*texts, strict=True)))
+    assert scores.mean().item() == pytest.approx(0, abs=1e-4)
+    assert scores.var(correction=0).item() == pytest.approx(1, abs=1e-3)
+    assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
