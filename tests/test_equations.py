@@ -218,7 +218,7 @@ def test_language_model_loss_of_microbatches_adds_up_to_the_whole():
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_moments_are_those_of_the_real_entries(seed):
     x, mask = 5 + 3 * normal(4, 6, seed=seed), some_mask(4, 6, seed)
     real = x[mask].numpy()
@@ -228,7 +228,7 @@ def test_moments_are_those_of_the_real_entries(seed):
 
 
 @given(SEEDS, st.integers(0, 8))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_moments_of_two_parts_add_up_to_those_of_the_whole(seed, border):
     x, mask = 100 + normal(8, 5, seed=seed), normal(8, 5, seed=seed + 1) > 0
     whole = equations.masked_moments(x, mask)
@@ -262,7 +262,7 @@ def test_masked_mean_over_a_dimension_divides_by_its_own_count():
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_whiten_gives_mean_zero_and_variance_one(seed):
     x, mask = 7 + 4 * normal(5, 6, seed=seed), some_mask(5, 6, seed)
     real = equations.whiten(x, mask)[mask].numpy()
@@ -272,7 +272,7 @@ def test_whiten_gives_mean_zero_and_variance_one(seed):
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_rescale_gives_variance_one_and_keeps_the_mean(seed):
     x, mask = 7 + 4 * normal(5, 6, seed=seed), some_mask(5, 6, seed)
     real = equations.rescale(x, mask)[mask].numpy()
@@ -347,6 +347,7 @@ def test_logprobs_of_bfloat16_logits_are_taken_in_float32():
 
 
 @given(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=5))
+@settings(deadline=None, derandomize=True)
 def test_mask_is_true_through_the_first_eos(rows):
     expected = [
         [t <= (row.index(2) if 2 in row else len(row)) for t in range(len(row))]  # 2 is the end
@@ -361,6 +362,7 @@ def test_an_immediate_eos_is_a_response_of_one_token():
 
 
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5))
+@settings(deadline=None, derandomize=True)
 def test_last_response_index_is_the_length_less_one(lengths):
     index = equations.last_response_index(response_mask(lengths, 7))
     assert index.tolist() == [length - 1 for length in lengths]
@@ -383,7 +385,7 @@ def test_kl_estimates_are_schulmans():
 
 
 @given(SEEDS)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_k1_and_k3_are_unbiased_and_k2_and_k3_never_negative(seed):
     p, q = (torch.log_softmax(normal(12, seed=seed + i), dim=0) for i in (0, 1))
     exact = scipy.stats.entropy(p.exp().numpy(), q.exp().numpy())  # KL(p || q)
@@ -405,7 +407,7 @@ def test_unknown_kl_estimate_is_refused():
 
 
 @given(SEEDS, st.floats(0, 2))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_rewards_and_kl_penalties_sum_to_the_score(seed, kl_coef):
     mask, scores = some_mask(5, 7, seed), 10 * normal(5, seed=seed)
     logprobs, ref_logprobs = normal(5, 7, seed=seed + 1), normal(5, 7, seed=seed + 2)
@@ -458,7 +460,7 @@ def naive_gae(rewards, values, length, gamma, lam):
 
 
 @given(SEEDS, st.floats(0, 1), st.floats(0, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_gae_is_the_discounted_sum_of_td_errors(seed, gamma, lam):
     rewards, values, mask = normal(4, 6, seed=seed), normal(4, 6, seed=seed + 1), some_mask(4, 6, seed)
     advantages, returns = equations.gae(rewards, values, mask, gamma=gamma, lam=lam)
@@ -470,7 +472,7 @@ def test_gae_is_the_discounted_sum_of_td_errors(seed, gamma, lam):
 
 
 @given(SEEDS, st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_with_lambda_one_the_advantage_is_the_discounted_return_less_the_value(seed, gamma):
     rewards, values, mask = normal(3, 6, seed=seed), normal(3, 6, seed=seed + 1), some_mask(3, 6, seed)
     advantages, returns = equations.gae(rewards, values, mask, gamma=gamma, lam=1.0)
@@ -483,7 +485,7 @@ def test_with_lambda_one_the_advantage_is_the_discounted_return_less_the_value(s
 
 
 @given(SEEDS, st.floats(0, 1))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_with_lambda_zero_the_advantage_is_the_td_error(seed, gamma):
     rewards, values = normal(2, 5, seed=seed), normal(2, 5, seed=seed + 1)
     advantages, _ = equations.gae(rewards, values, torch.ones(2, 5, dtype=torch.bool), gamma=gamma, lam=0.0)
@@ -539,7 +541,7 @@ def update_inputs(B=4, R=6, seed=0, shift=0.3):
 
 
 @given(SEEDS, st.floats(0.01, 0.5), st.floats(0.01, 0.5))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_policy_loss_is_the_clipped_surrogate_token_by_token(seed, clip_low, clip_high):
     new_logprobs, logprobs, advantages, mask = update_inputs(seed=seed)
     losses, ratios, clips, kls = [], [], [], []
@@ -610,7 +612,7 @@ def clipped_value_loss(*inputs, num_tokens):
 
 
 @given(SEEDS, st.integers(1, 4))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30, deadline=None, derandomize=True)
 def test_microbatches_add_up_to_the_minibatch(seed, size):
     new, old, target, mask = update_inputs(B=5, seed=seed)
     for loss_function in (clipped_policy_loss, clipped_value_loss):
@@ -624,7 +626,7 @@ def test_microbatches_add_up_to_the_minibatch(seed, size):
 
 
 @given(SEEDS, st.floats(0.01, 1))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50, deadline=None, derandomize=True)
 def test_value_loss_is_half_the_larger_squared_error_token_by_token(seed, clip):
     new_values, values, returns, mask = update_inputs(seed=seed)
     losses, clips, errors = [], [], []

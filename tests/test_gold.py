@@ -58,7 +58,9 @@ def test_negation_reaches_over_words_but_not_into_the_next_clause():
     assert score(" The plot is never, ever. The music is lovely.") > 0
 
 
-@pytest.mark.parametrize("contrast", ["{0}, but {1}", "{0}, yet {1}", "although {0}, {1}", "while {0}, {1}", "{1}, although {0}"])
+@pytest.mark.parametrize(
+    "contrast", ["{0}, but {1}", "{0}, yet {1}", "although {0}, {1}", "while {0}, {1}", "{1}, although {0}"]
+)
 def test_contrast_weighs_the_clause_that_is_not_conceded(contrast):
     good, bad = "the plot is good", "the music is bad"  # bad is the stronger word
     praise = contrast.format("the music is bad", "the plot is good")
@@ -130,7 +132,9 @@ def test_more_of_the_same_opinion_helps_ever_less():
     gains = [after - before for before, after in zip(scores, scores[1:], strict=False)]
     assert gains[0] > gains[1] > 0.3 * gains[0] > gains[2]
     # Length alone is nothing: a longer review with fainter praise loses.
-    assert score(" The plot is superb. I adored the music.") > score(" The plot is decent. I liked the music. The cast is solid.")
+    assert score(" The plot is superb. I adored the music.") > score(
+        " The plot is decent. I liked the music. The cast is solid."
+    )
 
 
 def test_saying_nothing_is_not_positive():

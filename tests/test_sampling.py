@@ -294,7 +294,7 @@ def test_choice_is_the_inverse_of_the_distribution():
 
 
 @given(st.integers(0, 2**31 - 1), st.integers(0, 5), st.floats(0.05, 1), st.sampled_from([0.0, 0.3, 1.0, 3.0]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60, deadline=None, derandomize=True)
 def test_the_extreme_uniform_numbers_choose_possible_tokens(seed, top_k, top_p, temperature):
     logits = 20 * torch.randn(8, generator=torch.Generator().manual_seed(seed))
     logits[torch.tensor([0, 3, 7])] = -torch.inf
