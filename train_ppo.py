@@ -60,6 +60,8 @@ def main() -> None:
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")
+    else:
+        save(state, folder)  # a save that cannot work shows now, not an hour in
     metrics = Metrics(run.folder, "ppo", first_step=state.iteration + 1)
 
     def evaluate(model: ActorCritic) -> list[Answer]:

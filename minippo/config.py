@@ -279,6 +279,10 @@ def check(config: Config) -> None:
     ):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be above 0, not {number}")
+    if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
+        raise ValueError(
+            f"ppo.missing-eos subtract takes off ppo.missing-eos-score, so {ppo.missing_eos_score} is praise"
+        )
     B, minibatches, M = ppo.rollout_batch_size, ppo.num_minibatches, ppo.microbatch_size
     if B % minibatches:
         raise ValueError(f"{minibatches} minibatches do not divide a rollout of {B} (ppo.rollout-batch-size)")

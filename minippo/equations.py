@@ -136,12 +136,6 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
 # ---------------------------------------------------------------------------------------------- rewards
 
 
-def mask_through_eos(responses: Tensor, eos_id: int) -> Tensor:
-    """(B, R) bool: True up to and including the first end-of-text, which is an action like any other."""
-    is_eos = responses == eos_id
-    return is_eos.cumsum(dim=1) - is_eos.long() == 0
-
-
 def last_response_index(response_mask: Tensor) -> Tensor:
     """Index of the last real token of each row, (B,)."""
     index = torch.arange(response_mask.shape[1], device=response_mask.device)

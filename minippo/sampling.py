@@ -51,6 +51,8 @@ def generate(
     context = _config(model).context
     if P + max_new_tokens > context:
         raise ValueError(f"{P} + {max_new_tokens} tokens do not fit the model's context of {context}")
+    if P == 0:
+        raise ValueError("there is nothing to continue: the longest query is empty")
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature=}, {top_k=}, {top_p=}")
     device = queries.device

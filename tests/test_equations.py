@@ -346,21 +346,6 @@ def test_logprobs_of_bfloat16_logits_are_taken_in_float32():
 # ---------------------------------------------------------------------------------------------- rewards
 
 
-@given(st.lists(st.lists(st.integers(0, 2), min_size=6, max_size=6), min_size=1, max_size=5))
-@settings(deadline=None, derandomize=True)
-def test_mask_is_true_through_the_first_eos(rows):
-    expected = [
-        [t <= (row.index(2) if 2 in row else len(row)) for t in range(len(row))]  # 2 is the end
-        for row in rows
-    ]
-    assert equations.mask_through_eos(torch.tensor(rows), eos_id=2).tolist() == expected
-
-
-def test_an_immediate_eos_is_a_response_of_one_token():
-    mask = equations.mask_through_eos(torch.tensor([[9, 9, 9], [1, 9, 1]]), eos_id=9)
-    assert mask.tolist() == [[True, False, False], [True, True, False]]
-
-
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5))
 @settings(deadline=None, derandomize=True)
 def test_last_response_index_is_the_length_less_one(lengths):

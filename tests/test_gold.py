@@ -1,5 +1,6 @@
 """The gold score judges as its documentation says, and judges anything."""
 
+import itertools
 import math
 
 import pytest
@@ -129,7 +130,7 @@ def test_the_wrong_genre_costs():
 def test_more_of_the_same_opinion_helps_ever_less():
     parts = [" The plot is lovely.", " I adored the music.", " The cast delights.", " It has sparkling lines."]
     scores = [score("".join(parts[:n])) for n in range(1, 5)]
-    gains = [after - before for before, after in zip(scores, scores[1:], strict=False)]
+    gains = [after - before for before, after in itertools.pairwise(scores)]
     assert gains[0] > gains[1] > 0.3 * gains[0] > gains[2]
     # Length alone is nothing: a longer review with fainter praise loses.
     assert score(" The plot is superb. I adored the music.") > score(

@@ -133,7 +133,7 @@ def test_prompts_vary(data):
     prompts = [row["prompt"] for row in data["prompts-train"]]
     assert len(set(prompts)) == len(prompts)
     lengths = Counter(len(prompt.split()) for prompt in prompts)
-    assert 5 <= min(lengths)
+    assert min(lengths) >= 5
     assert max(lengths) <= 20
     assert len(lengths) >= 8
     cared_for = Counter(interest(prompt).aspect for prompt in prompts)
@@ -185,7 +185,7 @@ def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
             assert not is_grammatical(sentence + " ")
             assert not is_grammatical(" " + sentence)
             assert not is_grammatical(sentence + ".")
-    # A word less can leave a sentence ("very good" -> "good"); most often it does not. The same words turned round do not.
+    # A word less can leave a sentence ("very good" -> "good"), most often it does not; words turned round never do.
     accepted = [
         is_grammatical(text[:1].upper() + text[1:] + ".") for sentence, text in damaged if text + "." != sentence
     ]
