@@ -63,9 +63,9 @@ class LanguageModelConfig:
 
     tokens: int
     """How many tokens to train on; the demonstrations are gone through as often as that takes. 0: no training."""
-    batch_tokens: int = 4096
+    batch_tokens: int = 1536
     """Tokens in a step, about."""
-    lr: float = 3e-3
+    lr: float = 5e-3
     """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
@@ -79,9 +79,9 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=2_400_000))
+    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_500_000))
     """Makes the reference policy."""
-    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_200_000))
+    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=700_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
 
 
@@ -91,9 +91,9 @@ class RMConfig:
 
     epochs: int = 2
     """Passes over the comparisons."""
-    batch_size: int = 64
+    batch_size: int = 20
     """Comparisons in a step."""
-    lr: float = 1e-3
+    lr: float = 1.5e-3
     """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
@@ -111,7 +111,7 @@ class RMConfig:
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 2000
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 100
+    eval_every: int = 500
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -121,7 +121,7 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 32
+    num_iterations: int = 24
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
@@ -131,7 +131,7 @@ class PPOConfig:
     """Optimizer steps in an epoch; they divide the rollout."""
     microbatch_size: int = 32
     """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
-    lr: float = 1e-3
+    lr: float = 4e-4
     """Learning rate of the first iteration; it falls linearly to 0."""
     weight_decay: float = 0.0
     """Decay of the matrices."""
@@ -141,7 +141,7 @@ class PPOConfig:
     """Added to the root of the second moment (Huang et al. 2024 use 1e-5)."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.15
+    kl_coef: float = 0.06
     """Coefficient of the per-token KL penalty; the first one where it adapts."""
     kl_target: float | None = None
     """Adapt the coefficient to hold this KL per sequence, in nats (Ziegler et al. 2019); None: fixed."""

@@ -110,23 +110,20 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 # ---------------------------------------------------------------------------------------------- log-probabilities
 
 
-def forbid_tokens(logits: Tensor, token: int, first: int) -> Tensor:
-    """`logits` (B, R, V) in which `token` has no chance at the first `first` positions.
+def forbid_token(logits: Tensor, token: int, forbidden: Tensor) -> Tensor:
+    """`logits` (..., V) in which `token` has no chance where `forbidden` (...) is True.
 
     -1e9 rather than -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0, where 0 * -inf is NaN.
     """
-    if first <= 0:
-        return logits
-    forbidden = torch.zeros(logits.shape[1:], dtype=torch.bool, device=logits.device)
-    forbidden[:first, token] = True
-    return logits.masked_fill(forbidden, -1e9)
+    is_token = torch.arange(logits.shape[-1], device=logits.device) == token
+    return torch.where(forbidden.unsqueeze(-1) & is_token, -1e9, logits)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` and the entropies of their distributions, both (B, R) in nats, float32.
+    """Log-probabilities of `tokens` and the entropies of their distributions, both (...) in nats, float32.
 
-    logits (B, R, V) are those from which `tokens` (B, R) were drawn. Whatever the logits' dtype, the softmax is taken
-    in float32: in bfloat16 the ratios would carry noise of the size of the clip range.
+    logits (..., V) are those from which `tokens` (...) were drawn. Whatever the logits' dtype, the softmax is taken in
+    float32: in bfloat16 the ratios would carry noise of the size of the clip range.
     """
     log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)

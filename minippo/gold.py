@@ -6,8 +6,8 @@ A review is read clause by clause, and the steps are these.
    ("not exactly good"). A mood word such as "scary" praises in one genre and blames in another: the prompt's decides.
 2. A clause is worth the mean of its opinions, so a second word of praise adds nothing by itself, and strong words
    saturate.
-3. A clause weighs 1, twice that where it is about what the speaker of the prompt cares about, less where it is
-   conceded ("although ...", "... but"), and half as much for every earlier clause on the same aspect.
+3. A clause weighs 1, 1.6 times that where it is about what the speaker of the prompt cares about, less where it is
+   conceded ("although ...", "... but"), and less for every earlier clause on the same aspect.
 4. The clauses' weighted mean is drawn towards 0 where their weights are few: saying more helps, ever less.
 5. Off goes something for repeated words, for sentences that are no sentences, and for the wrong kind of film.
 """
@@ -52,21 +52,21 @@ CEILING = 2.0
 """No clause is worth more than this either way, however strong its words."""
 PRIOR_WEIGHT = 1.0
 """Weight of the neutral opinion that every review starts with."""
-CARED_FOR = 2.0
+CARED_FOR = 1.6
 """Weight of a clause about the aspect that the speaker of the prompt cares about."""
-CONCEDED = 0.4
+CONCEDED = 0.5
 """Weight of a clause that another one overrules."""
-SAME_ASPECT = 0.5
+SAME_ASPECT = 0.6
 """Weight of a clause, for every earlier clause on the same aspect."""
 NOTHING_SAID = -0.5
 """Score of a review without an opinion, before the costs."""
-REPETITION_COST = 4.0
+REPETITION_COST = 3.0
 """Times the share of neighbouring word pairs that have stood there before."""
-STALE_COST = 2.0
+STALE_COST = 1.5
 """Times the share of opinion and degree words that have stood there before."""
-BROKEN_COST = 1.5
+BROKEN_COST = 0.6
 """Times the share of sentences that the language of reviews does not know."""
-WRONG_GENRE_COST = 1.5
+WRONG_GENRE_COST = 1.0
 """Where the review calls the film something else than the prompt does."""
 HEAP_SIZE = 3
 """So many opinion and degree words, more than half of a broken sentence, are a heap of words and no opinion."""

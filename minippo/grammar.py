@@ -229,7 +229,7 @@ def _without_dead_lines(rules: Rules) -> Rules:
             for name, lines in rules.items()
         }
         if alive == rules:
-            return rules
+            return {name: lines for name, lines in rules.items() if lines}
         rules = alive
 
 

