@@ -37,7 +37,6 @@ def figures(summary: dict) -> dict[str, float]:
     """The rows of the table."""
     before, after = summary["before"], summary["after"]
     return {
-        "all stages, seconds": sum(summary["stage_seconds"].values()),
         "peak memory, MB": max(summary["peak_memory_mb"].values()),
         "reward model: accuracy": summary["rm_accuracy"],
         "reward model: points below the best possible": 100 * (summary["rm_accuracy_limit"] - summary["rm_accuracy"]),

@@ -79,9 +79,9 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_500_000))
+    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_200_000))
     """Makes the reference policy."""
-    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=700_000))
+    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
 
 
@@ -89,7 +89,7 @@ class SFTConfig:
 class RMConfig:
     """Reward-model training on preference pairs and rankings."""
 
-    epochs: int = 2
+    epochs: int = 1
     """Passes over the comparisons."""
     batch_size: int = 20
     """Comparisons in a step."""
@@ -109,9 +109,9 @@ class RMConfig:
     """By how much a chosen score should exceed a rejected one before the loss counts it as even."""
     label_smoothing: float = 0.0
     """Share of the labels that is taken to be wrong."""
-    eval_comparisons: int = 2000
+    eval_comparisons: int = 5000
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 500
+    eval_every: int = 1000
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -121,11 +121,11 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 24
+    num_iterations: int = 20
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
-    num_epochs: int = 4
+    num_epochs: int = 3
     """Passes over a rollout."""
     num_minibatches: int = 4
     """Optimizer steps in an epoch; they divide the rollout."""
@@ -175,7 +175,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 8
+    save_every: int = 10
     """Iterations between two checkpoints."""
 
 
@@ -183,7 +183,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 8
+    every: int = 5
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

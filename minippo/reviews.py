@@ -45,16 +45,16 @@ __all__ = [
 
 SEED = 2203
 """Of everything in `data/`."""
-SHARPNESS = 0.7
+SHARPNESS = 0.5
 """By how many nats the log-odds of a preference rise for every point of gold score."""
 SPOILT_SHARE = 0.22
 """Of the reviews that annotators see are spoilt in one of the ways of `writer.SPOILERS`."""
 NUM_ROWS = {
     "demonstrations": 20_000,
-    "preferences-train": 24_000,
-    "preferences-test": 1_500,
-    "rankings-train": 4_500,
-    "rankings-test": 300,
+    "preferences-train": 32_000,
+    "preferences-test": 4_000,
+    "rankings-train": 6_000,
+    "rankings-test": 600,
     "prompts-train": 4_000,
     "prompts-test": 512,
 }
