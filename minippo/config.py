@@ -79,7 +79,7 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_200_000))
+    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_100_000))
     """Makes the reference policy."""
     reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
@@ -89,7 +89,7 @@ class SFTConfig:
 class RMConfig:
     """Reward-model training on preference pairs and rankings."""
 
-    epochs: int = 1
+    epochs: int = 2
     """Passes over the comparisons."""
     batch_size: int = 20
     """Comparisons in a step."""
@@ -121,11 +121,11 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 20
+    num_iterations: int = 24
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
-    num_epochs: int = 3
+    num_epochs: int = 4
     """Passes over a rollout."""
     num_minibatches: int = 4
     """Optimizer steps in an epoch; they divide the rollout."""
@@ -175,7 +175,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 10
+    save_every: int = 8
     """Iterations between two checkpoints."""
 
 
@@ -183,7 +183,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 5
+    every: int = 8
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

@@ -45,7 +45,7 @@ __all__ = [
 
 SEED = 2203
 """Of everything in `data/`."""
-SHARPNESS = 0.5
+SHARPNESS = 0.8
 """By how many nats the log-odds of a preference rise for every point of gold score."""
 SPOILT_SHARE = 0.22
 """Of the reviews that annotators see are spoilt in one of the ways of `writer.SPOILERS`."""
@@ -59,7 +59,7 @@ NUM_ROWS = {
     "prompts-test": 512,
 }
 FIGURES_BEGIN, FIGURES_END = "<!-- figures -->", "<!-- end of figures -->"
-VOCABULARIES = {"policy": 1024, "reward": 768}
+VOCABULARIES = {"policy": 1280, "reward": 1472}
 """Ids of each tokenizer, end-of-text among them. They differ so that text has to cross between the two models."""
 
 Row = dict[str, str | list[str]]
