@@ -89,7 +89,7 @@ class SFTConfig:
 class RMConfig:
     """Reward-model training on preference pairs and rankings."""
 
-    epochs: int = 2
+    epochs: int = 1
     """Passes over the comparisons."""
     batch_size: int = 20
     """Comparisons in a step."""
@@ -109,9 +109,9 @@ class RMConfig:
     """By how much a chosen score should exceed a rejected one before the loss counts it as even."""
     label_smoothing: float = 0.0
     """Share of the labels that is taken to be wrong."""
-    eval_comparisons: int = 5000
+    eval_comparisons: int = 3000
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 1000
+    eval_every: int = 950
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
