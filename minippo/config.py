@@ -51,9 +51,9 @@ class BackboneConfig:
 class ModelConfig:
     """The two transformers. They need not share a tokenizer, a size or a family."""
 
-    policy: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/policy.tiktoken"))
+    policy: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/policy.tiktoken", channels=96))
     """Policy, critic and reference."""
-    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken"))
+    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", channels=64))
     """Reward model."""
 
 

@@ -68,7 +68,7 @@ def test_a_preset_states_only_what_it_changes():
 def test_file_changes_what_it_states_and_nothing_else(tmp_path):
     path = yaml_file(tmp_path, "seed: 7\nppo:\n  kl_coef: 0.3\nmodel:\n  policy:\n    layers: 5\n")
     found = differences(load_config(path), Config())
-    assert found == {"seed": (7, 1), "ppo.kl_coef": (0.3, 0.15), "model.policy.layers": (5, 2)}
+    assert found == {"seed": (7, 1), "ppo.kl_coef": (0.3, Config().ppo.kl_coef), "model.policy.layers": (5, 2)}
 
 
 def test_empty_file_is_the_defaults(tmp_path):
@@ -147,7 +147,7 @@ def test_numbers_that_yaml_reads_as_text_or_whole_are_numbers(tmp_path):
 
 def test_differences_name_both_values():
     ours = replace(Config(), seed=3, ppo=PPOConfig(lr=0.5))
-    assert differences(ours, Config()) == {"seed": (3, 1), "ppo.lr": (0.5, 1e-3)}
+    assert differences(ours, Config()) == {"seed": (3, 1), "ppo.lr": (0.5, Config().ppo.lr)}
     assert differences(Config(), Config()) == {}
 
 
@@ -158,7 +158,12 @@ def test_options_override_the_preset_and_the_preset_the_defaults(tmp_path):
     path = yaml_file(tmp_path, "ppo:\n  kl_coef: 0.3\n  lr: 0.5\nseed: 9\n")
     options = parse_options("", ["--config", path, "--ppo.lr", "0.25", "--ppo.score-clip", "2", "--run-dir", "here"])
     found = differences(options.settings, Config())
-    assert found == {"seed": (9, 1), "ppo.kl_coef": (0.3, 0.15), "ppo.lr": (0.25, 1e-3), "ppo.score_clip": (2.0, None)}
+    assert found == {
+        "seed": (9, 1),
+        "ppo.kl_coef": (0.3, Config().ppo.kl_coef),
+        "ppo.lr": (0.25, Config().ppo.lr),
+        "ppo.score_clip": (2.0, None),
+    }
     assert options.run_folder == Path("here")
 
 
@@ -168,7 +173,7 @@ def test_config_is_found_wherever_it_stands(tmp_path):
         ["--seed", "9"],
         ["--config", path],
         [f"--config={path}"],
-        ["--ppo.lr", "0.001", "--config", path],
+        ["--ppo.lr", str(Config().ppo.lr), "--config", path],
     ):
         assert parse_options("", arguments).settings == replace(Config(), seed=9)
 

@@ -17,6 +17,7 @@ import train_ppo
 import train_rm
 from minippo import evaluate, sft
 from minippo.checkpoint import checkpoints
+from minippo.config import PPOConfig
 from minippo.metrics import read_metrics
 
 SIZES = """
@@ -183,7 +184,7 @@ def test_first_iteration_starts_at_the_reference(finished):
 
 def test_logged_coefficient_is_the_one_that_made_the_rewards(finished):
     lines = read_metrics(finished, "ppo")
-    coefficient = 0.15
+    coefficient = PPOConfig().kl_coef
     for line in lines:
         assert line["objective/kl_coef"] == pytest.approx(coefficient)
         penalty = -coefficient * line["objective/kl"]
@@ -303,7 +304,7 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
 
     def dies(*arguments):
         calls.append(1)
-        if len(calls) == (2 if when == "save" else 4):
+        if len(calls) == (3 if when == "save" else 4):
             raise Killed
         return original(*arguments)
 
@@ -318,7 +319,7 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
             ppo_from(tmp_path / "run")
     run = tmp_path / "run"
     assert not (run / "ppo").exists()
-    assert [path.name for path in checkpoints(run / "ppo.unfinished")] == ["step-000002"]
+    assert [path.name for path in checkpoints(run / "ppo.unfinished")] == ["step-000000", "step-000002"]
     capsys.readouterr()
     ppo_from(run)
     assert "resuming after iteration 2" in capsys.readouterr().out
@@ -415,5 +416,5 @@ def test_other_settings_in_a_finished_runs_folder_are_refused(finished, stage, s
     with pytest.raises(SystemExit) as end:
         stage(train_ppo.main, "--config", sizes, "--run-dir", finished, "--device", "cpu", "--ppo.kl-coef", "0.9")
     assert end.value.code == 2
-    assert "holds another run: ppo.kl_coef is 0.15, now 0.9" in capsys.readouterr().err
+    assert f"holds another run: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
     assert files(finished) == before

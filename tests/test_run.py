@@ -124,10 +124,20 @@ def test_empty_folder_is_welcome(tmp_path):
     [
         (("sft",), "sft", {"seed": 2}, "seed is 1, now 2"),
         (("sft",), "rm", {"data": DataConfig(limit=9)}, "data.limit is 0, now 9"),
-        (("sft", "rm"), "rm", {"rm": RMConfig(lr=0.5)}, "rm.lr is 0.001, now 0.5"),
-        (("sft", "rm"), "ppo", {"rm": RMConfig(lr=0.5)}, "rm.lr is 0.001, now 0.5"),
-        (("sft", "rm", "ppo"), "ppo", {"ppo": PPOConfig(kl_coef=0.5)}, "ppo.kl_coef is 0.15, now 0.5"),
-        (("sft", "rm", "ppo.unfinished"), "ppo", {"ppo": PPOConfig(kl_coef=0.5)}, "ppo.kl_coef is 0.15, now 0.5"),
+        (("sft", "rm"), "rm", {"rm": RMConfig(lr=0.5)}, f"rm.lr is {RMConfig().lr}, now 0.5"),
+        (("sft", "rm"), "ppo", {"rm": RMConfig(lr=0.5)}, f"rm.lr is {RMConfig().lr}, now 0.5"),
+        (
+            ("sft", "rm", "ppo"),
+            "ppo",
+            {"ppo": PPOConfig(kl_coef=0.5)},
+            f"ppo.kl_coef is {PPOConfig().kl_coef}, now 0.5",
+        ),
+        (
+            ("sft", "rm", "ppo.unfinished"),
+            "ppo",
+            {"ppo": PPOConfig(kl_coef=0.5)},
+            f"ppo.kl_coef is {PPOConfig().kl_coef}, now 0.5",
+        ),
         (("sft.unfinished",), "sft", {"seed": 2}, "seed is 1, now 2"),
     ],
 )
