@@ -142,8 +142,9 @@ def test_minimum_length_beyond_the_response_is_refused():
 
 @pytest.mark.parametrize("model", ["policy", "reward"])
 def test_sizes_of_a_transformer_must_fit_each_other(model):
+    wide = changed(Config(), f"model.{model}.channels", 128)
     with pytest.raises(ValueError, match=f"model.{model}: 128 channels cannot be divided among 3 heads"):
-        check(changed(Config(), f"model.{model}.heads", 3))
+        check(changed(wide, f"model.{model}.heads", 3))
     with pytest.raises(ValueError, match=f"model.{model}: .* at least 1"):
         check(changed(Config(), f"model.{model}.layers", 0))
 
