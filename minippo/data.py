@@ -188,8 +188,15 @@ def make_tokenizer(name: str, texts: Sequence[str]) -> Tokenizer:
 
 
 def query_ids(tokenizer: Tokenizer, prompts: Sequence[str], query_length: int) -> list[list[int]]:
-    """Prompts as the policy reads them: at most the first `query_length` ids, cut between two characters."""
-    return [whole_characters(tokenizer, ids[:query_length]) for ids in tokenizer.encode_batch(prompts)]
+    """Prompts as the policy reads them: at most the first `query_length` ids, cut between two characters.
+
+    Raises ValueError where nothing is left of one, since a response has to follow something.
+    """
+    queries = [whole_characters(tokenizer, ids[:query_length]) for ids in tokenizer.encode_batch(prompts)]
+    for prompt, ids in zip(prompts, queries, strict=True):
+        if not ids:
+            raise ValueError(f"the prompt {prompt!r} has no whole character in its first {query_length} tokens")
+    return queries
 
 
 class PromptSource:

@@ -39,16 +39,24 @@ def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
 
 
-def language_model_loss(logits: Tensor, tokens: Tensor, mask: Tensor, num_tokens: Tensor | None = None) -> Tensor:
-    """Cross-entropy of each token given those before it, () in nats per token.
+def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What of `x` (B, T, ...) stands one place before each token that is to be predicted, (N, ...), and those, (N,).
 
-    logits (B, T, V), tokens (B, T), mask (B, T): True where a token is to be predicted. The first token of a row has
-    nothing before it and is never predicted. `num_tokens` is the divisor, by default the mask's own count.
+    mask (B, T): True where a token is to be predicted. The first token of a row has nothing before it and never is.
+    What is masked is left out before any softmax, whose gradient would turn a NaN times 0 into NaN.
     """
     predicted = mask[:, 1:]
-    # Masked logits are left out before the softmax, whose gradient would turn a NaN times 0 into NaN.
-    logits, targets = logits[:, :-1][predicted], tokens[:, 1:][predicted]  # (number of predicted tokens, V)
-    return F.cross_entropy(logits.float(), targets, reduction="sum") / _divisor(predicted, num_tokens)
+    return x[:, :-1][predicted], tokens[:, 1:][predicted]
+
+
+def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | None = None) -> Tensor:
+    """Cross-entropy of `targets` (N,) given the `logits` (N, V) before them, () in nats per token, in float32.
+
+    `num_tokens` is the divisor, by default N.
+    """
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / (
+        max(1, len(targets)) if num_tokens is None else num_tokens
+    )
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics

@@ -13,7 +13,6 @@ from minippo.checkpoint import PPOState
 from minippo.config import PPOConfig
 from minippo.data import pad
 from minippo.heads import ActorCritic
-from minippo.model import position_ids
 from minippo.sampling import generate
 from minippo.scoring import Scorer
 from minippo.tokenizer import Tokenizer
@@ -21,7 +20,8 @@ from minippo.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Responses:
-    """What B prompts were answered, before anyone has judged it. P query length, R response length, T = P + R."""
+    """What B prompts were answered, before anyone has judged it. P and R are the longest query's and the longest response's
+    length, T that of the longest of both together."""
 
     prompt_texts: list[str]
     response_texts: list[str]
@@ -29,9 +29,8 @@ class Responses:
     query_mask: Tensor  # (B, P)
     responses: Tensor  # (B, R)
     response_mask: Tensor  # (B, R), True through the first end-of-text
-    query_responses: Tensor  # (B, T)
-    attention_mask: Tensor  # (B, T)
-    positions: Tensor  # (B, T)
+    query_responses: Tensor  # (B, T), both without their pads, then pads: causal order alone keeps those out of sight
+    is_response: Tensor  # (B, T), True at the response's real tokens, as many as in response_mask
     has_eos: Tensor  # (B,)
 
 
@@ -83,20 +82,18 @@ def respond(
     )
     longest = int(response_mask.sum(dim=1).max())
     responses, response_mask = responses[:, :longest], response_mask[:, :longest]
-    query_responses = torch.cat([queries, responses], dim=1)
-    attention_mask = torch.cat([query_mask, response_mask], dim=1)
+    drawn = [row[mask].tolist() for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)]
+    joined, real = pad([q + r for q, r in zip(query_ids, drawn, strict=True)], tokenizer.pad_id, "right")
+    query_lengths = torch.tensor([len(ids) for ids in query_ids])
     return Responses(
         prompt_texts=[tokenizer.decode(ids) for ids in query_ids],
-        response_texts=[
-            tokenizer.decode(row[mask].tolist()) for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)
-        ],
+        response_texts=[tokenizer.decode(ids) for ids in drawn],
         queries=queries,
         query_mask=query_mask,
         responses=responses,
         response_mask=response_mask,
-        query_responses=query_responses,
-        attention_mask=attention_mask,
-        positions=position_ids(attention_mask, query_responses, seen=0),
+        query_responses=joined.to(device),
+        is_response=(real & (torch.arange(real.shape[1]) >= query_lengths.unsqueeze(1))).to(device),
         has_eos=((responses == tokenizer.eos_id) & response_mask).any(dim=1),
     )
 
@@ -109,16 +106,16 @@ def judge_tokens(
     The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, the end of text
     forbidden where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
     """
-    P, mask = batch.queries.shape[1], batch.response_mask[rows]
-    # The state before response token t is read at place P - 1 + t: the logits there chose it, the value precedes it.
-    hidden = policy.gpt.hidden(batch.query_responses[rows], batch.attention_mask[rows], batch.positions[rows])
-    hidden = hidden[:, P - 1 : -1][mask]  # (N, C): the N real tokens, since a head on pads is work for nothing
-    logits = policy.gpt.logits(hidden)  # (N, V)
+    tokens, mask = batch.query_responses[rows], batch.response_mask[rows]
+    # The state before a token chose it, and the value precedes it. Only the N real tokens of responses go on to the
+    # heads: a head on pads is work for nothing.
+    before, drawn = equations.predicted_tokens(policy.gpt.hidden(tokens), tokens, batch.is_response[rows])
+    logits = policy.gpt.logits(before)  # (N, V)
     if config.min_new_tokens > 0:
         too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
         logits = equations.forbid_token(logits, eos_id, too_early.expand_as(mask)[mask])
-    logprobs, entropies = equations.token_logprobs(logits, batch.responses[rows][mask], config.temperature)
-    results = logprobs, policy.values(hidden), entropies
+    logprobs, entropies = equations.token_logprobs(logits, drawn, config.temperature)
+    results = logprobs, policy.values(before), entropies
     return tuple(result.new_zeros(mask.shape).masked_scatter(mask, result) for result in results)  # type: ignore
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from minippo.cli import parse_options, wrong_input_exits
 from minippo.config import BackboneConfig, LanguageModelConfig
 from minippo.data import Demonstration, length_batches, load_corpus, make_tokenizer, pad, windows
-from minippo.equations import language_model_loss
+from minippo.equations import language_model_loss, predicted_tokens
 from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
@@ -41,6 +41,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             layers=config.layers,
             heads=config.heads,
             channels=config.channels,
+            activation=config.activation,
         )
     )
 
@@ -102,21 +103,20 @@ def train_language_model(
     return loss_held_out
 
 
-def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_logits: int = 2**21) -> Tensor:
+def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_tokens: int = 512) -> Tensor:
     """Loss, (), and its gradients in `gpt`, without the logits of the whole batch ever existing at once.
 
-    Those would be T x V numbers a row, most of the memory and of the time spent waiting for it. So the graph is cut at
-    the hidden states: some rows at a time go forward to their loss and back, and the trunk goes back once.
+    Those would be B x T x V numbers, most of the memory and of the time spent waiting for it. So the graph is cut at
+    the hidden states: some tokens at a time go forward to their loss and back, and the trunk goes back once.
     """
-    hidden = gpt.hidden(tokens)
-    states = hidden.detach().requires_grad_()  # (B, T, C)
+    before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
+    states = before.detach().requires_grad_()  # (N, C)
     num_tokens, loss = mask[:, 1:].sum(), torch.zeros((), device=tokens.device)
-    rows_at_a_time = max(1, chunk_logits // (tokens.shape[1] * gpt.config.vocab_size))
-    for rows in torch.arange(len(tokens), device=tokens.device).split(rows_at_a_time):
-        part = language_model_loss(gpt.logits(states[rows]), tokens[rows], mask[rows], num_tokens)
+    for states_part, targets_part in zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
+        part = language_model_loss(gpt.logits(states_part), targets_part, num_tokens)
         part.backward()
         loss += part.detach()
-    hidden.backward(states.grad)
+    before.backward(states.grad)
     return loss
 
 
@@ -129,7 +129,8 @@ def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_toke
     for batch in length_batches([len(piece) for piece in pieces], batch_tokens, torch.Generator()):
         tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
         num_tokens = int(mask[:, 1:].sum())
-        total += float(language_model_loss(gpt(tokens), tokens, mask)) * num_tokens
+        before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
+        total += float(language_model_loss(gpt.logits(before), targets)) * num_tokens
         count += num_tokens
     return total / max(1, count)
 

@@ -30,6 +30,11 @@ def some_mask(B, R, seed=0):
     return response_mask(lengths.tolist(), R)
 
 
+def language_model_loss(logits, tokens, mask, num_tokens=None):
+    """The loss as training puts it together: shift by one, leave out what is masked, cross-entropy."""
+    return equations.language_model_loss(*equations.predicted_tokens(logits, tokens, mask), num_tokens)
+
+
 # ---------------------------------------------------------------------------------------------- for all functions
 
 MASK = response_mask([5, 1, 3], 5)
@@ -37,7 +42,7 @@ TOKENS = torch.arange(15).view(3, 5) % 7
 
 # name -> function of float64 inputs (3, 5), the shapes of further inputs, and which of them the mask covers
 MASKED_FUNCTIONS = {
-    "language_model_loss": (lambda x: equations.language_model_loss(x, TOKENS, MASK), [(3, 5, 7)]),
+    "language_model_loss": (lambda x: language_model_loss(x, TOKENS, MASK), [(3, 5, 7)]),
     "masked_mean": (lambda x: equations.masked_mean(x, MASK), [(3, 5)]),
     "masked_mean_of_rows": (lambda x: equations.masked_mean(x, MASK, dim=1), [(3, 5)]),
     "masked_moments": (lambda x: equations.masked_moments(x, MASK), [(3, 5)]),
@@ -182,7 +187,7 @@ def test_language_model_loss_is_the_mean_surprise_of_the_tokens_asked_for():
         if mask[row, t]
     ]
     # The softmax is float32, whatever the logits.
-    loss = equations.language_model_loss(logits, tokens, mask)
+    loss = language_model_loss(logits, tokens, mask)
     assert loss.item() == pytest.approx(sum(surprises) / len(surprises), abs=1e-6)
 
 
@@ -191,15 +196,15 @@ def test_language_model_loss_never_predicts_the_first_token():
     everything = torch.ones(2, 4, dtype=torch.bool)
     all_but_first = everything.clone()
     all_but_first[:, 0] = False
-    with_first = equations.language_model_loss(logits, tokens, everything)
-    assert torch.equal(with_first, equations.language_model_loss(logits, tokens, all_but_first))
+    with_first = language_model_loss(logits, tokens, everything)
+    assert torch.equal(with_first, language_model_loss(logits, tokens, all_but_first))
 
 
 def test_language_model_loss_takes_its_softmax_in_float32():
     logits = (8 * normal(2, 4, 50)).bfloat16()
     tokens, mask = torch.arange(8).view(2, 4), torch.ones(2, 4, dtype=torch.bool)
-    loss = equations.language_model_loss(logits, tokens, mask)
-    expected = equations.language_model_loss(logits.double(), tokens, mask)
+    loss = language_model_loss(logits, tokens, mask)
+    expected = language_model_loss(logits.double(), tokens, mask)
     assert loss.dtype == torch.float32
     assert loss.item() == pytest.approx(expected.item(), rel=1e-6)
 
@@ -208,10 +213,9 @@ def test_language_model_loss_of_microbatches_adds_up_to_the_whole():
     logits, tokens, mask = normal(6, 5, 7), torch.arange(30).view(6, 5) % 7, some_mask(6, 5, seed=8)
     num_tokens = mask[:, 1:].sum()
     parts = [
-        equations.language_model_loss(logits[rows], tokens[rows], mask[rows], num_tokens)
-        for rows in torch.arange(6).split(2)
+        language_model_loss(logits[rows], tokens[rows], mask[rows], num_tokens) for rows in torch.arange(6).split(2)
     ]
-    torch.testing.assert_close(sum(parts), equations.language_model_loss(logits, tokens, mask), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(sum(parts), language_model_loss(logits, tokens, mask), rtol=1e-6, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics
@@ -247,7 +251,7 @@ def test_an_empty_mask_gives_zeros_and_not_nan():
         *(equations.masked_moments(x, nothing) + equations.masked_moments(x, nothing)),
         equations.whiten(x, nothing),
         equations.rescale(x, nothing),
-        equations.language_model_loss(normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), nothing),
+        language_model_loss(normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), nothing),
         *tensors_of(equations.policy_loss(x, x, x, nothing, clip_low=0.2, clip_high=0.2)),
         *tensors_of(equations.value_loss(x, x, x, nothing, clip=0.2)),
     ):

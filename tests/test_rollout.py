@@ -103,7 +103,8 @@ def test_responses_are_as_wide_as_the_longest_of_them(collect, ppo_config, make_
     longest = int(rollout.response_mask.sum(dim=1).max())
     assert longest < RESPONSE_LENGTH
     assert rollout.responses.shape == (24, longest)
-    assert rollout.query_responses.shape == (24, rollout.queries.shape[1] + longest)
+    both = rollout.query_mask.sum(dim=1) + rollout.response_mask.sum(dim=1)
+    assert rollout.query_responses.shape == rollout.is_response.shape == (24, int(both.max()))
 
 
 @pytest.mark.parametrize("mode", ["off", "replace", "subtract"])
@@ -184,13 +185,13 @@ def test_no_response_ends_before_the_minimum(collect, ppo_config, tokenizer):
     assert (rollout.responses[:, 4] == tokenizer.eos_id).any()
 
 
-def test_positions_count_real_tokens_only(collect, ppo_config, queries):
+def test_prompt_and_response_are_joined_without_their_pads(collect, ppo_config, queries):
     rollout = collect(ppo_config)
     for row, query in enumerate(queries):
-        length = len(query) + len(real_tokens(rollout, row))
-        assert rollout.positions[row][rollout.attention_mask[row]].tolist() == list(range(length))
-        joined = rollout.query_responses[row][rollout.attention_mask[row]].tolist()
-        assert joined == query + real_tokens(rollout, row)
+        whole = query + real_tokens(rollout, row)
+        assert rollout.query_responses[row, : len(whole)].tolist() == whole
+        expected = [len(query) <= place < len(whole) for place in range(rollout.query_responses.shape[1])]
+        assert rollout.is_response[row].tolist() == expected
 
 
 def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy, tokenizer):
