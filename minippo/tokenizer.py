@@ -42,8 +42,8 @@ class Tokenizer:
         return self.encoding.encode_ordinary(text)
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
-        """`encode` for many texts, in parallel threads."""
-        return self.encoding.encode_ordinary_batch(list(texts))
+        """`encode` of each text; on short ones the threads of tiktoken's own batches take three times as long."""
+        return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`. Special tokens have no text; what is not UTF-8 (a cut-off character) becomes U+FFFD."""
