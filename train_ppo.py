@@ -11,25 +11,41 @@ import torch
 from tqdm import tqdm
 
 from minippo.checkpoint import PPOState, checkpoints, load_actor_critic, load_reward_model, restore, save, save_model
-from minippo.cli import parse_options, wrong_input_exits
-from minippo.data import PromptSource, load_corpus, query_ids
+from minippo.checks import check_promises
+from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
+from minippo.config import Config
+from minippo.data import Corpus, RowSource, load_corpus, query_ids, windows
+from minippo.errors import BrokenRun
 from minippo.evaluate import Answer, answer, figures, final_evaluation, report, side_by_side, win_rate
 from minippo.heads import ActorCritic
+from minippo.language_model import policy_rows
 from minippo.metrics import Metrics
 from minippo.optim import CPUAdamW, decayed_groups
-from minippo.ppo import check_promises, ppo_update
+from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout, rollout_figures
 from minippo.run import Run, open_run, peak_memory_mb
-from minippo.scoring import RewardScorer
+from minippo.scoring import RewardScorer, Scorer
+from minippo.tokenizer import Tokenizer
 
 
-def make_state(run: Run, policy: ActorCritic, prompts: PromptSource) -> PPOState:
+def make_state(run: Run, policy: ActorCritic, prompts: RowSource, demonstrations: RowSource | None) -> PPOState:
     """The state of a run that has not begun."""
     config = run.config.ppo
     groups = decayed_groups(policy.parameters(), config.weight_decay)
-    optimizer = CPUAdamW(groups, config.lr, (0.9, config.adam_beta2), config.adam_eps)
+    optimizer = CPUAdamW(
+        groups, config.lr, (0.9, config.adam_beta2), config.adam_eps, tensorflow_eps=config.tensorflow_eps
+    )
     generator = torch.Generator().manual_seed(run.config.seed)
-    return PPOState(policy, optimizer, generator, prompts, config.kl_coef)
+    return PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations)
+
+
+def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer) -> RowSource | None:
+    """What the pretraining term draws from; None where its weight is 0."""
+    config = run.config
+    if config.ppo.ptx_coef == 0:
+        return None
+    rows = windows(policy_rows(corpus.demonstrations(), tokenizer), config.model.policy.context)
+    return RowSource(rows, config.ppo.ptx_batch_size, config.seed)
 
 
 def due(iteration: int, every: int, num_iterations: int) -> bool:
@@ -45,18 +61,26 @@ def main() -> None:
         if run.is_finished("ppo"):
             print(f"the policy is there already: {run.stage('ppo')}\n\n{report(run)}")
             return
+        run.tokenizers()[0].end_ids(run.config.ppo.stop_token)
         corpus = load_corpus(run.config)
+    with broken_run_exits():
+        train(run, corpus)
+    print(report(run))
+
+
+def train(run: Run, corpus: Corpus) -> None:
+    """Stage 3, from wherever it was left."""
     started = time.perf_counter()
     config, folder = run.config, run.begin("ppo")
     tokenizer, reward_tokenizer = run.tokenizers()
     torch.manual_seed(config.seed)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
-    policy = load_actor_critic(run.stage("sft") / "policy").to(run.device)
+    policy = load_actor_critic(run.stage("sft") / "policy", config.ppo.value_head).to(run.device)
     scorer = RewardScorer(load_reward_model(run.stage("rm")).to(run.device), reward_tokenizer)
     queries = query_ids(tokenizer, corpus.prompts("train"), config.data.query_length)
     held_out = query_ids(tokenizer, corpus.prompts("test")[: config.eval.prompts], config.data.query_length)
-    prompts = PromptSource(queries, config.ppo.rollout_batch_size, config.seed)
-    state = make_state(run, policy, prompts)
+    prompts = RowSource(queries, config.ppo.rollout_batch_size, config.seed)
+    state = make_state(run, policy, prompts, demonstration_source(run, corpus, tokenizer))
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")
@@ -71,29 +95,18 @@ def main() -> None:
     reference_answers = evaluate(reference)
     bar = tqdm(total=config.ppo.num_iterations, initial=state.iteration, desc="ppo", unit="iteration")
     while state.iteration < config.ppo.num_iterations:
-        clock = [time.perf_counter()]
-        rollout = collect_rollout(
-            state, reference, scorer, next(prompts), tokenizer, config.data.response_length, config.ppo
-        )
-        if state.iteration == 0:
-            check_promises(state, rollout, tokenizer.eos_id, config.ppo)
-        found = rollout_figures(rollout, state.kl_coef)  # before the update adapts the coefficient
-        clock.append(time.perf_counter())
-        found |= ppo_update(state, rollout, tokenizer.eos_id, config.ppo)
-        clock.append(time.perf_counter())
-        state.iteration += 1
+        try:
+            found, timing = iterate(state, reference, scorer, tokenizer, config)
+        except BrokenRun as error:
+            raise BrokenRun(
+                f"iteration {state.iteration + 1}: {error}. The last good checkpoint is {checkpoints(folder)[-1]}"
+            ) from error
         if due(state.iteration, config.eval.every, config.ppo.num_iterations):
             answers = evaluate(policy)
             found |= {f"eval/{key}": value for key, value in figures(answers, corpus.judge).items()}
             found["eval/win_rate"] = win_rate(answers, reference_answers, corpus.judge)
             samples = side_by_side(reference_answers, answers, config.eval.samples)
             metrics.samples(state.iteration, samples)
-        timing = {
-            "seconds/rollout": clock[1] - clock[0],
-            "seconds/update": clock[2] - clock[1],
-            "tokens_per_second": int(rollout.response_mask.sum()) / (clock[2] - clock[0]),
-            "peak_memory_mb": peak_memory_mb(),
-        }
         metrics.log(state.iteration, found, timing)
         bar.update()
         bar.set_postfix(score=f"{found['objective/scores']:.2f}", kl=f"{found['objective/kl']:.1f}")
@@ -105,7 +118,32 @@ def main() -> None:
     found = final_evaluation(run, policy, reference, scorer, tokenizer)
     run.add_to_summary("ppo", time.perf_counter() - started, **found)
     run.finish("ppo")
-    print(report(run))
+
+
+def iterate(
+    state: PPOState, reference: ActorCritic, scorer: Scorer, tokenizer: Tokenizer, config: Config
+) -> tuple[dict[str, float], dict[str, float]]:
+    """One rollout and the updates from it. Returns what the seed determines, and what it took."""
+    clock = [time.perf_counter()]
+    rollout = collect_rollout(
+        state, reference, scorer, next(state.prompts), tokenizer, config.data.response_length, config.ppo
+    )
+    clock.append(time.perf_counter())
+    if state.iteration == 0:
+        check_promises(state, rollout, scorer, tokenizer, config.ppo)
+    found = rollout_figures(rollout, state.kl_coef)  # before the update adapts the coefficient
+    clock.append(time.perf_counter())
+    found |= ppo_update(state, rollout, tokenizer.end_ids(config.ppo.stop_token), config.ppo)
+    clock.append(time.perf_counter())
+    state.iteration += 1
+    timing = {
+        "seconds/rollout": clock[1] - clock[0],
+        "seconds/checks": clock[2] - clock[1],
+        "seconds/update": clock[3] - clock[2],
+        "tokens_per_second": int(rollout.response_mask.sum()) / (clock[3] - clock[0]),
+        "peak_memory_mb": peak_memory_mb(),
+    }
+    return found, timing
 
 
 if __name__ == "__main__":

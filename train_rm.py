@@ -13,12 +13,13 @@ from torch import Tensor
 from tqdm import tqdm
 
 from minippo.checkpoint import load_actor_critic, save_model
-from minippo.cli import parse_options, wrong_input_exits
+from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.data import Comparison, Corpus, Judge, load_corpus, pad, query_ids
-from minippo.equations import ranking_loss
+from minippo.equations import calibration, calibration_error, ranking_loss
+from minippo.errors import stop_unless_finite
 from minippo.heads import RewardModel
 from minippo.metrics import Metrics
-from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.rollout import respond
 from minippo.run import Run, open_run
 from minippo.scoring import RewardScorer, score_tokens
@@ -53,11 +54,16 @@ def pairs_won(scores: Sequence[Sequence[float]]) -> float:
     return sum(won) / len(won)
 
 
-def accuracy(model: RewardModel, rows: Rows, pad_id: int) -> float:
-    """Held-out accuracy over all pairs."""
+def scores_of(model: RewardModel, rows: Rows, pad_id: int) -> list[list[float]]:
+    """The scores of held-out comparisons, of each completion."""
     model.eval()
     scores = iter(score_tokens(model, [ids for row in rows for ids in row], pad_id).tolist())
-    return pairs_won([[next(scores) for _ in row] for row in rows])
+    return [[next(scores) for _ in row] for row in rows]
+
+
+def score_differences(scores: Sequence[Sequence[float]]) -> Tensor:
+    """Better minus worse, of every pair."""
+    return torch.tensor([row[i] - row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))])
 
 
 def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
@@ -92,7 +98,7 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
                 break
             started = time.perf_counter()
             model.train()
-            set_lr(optimizer, config.lr * linear_schedule(step, num_steps, warmup=config.warmup))
+            set_lr(optimizer, config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup))
             optimizer.zero_grad(set_to_none=True)
             scores = score_batch(
                 model, [rows[index] for index in batch], tokenizer.eos_id, config.token_dropout, generator
@@ -100,6 +106,7 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            stop_unless_finite(f"reward model: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             step += 1
             bar.update()
@@ -109,7 +116,7 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
                 "rm/grad_norm": grad_norm.item(),
             }
             if step % config.eval_every == 0 or step == num_steps:
-                found["eval/accuracy"] = accuracy(model, held_out, tokenizer.pad_id)
+                found["eval/accuracy"] = pairs_won(scores_of(model, held_out, tokenizer.pad_id))
                 bar.set_postfix(loss=f"{found['loss/rm']:.3f}", held_out=f"{found['eval/accuracy']:.3f}")
             metrics.log(step, found, {"seconds": time.perf_counter() - started})
     bar.close()
@@ -147,8 +154,7 @@ def normalise_on_reference(model: RewardModel, corpus: Corpus, run: Run) -> None
             policy_tokenizer,
             max_new_tokens=config.data.response_length,
             generator=generator,
-            temperature=config.ppo.temperature,
-            min_new_tokens=config.ppo.min_new_tokens,
+            config=config.ppo,
         )
         scores.append(scorer(batch.prompt_texts, batch.response_texts))
     model.normalise(torch.cat(scores))
@@ -163,16 +169,28 @@ def main() -> None:
             print(f"the reward model is there already: {run.stage('rm')}")
             return
         corpus = load_corpus(run.config)
+    with broken_run_exits():
+        train_reward_model(run, corpus)
+
+
+def train_reward_model(run: Run, corpus: Corpus) -> None:
+    """Stage 2."""
     started = time.perf_counter()
     folder = run.begin("rm")
     _, tokenizer = run.tokenizers()
     model = make_reward_model(run)
     held_out = corpus.comparisons("test")[: run.config.rm.eval_comparisons]
     held_out_rows = tokenise(held_out, tokenizer, model.gpt.config.context)
+    if run.config.rm.normalise_before:
+        normalise_on_reference(model, corpus, run)
     train(model, corpus, held_out_rows, tokenizer, run)
+    scores = scores_of(model, held_out_rows, tokenizer.pad_id)
+    bins = calibration(score_differences(scores))  # of the scores that the loss has shaped, before they are scaled
     normalise_on_reference(model, corpus, run)
     found = {
-        "rm_accuracy": accuracy(model, held_out_rows, tokenizer.pad_id),
+        "rm_accuracy": pairs_won(scores),
+        "rm_calibration": [b._asdict() for b in bins],
+        "rm_calibration_error": calibration_error(bins),
         "rm_accuracy_limit": accuracy_limit(held_out, corpus.judge) if corpus.judge else None,
     }
     save_model(model, folder)
@@ -180,7 +198,7 @@ def main() -> None:
     run.finish("rm")
     limit = found["rm_accuracy_limit"]
     best = f", best possible {limit:.3f}" if limit is not None else ""
-    print(f"held-out accuracy {found['rm_accuracy']:.3f}{best}")
+    print(f"held-out accuracy {found['rm_accuracy']:.3f}{best}; calibration error {found['rm_calibration_error']:.3f}")
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import nn
 
-from minippo.data import PromptSource
+from minippo.data import RowSource
 from minippo.heads import ActorCritic, RewardModel
 from minippo.optim import CPUAdamW
 from minippo.weights import load_pretrained, save_pretrained
@@ -32,10 +31,12 @@ class PPOState:
     optimizer: CPUAdamW
     generator: torch.Generator
     """Draws the responses and the order of the minibatches."""
-    prompts: PromptSource
+    prompts: RowSource
     kl_coef: float
     iteration: int = 0
     """Iterations done."""
+    demonstrations: RowSource | None = None
+    """What the pretraining term is taken from, where there is one."""
 
 
 def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
@@ -45,9 +46,12 @@ def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
     save_file({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
 
 
-def load_actor_critic(folder: Path) -> ActorCritic:
-    """A policy and its critic; from a folder without heads, a critic that starts at 0."""
-    return _with_heads(ActorCritic(load_pretrained(folder)), folder)
+def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
+    """A policy and its critic; from a folder without heads, a critic of the kind `value_head` that starts at 0."""
+    heads = folder / "heads.safetensors"
+    if heads.is_file():
+        value_head = "mlp" if "value_head.2.weight" in load_file(heads) else "linear"
+    return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
 
 
 def load_reward_model(folder: Path) -> RewardModel:
@@ -81,6 +85,7 @@ def save(state: PPOState, folder: Path) -> Path:
         "iteration": state.iteration,
         "kl_coef": state.kl_coef,
         "prompts_drawn": state.prompts.drawn,
+        "demonstrations_drawn": state.demonstrations.drawn if state.demonstrations else 0,
         "optimizer_steps": steps,
         "param_groups": optimizer["param_groups"],
     }
@@ -101,7 +106,8 @@ def restore(state: PPOState, place: Path) -> None:
     """Bring `state` to where `save` found it: weights, moments, random draws, place in the data, coefficient."""
     tensors = load_file(place / "state.safetensors")
     rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    _copy_parameters(load_actor_critic(place / "policy"), state.policy)
+    state.policy.gpt.load_state_dict(load_pretrained(place / "policy").state_dict())
+    _with_heads(state.policy, place / "policy")
     moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
@@ -110,10 +116,6 @@ def restore(state: PPOState, place: Path) -> None:
     state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
     state.generator.set_state(tensors["generator"])
     state.prompts.drawn = rest["prompts_drawn"]
+    if state.demonstrations:
+        state.demonstrations.drawn = rest["demonstrations_drawn"]
     state.kl_coef, state.iteration = rest["kl_coef"], rest["iteration"]
-
-
-def _copy_parameters(source: nn.Module, target: nn.Module) -> None:
-    with torch.no_grad():
-        for ours, theirs in zip(target.parameters(), source.parameters(), strict=True):
-            ours.copy_(theirs)

@@ -16,6 +16,7 @@ import tyro
 import yaml
 
 from minippo.config import Config, check
+from minippo.errors import BrokenRun
 
 PRESETS = Path(__file__).parent / "configs"
 T = TypeVar("T")
@@ -69,6 +70,16 @@ def wrong_input_exits() -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def broken_run_exits() -> Iterator[None]:
+    """Turn a BrokenRun into its sentence and exit status 1."""
+    try:
+        yield
+    except BrokenRun as error:
+        print(f"error: {error}", file=sys.stderr)
+        raise SystemExit(1) from None
 
 
 def _config_argument(arguments: Sequence[str]) -> str:

@@ -71,6 +71,8 @@ class LanguageModelConfig:
     """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up: to 0, or as it is."""
     weight_decay: float = 0.01
     """Decay of the matrices."""
     max_grad_norm: float = 1.0
@@ -99,6 +101,8 @@ class RMConfig:
     """Peak learning rate."""
     warmup: float = 0.05
     """Share of the steps over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up: to 0, or as it is."""
     weight_decay: float = 0.01
     """Decay of the matrices."""
     max_grad_norm: float = 1.0
@@ -117,6 +121,8 @@ class RMConfig:
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
+    normalise_before: bool = False
+    """Give the untrained scores mean 0 and variance 1 too, before training (Ziegler et al. 2019)."""
 
 
 @dataclass(frozen=True)
@@ -134,13 +140,19 @@ class PPOConfig:
     microbatch_size: int = 32
     """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
     lr: float = 4e-4
-    """Learning rate of the first iteration; it falls linearly to 0."""
+    """Peak learning rate."""
+    warmup: float = 0.0
+    """Share of the iterations over which the learning rate rises."""
+    schedule: Literal["linear", "cosine", "constant"] = "linear"
+    """How the learning rate goes on after the warm-up: to 0, or as it is."""
     weight_decay: float = 0.0
     """Decay of the matrices."""
     adam_beta2: float = 0.999
     """Decay rate of the second moment."""
     adam_eps: float = 1e-5
     """Added to the root of the second moment (Huang et al. 2024 use 1e-5)."""
+    tensorflow_eps: bool = False
+    """Add it before the bias correction, as the first results of RLHF did."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
     kl_coef: float = 0.06
@@ -167,10 +179,22 @@ class PPOConfig:
     """Weight of the value loss."""
     entropy_coef: float = 0.0
     """Weight of the entropy bonus."""
+    value_head: Literal["linear", "mlp"] = "linear"
+    """What reads values off the trunk: one layer, or two with a GELU between. Either starts at 0."""
+    max_approx_kl: float | None = None
+    """End an iteration's epochs, without the step, at a minibatch whose approximate KL exceeds this; None: never."""
+    max_ratio: float | None = None
+    """Skip the step of a minibatch whose mean ratio exceeds this; None: never."""
+    ptx_coef: float = 0.0
+    """Weight of the language-model loss on demonstrations in every step (PPO-ptx, Ouyang et al. 2022 eq. 2)."""
+    ptx_batch_size: int = 32
+    """Demonstrations in that loss."""
     temperature: float = 1.0
     """Sampling temperature, of policy and reference alike."""
     min_new_tokens: int = 0
-    """No end of text within the first so many tokens."""
+    """No end within the first so many tokens."""
+    stop_token: str = ""
+    """A response is cut after this token of the policy's (its text, say "."); empty: at the end of text only."""
     missing_eos: Literal["off", "replace", "subtract"] = "off"
     """What becomes of the score of a response that does not end within its length."""
     missing_eos_score: float = -1.0
@@ -233,6 +257,7 @@ def check(config: Config) -> None:
         ("ppo.microbatch-size", ppo.microbatch_size, 1),
         ("ppo.min-new-tokens", ppo.min_new_tokens, 0),
         ("ppo.save-every", ppo.save_every, 1),
+        ("ppo.ptx-batch-size", ppo.ptx_batch_size, 1),
         ("eval.every", config.eval.every, 1),
         ("eval.prompts", config.eval.prompts, 1),
         ("eval.final-prompts", config.eval.final_prompts, 1),
@@ -264,6 +289,8 @@ def check(config: Config) -> None:
         ("ppo.clip-high", ppo.clip_high, 0, None),
         ("ppo.value-coef", ppo.value_coef, 0, None),
         ("ppo.entropy-coef", ppo.entropy_coef, 0, None),
+        ("ppo.ptx-coef", ppo.ptx_coef, 0, None),
+        ("ppo.warmup", ppo.warmup, 0, 1),
         ("ppo.adam-beta2", ppo.adam_beta2, 0, 0.999999),
     ):
         if not number >= low or (high is not None and number > high):
@@ -273,6 +300,8 @@ def check(config: Config) -> None:
         ("ppo.kl-horizon", ppo.kl_horizon),
         ("ppo.value-clip", ppo.value_clip),
         ("ppo.score-clip", ppo.score_clip),
+        ("ppo.max-approx-kl", ppo.max_approx_kl),
+        ("ppo.max-ratio", ppo.max_ratio),
         ("ppo.temperature", ppo.temperature),
         ("ppo.max-grad-norm", ppo.max_grad_norm),
         ("rm.max-grad-norm", config.rm.max_grad_norm),

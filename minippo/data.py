@@ -199,23 +199,24 @@ def query_ids(tokenizer: Tokenizer, prompts: Sequence[str], query_length: int) -
     return queries
 
 
-class PromptSource:
-    """Endless batches of prompts, each epoch shuffled anew. Its place is one number, `drawn`."""
+class RowSource:
+    """Endless batches of rows of ids (prompts, demonstrations), each epoch shuffled anew. Its place is one number,
+    `drawn`."""
 
-    def __init__(self, queries: Sequence[list[int]], batch_size: int, seed: int, drawn: int = 0) -> None:
-        if not queries:
-            raise ValueError("there are no prompts")
-        self.queries, self.batch_size, self.seed, self.drawn = queries, batch_size, seed, drawn
+    def __init__(self, rows: Sequence[list[int]], batch_size: int, seed: int, drawn: int = 0) -> None:
+        if not rows:
+            raise ValueError("there are no rows to draw from")
+        self.rows, self.batch_size, self.seed, self.drawn = rows, batch_size, seed, drawn
         self._epoch, self._order = -1, [0]
 
     def __next__(self) -> list[list[int]]:
         batch = []
         for _ in range(self.batch_size):
-            epoch, place = divmod(self.drawn, len(self.queries))
+            epoch, place = divmod(self.drawn, len(self.rows))
             if epoch != self._epoch:
                 generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                self._epoch, self._order = epoch, torch.randperm(len(self.queries), generator=generator).tolist()
-            batch.append(self.queries[self._order[place]])
+                self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator).tolist()
+            batch.append(self.rows[self._order[place]])
             self.drawn += 1
         return batch
 

@@ -7,6 +7,7 @@ by `torch.where`, never by multiplication). Where a result has a value at masked
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -37,6 +38,40 @@ def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0
     """
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
+
+
+class ConfidenceBin(NamedTuple):
+    """Pairs of which a reward model is about equally sure."""
+
+    confidence: float
+    """Mean probability that it gives to the completion it prefers."""
+    accuracy: float
+    """How often that one is the better one."""
+    count: int
+
+
+def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
+    """Accuracy by confidence, of the score differences (N,) better minus worse; bins of equal width from 0.5 to 1.
+
+    By Bradley-Terry the model's confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
+    any normalisation. Where confidence and accuracy agree, a difference of scores means what the labels meant. Empty
+    bins are left out. Guo et al. 2017 (1706.04599) section 2; Stiennon et al. 2020 look at it so.
+    """
+    confidence, right = torch.sigmoid(differences.abs()), (differences > 0).float()
+    place = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
+    chosen = [place == index for index in range(num_bins)]
+    return [
+        ConfidenceBin(float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum()))
+        for rows in chosen
+        if rows.any()
+    ]
+
+
+def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
+    """Mean distance of accuracy from confidence, weighted by the pairs (expected calibration error, Guo et al. 2017
+    eq. 3)."""
+    total = sum(b.count for b in bins)
+    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)
 
 
 def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
@@ -118,13 +153,14 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 # ---------------------------------------------------------------------------------------------- log-probabilities
 
 
-def forbid_token(logits: Tensor, token: int, forbidden: Tensor) -> Tensor:
-    """`logits` (..., V) in which `token` has no chance where `forbidden` (...) is True.
+def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
+    """`logits` (..., V) in which `tokens` have no chance where `forbidden` (...) is True.
 
     -1e9 rather than -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0, where 0 * -inf is NaN.
     """
-    is_token = torch.arange(logits.shape[-1], device=logits.device) == token
-    return torch.where(forbidden.unsqueeze(-1) & is_token, -1e9, logits)
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))
+    return torch.where(forbidden.unsqueeze(-1) & is_one, -1e9, logits)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -61,11 +61,11 @@ def answer(
             tokenizer,
             max_new_tokens=response_length,
             generator=generator,
-            temperature=config.temperature,
-            min_new_tokens=config.min_new_tokens,
+            config=config,
         )
-        logprobs, _ = logprobs_and_values(policy, batch, tokenizer.eos_id, config)
-        ref_logprobs, _ = logprobs_and_values(reference, batch, tokenizer.eos_id, config)
+        end_ids = tokenizer.end_ids(config.stop_token)
+        logprobs, _ = logprobs_and_values(policy, batch, end_ids, config)
+        ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
         columns = (
             batch.prompt_texts,
             batch.response_texts,

@@ -12,15 +12,18 @@ from minippo.model import GPT, KVCache
 class ActorCritic(nn.Module):
     """Policy and critic on one trunk: a language-model head and a value head read the same hidden states.
 
-    The value head starts at zero, so that the first values are 0 and the first advantages are the rewards-to-go.
+    The value head is a "linear" layer, or an "mlp" of two with a GELU between. Its last layer starts at zero, so that
+    the first values are 0 and the first advantages are the rewards-to-go.
     """
 
-    def __init__(self, gpt: GPT) -> None:
+    def __init__(self, gpt: GPT, value_head: str = "linear") -> None:
         super().__init__()
         self.gpt = gpt
-        self.value_head = nn.Linear(gpt.config.channels, 1)
-        nn.init.zeros_(self.value_head.weight)
-        nn.init.zeros_(self.value_head.bias)
+        C = gpt.config.channels
+        last = nn.Linear(C, 1)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+        self.value_head = last if value_head == "linear" else nn.Sequential(nn.Linear(C, C), nn.GELU(), last)
 
     def forward(
         self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None

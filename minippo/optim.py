@@ -17,7 +17,12 @@ class CPUAdamW(torch.optim.Optimizer):
     Both moments are float32 on the CPU, whatever the parameters' device and dtype; a parameter that is not float32
     itself gets a float32 master copy there too, since 5e-5 added to a bfloat16 0.02 changes nothing. A step moves the
     gradients to the CPU, updates there, and moves the weights back: 12 bytes a parameter that a 12 GB card need not
-    hold. Epsilon is added outside the bias correction of the second moment, as in `torch.optim.AdamW`.
+    hold.
+
+    Epsilon is added after the bias correction of the second moment, as in `torch.optim.AdamW` and Kingma & Ba 2015.
+    With `tensorflow_eps` it is added before, as TensorFlow 1 did when the first results of RLHF were made: that amounts
+    to an epsilon of eps / sqrt(1 - beta2^t), 32 times as large at the first step with beta2 = 0.999, so that small
+    gradients make smaller first steps.
     """
 
     def __init__(
@@ -27,12 +32,14 @@ class CPUAdamW(torch.optim.Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.0,
+        tensorflow_eps: bool = False,
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
                 f"need lr, eps, weight_decay >= 0, 0 <= betas < 1: {lr=}, {betas=}, {eps=}, {weight_decay=}"
             )
         super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
+        self.tensorflow_eps = tensorflow_eps
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -66,7 +73,8 @@ class CPUAdamW(torch.optim.Optimizer):
         second = state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         first_correction = 1 - beta1 ** state["step"]
         second_correction = math.sqrt(1 - beta2 ** state["step"])
-        denominator = second.sqrt().div_(second_correction).add_(group["eps"])
+        eps = group["eps"] / second_correction if self.tensorflow_eps else group["eps"]
+        denominator = second.sqrt().div_(second_correction).add_(eps)
         weight.addcdiv_(first, denominator, value=-group["lr"] / first_correction)
         if not on_cpu:
             parameter.copy_(weight)
@@ -91,12 +99,18 @@ class CPUAdamW(torch.optim.Optimizer):
                 self.state[parameter] = {k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}
 
 
-def linear_schedule(step: int, num_steps: int, *, warmup: float = 0.0) -> float:
-    """Share of the learning rate at `step` (from 0): up over the first `warmup` share of the steps, down to 0 at the
-    end, linearly. The first step is not 0, nor is the last."""
+def lr_share(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0) -> float:
+    """Share of the learning rate at `step` (from 0): up linearly over the first `warmup` share of the steps, then
+    "linear"ly or as a "cosine" (Loshchilov & Hutter 2017, eq. 5) down to 0, or "constant". No step's share is 0."""
     rising = (step + 1) / max(1.0, warmup * num_steps)
-    falling = (num_steps - step) / max(1.0, num_steps - warmup * num_steps)
-    return min(1.0, rising, falling)
+    left = min(1.0, (num_steps - step) / max(1.0, num_steps - warmup * num_steps))  # share of the way down to go
+    if schedule == "linear":
+        return min(1.0, rising, left)
+    if schedule == "cosine":
+        return min(rising, 0.5 * (1 - math.cos(math.pi * left)))
+    if schedule == "constant":
+        return min(1.0, rising)
+    raise ValueError(f"a learning-rate schedule is linear, cosine or constant, not {schedule!r}")
 
 
 def decayed_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -10,22 +11,25 @@ from torch import Tensor
 from minippo import equations
 from minippo.checkpoint import PPOState
 from minippo.config import PPOConfig
-from minippo.optim import linear_schedule, set_lr
+from minippo.data import pad
+from minippo.errors import stop_unless_finite
+from minippo.language_model import backward_in_chunks
+from minippo.optim import lr_share, set_lr
 from minippo.rollout import Rollout, judge_tokens
 
 
-def ppo_update(state: PPOState, rollout: Rollout, eos_id: int, config: PPOConfig) -> dict[str, float]:
-    """Improve `state.policy` on the rollout, and adapt the KL coefficient. Returns means over the minibatches."""
+def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
+    """Improve `state.policy` on the rollout, and adapt the KL coefficient. Returns means over the minibatches seen."""
     B = len(rollout.queries)
-    rows_in_minibatch = B // config.num_minibatches
-    lr = config.lr * linear_schedule(state.iteration, config.num_iterations)
+    lr = config.lr * lr_share(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
-    sums: defaultdict[str, float] = defaultdict(float)
-    for _ in range(config.num_epochs):
-        order = torch.randperm(B, generator=state.generator).to(rollout.queries.device)
-        for rows in order.split(rows_in_minibatch):
-            for name, value in update_on_minibatch(state, rollout.select(rows), eos_id, config).items():
-                sums[name] += value
+    orders = [torch.randperm(B, generator=state.generator) for _ in range(config.num_epochs)]
+    minibatches = [rows for order in orders for rows in order.split(B // config.num_minibatches)]
+    found: list[dict[str, float]] = []
+    for rows in minibatches:
+        found.append(update_on_minibatch(state, rollout.select(rows.to(rollout.queries.device)), end_ids, config))
+        if exceeds(found[-1]["policy/approxkl"], config.max_approx_kl):
+            break
     if config.kl_target is not None:
         state.kl_coef = equations.adaptive_kl_coef(
             state.kl_coef,
@@ -34,33 +38,61 @@ def ppo_update(state: PPOState, rollout: Rollout, eos_id: int, config: PPOConfig
             horizon=config.kl_horizon,
             batch_size=B,
         )
-    num_steps = config.num_epochs * config.num_minibatches
-    return {name: value / num_steps for name, value in sums.items()} | {"lr": lr}
+    steps = [figures["policy/grad_norm"] for figures in found if "policy/grad_norm" in figures]
+    means = {name: sum(figures[name] for figures in found) / len(found) for name in found[0] if name in found[-1]}
+    return means | {"policy/grad_norm": sum(steps) / max(1, len(steps)), "policy/steps": len(steps), "lr": lr}
 
 
-def update_on_minibatch(state: PPOState, batch: Rollout, eos_id: int, config: PPOConfig) -> dict[str, float]:
-    """One optimizer step. The losses divide by the minibatch's tokens, so microbatches only add up to it."""
-    parameters = list(state.policy.parameters())
+def exceeds(value: float, limit: float | None) -> bool:
+    """Whether there is a limit and `value` is beyond it."""
+    return limit is not None and value > limit
+
+
+def update_on_minibatch(state: PPOState, batch: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
+    """One optimizer step; its figures have a gradient norm where it was taken.
+
+    A step beyond `max_approx_kl` or `max_ratio` is not taken at all: with the loss at 0 instead, momentum and weight
+    decay would still move the weights.
+    """
     state.optimizer.zero_grad(set_to_none=True)
-    figures = accumulate_gradient(state, batch, eos_id, config)
-    grad_norm = torch.nn.utils.clip_grad_norm_(parameters, config.max_grad_norm)
+    figures = accumulate_gradient(state, batch, end_ids, config)
+    if exceeds(figures["policy/approxkl"], config.max_approx_kl) or exceeds(figures["val/ratio"], config.max_ratio):
+        return figures
+    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
+    stop_unless_finite("update", gradient_norm=grad_norm)
     state.optimizer.step()
-    return figures | {"policy/grad_norm": grad_norm.item()}
+    return figures | {"policy/grad_norm": grad_norm}
 
 
-def accumulate_gradient(state: PPOState, batch: Rollout, eos_id: int, config: PPOConfig) -> dict[str, float]:
-    """Backward passes over the microbatches of a minibatch; their gradients add up to that of the whole."""
+def accumulate_gradient(state: PPOState, batch: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
+    """Backward passes over the microbatches of a minibatch; their gradients add up to that of the whole.
+
+    The losses divide by the minibatch's tokens, so microbatches only add up to it. Returns the minibatch's figures.
+    """
     num_tokens = batch.response_mask.sum()
     advantages = batch.advantages
     if config.whiten_advantages:
         advantages = equations.whiten(advantages, batch.response_mask)
     sums: defaultdict[str, float] = defaultdict(float)
     for rows in torch.arange(len(advantages), device=advantages.device).split(config.microbatch_size):
-        loss, figures = microbatch_loss(state, batch, rows, advantages[rows], num_tokens, eos_id, config)
+        loss, figures = microbatch_loss(state, batch, rows, advantages[rows], num_tokens, end_ids, config)
         loss.backward()
         for name, value in figures.items():
             sums[name] += float(value)
+    if state.demonstrations is not None:
+        sums["loss/ptx"] = accumulate_pretraining_gradient(state, config)
+    stop_unless_finite("update", **{name.replace("/", " "): value for name, value in sums.items()})
     return dict(sums)
+
+
+def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float:
+    """Add the gradient of ptx_coef * the language-model loss on some demonstrations; returns that loss, nats per token.
+
+    Ouyang et al. 2022 (2203.02155) eq. 2: the policy is held to what it was pretrained on.
+    """
+    tokens, mask = pad(next(state.demonstrations), 0, "right")
+    device = state.policy.gpt.token_embedding.weight.device
+    return backward_in_chunks(state.policy.gpt, tokens.to(device), mask.to(device), weight=config.ptx_coef).item()
 
 
 def microbatch_loss(
@@ -69,12 +101,12 @@ def microbatch_loss(
     rows: Tensor,
     advantages: Tensor,
     num_tokens: Tensor,
-    eos_id: int,
+    end_ids: Sequence[int],
     config: PPOConfig,
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Policy loss + value_coef * value loss - entropy_coef * entropy, as this microbatch's share of the minibatch's."""
     mask = batch.response_mask[rows]
-    logprobs, values, entropies = judge_tokens(state.policy, batch, rows, eos_id, config)
+    logprobs, values, entropies = judge_tokens(state.policy, batch, rows, end_ids, config)
     policy_loss, policy_figures = equations.policy_loss(
         logprobs,
         batch.logprobs[rows],
@@ -102,20 +134,3 @@ def microbatch_loss(
         "val/td_error": value_figures["error"],
     }
     return loss, {name: value.detach() for name, value in figures.items()}
-
-
-def check_promises(state: PPOState, rollout: Rollout, eos_id: int, config: PPOConfig) -> None:
-    """Raise RuntimeError unless, before the first step, every ratio is 1 and the KL to the reference is 0.
-
-    Both to 1e-5 in float32. What breaks it: dropout left on, a temperature applied in one place only, positions that
-    count pads, a reference that is not the policy's start.
-    """
-    rows = torch.arange(min(config.microbatch_size, len(rollout.queries)), device=rollout.queries.device)
-    with torch.no_grad():
-        logprobs, _, _ = judge_tokens(state.policy, rollout, rows, eos_id, config)
-    off = float((logprobs - rollout.logprobs[rows]).abs().max())
-    if not off <= 1e-5:
-        raise RuntimeError(f"before the first step every ratio should be 1, but a log-ratio is {off:.2g}")
-    kl = float(rollout.kl.abs().max())
-    if state.iteration == 0 and not kl <= 1e-5:
-        raise RuntimeError(f"before the first step the policy is the reference, but a token's KL is {kl:.2g}")

@@ -12,6 +12,7 @@ from minippo import equations
 from minippo.checkpoint import PPOState
 from minippo.config import PPOConfig
 from minippo.data import pad
+from minippo.errors import stop_unless_finite
 from minippo.heads import ActorCritic
 from minippo.sampling import generate
 from minippo.scoring import Scorer
@@ -20,8 +21,10 @@ from minippo.tokenizer import Tokenizer
 
 @dataclass(frozen=True)
 class Responses:
-    """What B prompts were answered, before anyone has judged it. P and R are the longest query's and the longest response's
-    length, T that of the longest of both together."""
+    """What B prompts were answered, before anyone has judged it.
+
+    P and R are the lengths of the longest query and of the longest response, T of the longest of both together.
+    """
 
     prompt_texts: list[str]
     response_texts: list[str]
@@ -31,7 +34,7 @@ class Responses:
     response_mask: Tensor  # (B, R), True through the first end-of-text
     query_responses: Tensor  # (B, T), both without their pads, then pads: causal order alone keeps those out of sight
     is_response: Tensor  # (B, T), True at the response's real tokens, as many as in response_mask
-    has_eos: Tensor  # (B,)
+    has_eos: Tensor  # (B,), whether it ended by itself: by end-of-text or the stop token
 
 
 @dataclass(frozen=True)
@@ -63,21 +66,22 @@ def respond(
     *,
     max_new_tokens: int,
     generator: torch.Generator,
-    temperature: float = 1.0,
-    min_new_tokens: int = 0,
+    config: PPOConfig,
 ) -> Responses:
     """Draw a response to each query from the policy's full distribution; R is the longest response's length."""
-    device = policy.value_head.weight.device
+    device = policy.gpt.token_embedding.weight.device
+    eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
     queries, query_mask = (tensor.to(device) for tensor in pad(query_ids, tokenizer.pad_id, "left"))
     responses, response_mask = generate(
         policy,
         queries,
         query_mask,
         max_new_tokens=max_new_tokens,
-        eos_id=tokenizer.eos_id,
+        eos_id=eos_id,
+        stop_ids=stop_ids,
         pad_id=tokenizer.pad_id,
-        temperature=temperature,
-        min_new_tokens=min_new_tokens,
+        temperature=config.temperature,
+        min_new_tokens=config.min_new_tokens,
         generator=generator,
     )
     longest = int(response_mask.sum(dim=1).max())
@@ -94,17 +98,17 @@ def respond(
         response_mask=response_mask,
         query_responses=joined.to(device),
         is_response=(real & (torch.arange(real.shape[1]) >= query_lengths.unsqueeze(1))).to(device),
-        has_eos=((responses == tokenizer.eos_id) & response_mask).any(dim=1),
+        has_eos=(torch.isin(responses, torch.tensor([eos_id, *stop_ids], device=device)) & response_mask).any(dim=1),
     )
 
 
 def judge_tokens(
-    policy: ActorCritic, batch: Responses, rows: slice | Tensor, eos_id: int, config: PPOConfig
+    policy: ActorCritic, batch: Responses, rows: slice | Tensor, end_ids: Sequence[int], config: PPOConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
 
-    The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, the end of text
-    forbidden where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
+    The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, an end forbidden
+    where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
     """
     tokens, mask = batch.query_responses[rows], batch.response_mask[rows]
     # The state before a token chose it, and the value precedes it. Only the N real tokens of responses go on to the
@@ -113,17 +117,19 @@ def judge_tokens(
     logits = policy.gpt.logits(before)  # (N, V)
     if config.min_new_tokens > 0:
         too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
-        logits = equations.forbid_token(logits, eos_id, too_early.expand_as(mask)[mask])
+        logits = equations.forbid_tokens(logits, end_ids, too_early.expand_as(mask)[mask])
     logprobs, entropies = equations.token_logprobs(logits, drawn, config.temperature)
     results = logprobs, policy.values(before), entropies
     return tuple(result.new_zeros(mask.shape).masked_scatter(mask, result) for result in results)  # type: ignore
 
 
 @torch.no_grad()
-def logprobs_and_values(policy: ActorCritic, batch: Responses, eos_id: int, config: PPOConfig) -> tuple[Tensor, Tensor]:
+def logprobs_and_values(
+    policy: ActorCritic, batch: Responses, end_ids: Sequence[int], config: PPOConfig
+) -> tuple[Tensor, Tensor]:
     """`judge_tokens` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
     parts = [
-        judge_tokens(policy, batch, slice(start, start + config.microbatch_size), eos_id, config)[:2]
+        judge_tokens(policy, batch, slice(start, start + config.microbatch_size), end_ids, config)[:2]
         for start in range(0, len(batch.queries), config.microbatch_size)
     ]
     logprobs, values = zip(*parts, strict=True)
@@ -147,12 +153,14 @@ def collect_rollout(
         tokenizer,
         max_new_tokens=response_length,
         generator=state.generator,
-        temperature=config.temperature,
-        min_new_tokens=config.min_new_tokens,
+        config=config,
     )
-    logprobs, values = logprobs_and_values(state.policy, batch, tokenizer.eos_id, config)
-    ref_logprobs, _ = logprobs_and_values(reference, batch, tokenizer.eos_id, config)
+    end_ids = tokenizer.end_ids(config.stop_token)
+    logprobs, values = logprobs_and_values(state.policy, batch, end_ids, config)
+    ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
     raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
+    for prompt, response, score in zip(batch.prompt_texts, batch.response_texts, raw_scores.tolist(), strict=True):
+        stop_unless_finite(f"the answer {response!r} to {prompt!r}", score=score)
     scores = equations.treat_missing_eos(
         raw_scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
     )
@@ -180,12 +188,16 @@ def collect_rollout(
 def rollout_figures(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """The curves of a rollout; means over sequences unless said otherwise. See docs/metrics.md."""
     mask, kl = rollout.response_mask, rollout.kl.sum(dim=1)
-    k3 = equations.kl_estimate(rollout.logprobs, rollout.ref_logprobs, "k3")
+    k2, k3 = (
+        torch.where(mask, equations.kl_estimate(rollout.logprobs, rollout.ref_logprobs, kind), 0).sum(dim=1).mean()
+        for kind in ("k2", "k3")
+    )
     figures = {
         "objective/scores": rollout.raw_scores.mean(),
         "objective/scores_std": rollout.raw_scores.std(correction=0),
         "objective/kl": kl.mean(),
-        "objective/kl_k3": torch.where(mask, k3, 0).sum(dim=1).mean(),
+        "objective/kl_k2": k2,
+        "objective/kl_k3": k3,
         "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean(),
         "objective/non_score_reward": (-kl_coef * kl).mean(),
         "objective/kl_coef": kl_coef,

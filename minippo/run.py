@@ -86,8 +86,10 @@ class Run:
         reward.save(folder / "reward.tiktoken")
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """The policy's and the reward model's."""
+        """The policy's and the reward model's; before the stages of the source are taken over, the source's."""
         folder = self.folder / "tokenizers"
+        if self.source is not None and not folder.is_dir():
+            folder = self.source / "tokenizers"
         return load_tokenizer(folder / "policy.tiktoken"), load_tokenizer(folder / "reward.tiktoken")
 
 

@@ -9,18 +9,18 @@ import time
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 from tqdm import tqdm
 
-from minippo.cli import parse_options, wrong_input_exits
+from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.config import BackboneConfig, LanguageModelConfig
 from minippo.data import Demonstration, length_batches, load_corpus, make_tokenizer, pad, windows
-from minippo.equations import language_model_loss, predicted_tokens
+from minippo.errors import stop_unless_finite
+from minippo.language_model import backward_in_chunks, held_out_loss, policy_rows, reward_rows
 from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
-from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.run import Run, open_run
-from minippo.tokenizer import Tokenizer, reward_tokens
+from minippo.tokenizer import Tokenizer
 from minippo.weights import load_pretrained, save_pretrained
 
 
@@ -44,19 +44,6 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             activation=config.activation,
         )
     )
-
-
-def policy_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
-    """Demonstrations as the policy will see them: prompt and completion encoded apart, then end-of-text."""
-    prompts = tokenizer.encode_batch([d.prompt for d in demonstrations])
-    completions = tokenizer.encode_batch([d.completion for d in demonstrations])
-    return [p + c + [tokenizer.eos_id] for p, c in zip(prompts, completions, strict=True)]
-
-
-def reward_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
-    """Demonstrations as the reward model will see them."""
-    prompts, completions = [d.prompt for d in demonstrations], [d.completion for d in demonstrations]
-    return reward_tokens(tokenizer, prompts, completions, max_length=10**9)
 
 
 def train_language_model(
@@ -83,11 +70,12 @@ def train_language_model(
                 break
             started = time.perf_counter()
             tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], tokenizer.pad_id, "right"))
-            lr = config.lr * linear_schedule(step, num_steps, warmup=config.warmup)
+            lr = config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
             loss = backward_in_chunks(gpt, tokens, mask)
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
+            stop_unless_finite(f"sft {name}: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             step += 1
             bar.update()
@@ -101,38 +89,6 @@ def train_language_model(
     metrics.log(num_steps, {"eval/loss": loss_held_out})
     metrics.close()
     return loss_held_out
-
-
-def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_tokens: int = 512) -> Tensor:
-    """Loss, (), and its gradients in `gpt`, without the logits of the whole batch ever existing at once.
-
-    Those would be B x T x V numbers, most of the memory and of the time spent waiting for it. So the graph is cut at
-    the hidden states: some tokens at a time go forward to their loss and back, and the trunk goes back once.
-    """
-    before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
-    states = before.detach().requires_grad_()  # (N, C)
-    num_tokens, loss = mask[:, 1:].sum(), torch.zeros((), device=tokens.device)
-    for states_part, targets_part in zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
-        part = language_model_loss(gpt.logits(states_part), targets_part, num_tokens)
-        part.backward()
-        loss += part.detach()
-    before.backward(states.grad)
-    return loss
-
-
-@torch.no_grad()
-def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
-    """Mean loss per token over `pieces`, nats, dropout off."""
-    gpt.eval()
-    device = gpt.token_embedding.weight.device
-    total, count = 0.0, 0
-    for batch in length_batches([len(piece) for piece in pieces], batch_tokens, torch.Generator()):
-        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
-        num_tokens = int(mask[:, 1:].sum())
-        before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
-        total += float(language_model_loss(gpt.logits(before), targets)) * num_tokens
-        count += num_tokens
-    return total / max(1, count)
 
 
 def main() -> None:
@@ -149,6 +105,14 @@ def main() -> None:
         configs = (run.config.model.policy, run.config.model.reward)
         tokenizers = tuple(make_tokenizer(config.tokenizer, texts) for config in configs)
         backbones = [make_backbone(*pair) for pair in zip(configs, tokenizers, strict=True)]
+    with broken_run_exits():
+        train_backbones(run, backbones, tokenizers, demonstrations)
+
+
+def train_backbones(
+    run: Run, backbones: Sequence[GPT], tokenizers: Sequence[Tokenizer], demonstrations: Sequence[Demonstration]
+) -> None:
+    """Stage 1: the policy's, then the reward model's."""
     started = time.perf_counter()
     folder = run.begin("sft")
     run.save_tokenizers(*tokenizers)

@@ -51,6 +51,18 @@ class Tokenizer:
             "utf-8", errors="replace"
         )
 
+    def end_ids(self, stop_token: str = "") -> tuple[int, ...]:
+        """The ids that end a response: end-of-text, and `stop_token` where one is given.
+
+        Raises ValueError where that text is not exactly one token.
+        """
+        if not stop_token:
+            return (self.eos_id,)
+        ids = self.encode(stop_token)
+        if len(ids) != 1:
+            raise ValueError(f"the stop token {stop_token!r} is {len(ids)} tokens of {self.name}, and must be one")
+        return (self.eos_id, ids[0])
+
     def save(self, path: Path) -> None:
         """Write the merges in tiktoken's text format: base64 of the token's bytes, a space, its rank.
 

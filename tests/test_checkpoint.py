@@ -19,7 +19,7 @@ from minippo.checkpoint import (
     save,
     save_model,
 )
-from minippo.data import PromptSource
+from minippo.data import RowSource
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups
@@ -30,9 +30,11 @@ from minippo.rollout import collect_rollout
 @pytest.fixture
 def make_state(make_policy, queries):
     def make(policy_seed=0, seed=3) -> PPOState:
-        policy = make_policy(policy_seed)
+        policy = ActorCritic(make_policy(policy_seed).gpt, "mlp")
         optimizer = CPUAdamW(decayed_groups(policy.parameters(), 0.01), 1e-3, (0.9, 0.99), 1e-5)
-        return PPOState(policy, optimizer, torch.Generator().manual_seed(seed), PromptSource(queries, 24, 1), 0.2)
+        generator, prompts = torch.Generator().manual_seed(seed), RowSource(queries, 24, 1)
+        demonstrations = RowSource([row for row in queries if len(row) > 1], 8, 2)
+        return PPOState(policy, optimizer, generator, prompts, 0.2, demonstrations=demonstrations)
 
     return make
 
@@ -40,11 +42,11 @@ def make_state(make_policy, queries):
 @pytest.fixture
 def advance(make_policy, tokenizer, scorer, ppo_config):
     """One iteration of PPO; returns all that it found."""
-    config = replace(ppo_config, kl_target=3.0, kl_horizon=100.0, lr=0.01)
+    config = replace(ppo_config, kl_target=3.0, kl_horizon=100.0, lr=0.01, ptx_coef=0.5)
 
     def advanced(state: PPOState):
         rollout = collect_rollout(state, make_policy(1), scorer, next(state.prompts), tokenizer, 8, config)
-        found = ppo_update(state, rollout, tokenizer.eos_id, config)
+        found = ppo_update(state, rollout, [tokenizer.eos_id], config)
         state.iteration += 1
         return rollout.prompt_texts, rollout.response_texts, found, state.kl_coef
 
@@ -67,7 +69,7 @@ def test_restored_run_goes_on_bit_for_bit(make_state, advance, tmp_path):
     other = make_state(policy_seed=5, seed=77)
     other.kl_coef = 9.0
     restore(other, place)
-    assert (other.iteration, other.prompts.drawn) == (2, 48)
+    assert (other.iteration, other.prompts.drawn, other.demonstrations.drawn) == (2, 48, 2 * 6 * 8)
     assert [advance(other), advance(other)] == expected
     assert same_weights(other.policy, state.policy)
     for ours, theirs in zip(

@@ -218,6 +218,35 @@ def test_language_model_loss_of_microbatches_adds_up_to_the_whole():
     torch.testing.assert_close(sum(parts), language_model_loss(logits, tokens, mask), rtol=1e-6, atol=1e-6)
 
 
+def test_calibration_counts_by_confidence_and_leaves_empty_bins_out():
+    confidences = [0.55, 0.55, 0.55, 0.72, 0.78, 0.97]
+    signs = [1, 1, -1, 1, -1, 1]
+    differences = torch.tensor([s * math.log(c / (1 - c)) for s, c in zip(signs, confidences, strict=True)])
+    low, middle, high = equations.calibration(differences, num_bins=5)
+    assert (low.count, middle.count, high.count) == (3, 2, 1)
+    assert low == pytest.approx((0.55, 2 / 3, 3), abs=1e-6)
+    assert middle == pytest.approx((0.75, 0.5, 2), abs=1e-6)
+    assert high == pytest.approx((0.97, 1.0, 1), abs=1e-6)
+    expected = (3 * (2 / 3 - 0.55) + 2 * 0.25 + 0.03) / 6
+    assert equations.calibration_error([low, middle, high]) == pytest.approx(expected, abs=1e-6)
+
+
+def test_labels_drawn_from_bradley_terry_are_calibrated_and_scaled_scores_are_not():
+    generator = torch.Generator().manual_seed(0)
+    differences = 2 * torch.randn(200_000, generator=generator, dtype=torch.float64)
+    won = torch.rand(200_000, generator=generator, dtype=torch.float64) < torch.sigmoid(differences)
+    signed = torch.where(won, differences, -differences)  # better minus worse, by the label
+    assert equations.calibration_error(equations.calibration(signed)) < 0.004
+    assert equations.calibration_error(equations.calibration(3 * signed)) > 0.05
+
+
+def test_sure_and_tied_pairs_have_a_bin_too():
+    (tied, sure) = equations.calibration(torch.tensor([0.0, 1e9]))
+    assert (tied.confidence, tied.accuracy) == (0.5, 0.0)  # a tie is not right
+    assert (sure.confidence, sure.accuracy) == (1.0, 1.0)
+    assert equations.calibration_error([]) == 0
+
+
 # ---------------------------------------------------------------------------------------------- masked statistics
 
 
@@ -305,7 +334,7 @@ FIRST_THREE = torch.tensor([[True, True, True, False, False]] * 2)
 
 def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
     logits = normal(2, 5, 4).float()
-    forbidden = equations.forbid_token(logits, 2, FIRST_THREE)
+    forbidden = equations.forbid_tokens(logits, [2], FIRST_THREE)
     logprobs, entropy = equations.token_logprobs(forbidden, torch.full((2, 5), 2))
     assert torch.all(logprobs[:, :3].exp() == 0)
     assert torch.equal(forbidden[:, 3:], logits[:, 3:])
@@ -318,7 +347,7 @@ def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
 def test_forbidding_mutates_nothing_and_its_entropy_has_a_gradient():
     logits = normal(2, 5, 4).requires_grad_()
     before = logits.detach().clone()
-    forbidden = equations.forbid_token(logits, 1, FIRST_THREE)
+    forbidden = equations.forbid_tokens(logits, [1, 3], FIRST_THREE)
     equations.token_logprobs(forbidden, torch.zeros(2, 5).long(), 0.5)[1].sum().backward()
     assert torch.equal(logits.detach(), before)
     assert torch.isfinite(logits.grad).all()

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from minippo.optim import CPUAdamW, decayed_groups, linear_schedule, set_lr
+from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 
 SHAPES = [(5, 4), (7,), (3, 2, 2)]
 
@@ -232,24 +232,66 @@ def test_one_batch_can_be_overfitted():
 
 
 def test_without_warmup_the_schedule_falls_from_one_and_never_reaches_zero():
-    assert [linear_schedule(step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [lr_share("linear", step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_warmup_rises_over_its_share_of_the_steps_and_then_falls():
-    shares = [linear_schedule(step, 10, warmup=0.4) for step in range(10)]
+    shares = [lr_share("linear", step, 10, warmup=0.4) for step in range(10)]
     expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     assert shares == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 1.0])
-def test_no_step_has_a_learning_rate_of_zero_or_above_the_whole(num_steps, warmup):
-    shares = [linear_schedule(step, num_steps, warmup=warmup) for step in range(num_steps)]
+def test_no_step_has_a_learning_rate_of_zero_or_above_the_whole(schedule, num_steps, warmup):
+    shares = [lr_share(schedule, step, num_steps, warmup=warmup) for step in range(num_steps)]
     assert all(0 < share <= 1 for share in shares)
     peak = shares.index(max(shares))
     assert shares[:peak] == sorted(shares[:peak])
     assert shares[peak:] == sorted(shares[peak:], reverse=True)
     assert math.isclose(max(shares), 1.0)
+
+
+def test_cosine_falls_along_half_a_wave_as_pytorchs_does():
+    parameter = nn.Parameter(torch.zeros(1))
+    optimizer = torch.optim.SGD([parameter], lr=1.0)
+    theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
+    for step in range(12):
+        assert lr_share("cosine", step, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        optimizer.step()
+        theirs.step()
+    assert lr_share("cosine", 2, 16, warmup=0.25) == pytest.approx(3 / 4)
+    assert lr_share("cosine", 10, 16, warmup=0.25) == pytest.approx(0.5, abs=1e-12)  # half of the way down
+
+
+def test_constant_stays_after_the_warmup_and_other_schedules_are_refused():
+    assert [lr_share("constant", step, 4, warmup=0.5) for step in range(4)] == [0.5, 1, 1, 1]
+    with pytest.raises(ValueError, match="linear, cosine or constant, not 'step'"):
+        lr_share("step", 0, 4)
+
+
+def test_epsilon_as_tensorflow_places_it_is_that_of_its_formula():
+    ours, theirs = make_parameters(), [p.detach().double() for p in make_parameters()]
+    lr, beta1, beta2, eps = 0.01, 0.9, 0.95, 1e-2
+    optimizer = CPUAdamW(ours, lr, (beta1, beta2), eps, tensorflow_eps=True)
+    plain = make_parameters()
+    other = CPUAdamW(plain, lr, (beta1, beta2), eps)
+    moments = [(torch.zeros_like(p), torch.zeros_like(p)) for p in theirs]
+    for step in range(1, 6):
+        give_gradients(ours, step)
+        give_gradients(plain, step)
+        for p, (m, v), q in zip(theirs, moments, ours, strict=True):
+            g = q.grad.double()
+            m.mul_(beta1).add_(g, alpha=1 - beta1)
+            v.mul_(beta2).add_(g * g, alpha=1 - beta2)
+            # TensorFlow 1's AdamOptimizer: lr_t = lr sqrt(1 - beta2^t) / (1 - beta1^t), p -= lr_t m / (sqrt(v) + eps)
+            p.sub_(lr * math.sqrt(1 - beta2**step) / (1 - beta1**step) * m / (v.sqrt() + eps))
+        optimizer.step()
+        other.step()
+    for p, q in zip(theirs, ours, strict=True):
+        torch.testing.assert_close(q.detach().double(), p, rtol=1e-5, atol=1e-7)
+    assert any((p - q).abs().max() > 1e-3 for p, q in zip(plain, ours, strict=True))
 
 
 def test_matrices_are_decayed_and_gains_and_biases_are_not():

@@ -395,7 +395,7 @@ def test_reference_and_reward_model_are_bit_equal_after_ppo(finished, ppo_from, 
         assert files(finished / name) == files(run / name) == content
 
 
-def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path, monkeypatch):
+def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path, monkeypatch, capsys):
     original = train_ppo.collect_rollout
 
     def shifted(state, *rest):
@@ -405,10 +405,33 @@ def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path,
         return rollout
 
     monkeypatch.setattr(train_ppo, "collect_rollout", shifted)
-    with pytest.raises(RuntimeError, match="every ratio should be 1"):
+    with pytest.raises(SystemExit) as end:
         ppo_from(tmp_path / "run")
+    assert end.value.code == 1
+    assert "iteration 1: before the first step every ratio should be 1" in capsys.readouterr().err
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
     assert not (tmp_path / "run" / "ppo").exists()
+
+
+def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint(
+    ppo_from, tmp_path, monkeypatch, capsys
+):
+    original, calls = train_ppo.collect_rollout, []
+
+    def broken(state, reference, scorer, *rest):
+        calls.append(1)
+        judge = (lambda p, r: scorer(p, r) * math.nan) if len(calls) == 4 else scorer
+        return original(state, reference, judge, *rest)
+
+    monkeypatch.setattr(train_ppo, "collect_rollout", broken)
+    with pytest.raises(SystemExit) as end:
+        ppo_from(tmp_path / "run")
+    assert end.value.code == 1
+    said = capsys.readouterr().err
+    last = max((tmp_path / "run" / "ppo.unfinished").glob("step-*"))
+    assert "iteration 4: the answer" in said
+    assert f"the score is nan. The last good checkpoint is {last}" in said
+    assert 0 < int(last.name.removeprefix("step-")) < 4
 
 
 def test_other_settings_in_a_finished_runs_folder_are_refused(finished, stage, sizes, capsys):

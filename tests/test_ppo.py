@@ -12,21 +12,24 @@ import torch
 
 from minippo import ppo
 from minippo.checkpoint import PPOState
-from minippo.data import PromptSource
+from minippo.data import RowSource
+from minippo.errors import BrokenRun
 from minippo.optim import CPUAdamW
-from minippo.ppo import accumulate_gradient, check_promises, ppo_update, update_on_minibatch
+from minippo.ppo import accumulate_gradient, ppo_update, update_on_minibatch
 from minippo.rollout import Rollout, collect_rollout, judge_tokens
+from tests.conftest import TEXTS
 
 
 @pytest.fixture
 def begin(make_policy, queries, tokenizer, scorer):
     """A state, its reference and a rollout; `moved` shifts the policy away from the rollout afterwards."""
 
-    def begun(config, *, seed=0, ref_seed=1, moved=0.0) -> tuple[PPOState, Rollout]:
+    def begun(config, *, seed=0, ref_seed=1, moved=0.0, demonstrations=None) -> tuple[PPOState, Rollout]:
         policy, reference = make_policy(seed), make_policy(ref_seed)
         optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
-        prompts = PromptSource(queries, len(queries), 0)
-        state = PPOState(policy, optimizer, torch.Generator().manual_seed(3), prompts, config.kl_coef)
+        prompts = RowSource(queries, len(queries), 0)
+        generator = torch.Generator().manual_seed(3)
+        state = PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations)
         rollout = collect_rollout(state, reference, scorer, next(prompts), tokenizer, 8, config)
         if moved:
             torch.manual_seed(9)
@@ -49,7 +52,7 @@ def weights(model) -> list[torch.Tensor]:
 def accumulated(state, rollout, config, eos_id):
     """Gradient of a minibatch, and its figures."""
     state.optimizer.zero_grad(set_to_none=True)
-    found = accumulate_gradient(state, rollout, eos_id, config)
+    found = accumulate_gradient(state, rollout, [eos_id], config)
     return gradient(state), found
 
 
@@ -131,9 +134,9 @@ def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, toke
     state, rollout = begin(config)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0
-    first = update_on_minibatch(state, rollout, tokenizer.eos_id, config)
+    first = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
     grad = gradient(state)
-    assert update_on_minibatch(state, rollout, tokenizer.eos_id, config) == first
+    assert update_on_minibatch(state, rollout, [tokenizer.eos_id], config) == first
     assert torch.equal(gradient(state), grad)
 
 
@@ -166,7 +169,7 @@ def steps(monkeypatch):
 def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.01, temperature=0.8, min_new_tokens=1)
     state, rollout = begin(config)
-    ppo_update(state, rollout, tokenizer.eos_id, config)
+    ppo_update(state, rollout, [tokenizer.eos_id], config)
     first, *later = [found for _, found in steps]
     assert first["val/ratio"] == pytest.approx(1, abs=1e-5)
     assert first["policy/approxkl"] < 1e-9
@@ -179,7 +182,7 @@ def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, to
 def test_every_epoch_goes_once_through_all_rows_in_a_new_order(begin, ppo_config, tokenizer, steps):
     state, rollout = begin(ppo_config)
     marked = replace(rollout, raw_scores=torch.arange(24.0))
-    ppo_update(state, marked, tokenizer.eos_id, ppo_config)
+    ppo_update(state, marked, [tokenizer.eos_id], ppo_config)
     rows = [batch.raw_scores.tolist() for batch, _ in steps]
     assert [len(minibatch) for minibatch in rows] == [8] * 6
     first, second = (list(itertools.chain(*epoch)) for epoch in (rows[:3], rows[3:]))
@@ -194,7 +197,7 @@ def test_order_of_the_rows_is_drawn_from_the_generator_of_the_state(begin, ppo_c
         state.generator.manual_seed(seed)
         torch.manual_seed(7)
         expected = torch.random.get_rng_state()
-        ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), tokenizer.eos_id, ppo_config)
+        ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), [tokenizer.eos_id], ppo_config)
         assert torch.equal(torch.random.get_rng_state(), expected)
     runs = [[batch.raw_scores.tolist() for batch, _ in steps[start : start + 6]] for start in (0, 6, 12)]
     assert runs[0] == runs[1]
@@ -204,8 +207,8 @@ def test_order_of_the_rows_is_drawn_from_the_generator_of_the_state(begin, ppo_c
 def test_figures_are_means_over_all_minibatches(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.01, entropy_coef=0.01)
     state, rollout = begin(config)
-    found = ppo_update(state, rollout, tokenizer.eos_id, config)
-    assert set(found) == {*steps[0][1], "lr"}
+    found = ppo_update(state, rollout, [tokenizer.eos_id], config)
+    assert set(found) == {*steps[0][1], "policy/steps", "lr"}
     for name in steps[0][1]:
         values = [figures[name] for _, figures in steps]
         assert found[name] == pytest.approx(sum(values) / 6, rel=1e-6, abs=1e-12), name
@@ -228,7 +231,7 @@ def test_gradients_are_clipped_and_stepped_once_a_minibatch(begin, ppo_config, t
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
     monkeypatch.setattr(state.optimizer, "step", stepped)
-    ppo_update(state, rollout, tokenizer.eos_id, config)
+    ppo_update(state, rollout, [tokenizer.eos_id], config)
     assert events == ["clip", "step"] * 6
 
 
@@ -236,7 +239,7 @@ def test_logged_gradient_norm_is_that_of_the_whole_minibatch_before_clipping(beg
     state, rollout = begin(ppo_config)
     grad, _ = accumulated(state, rollout, replace(ppo_config, microbatch_size=24), tokenizer.eos_id)
     config = replace(ppo_config, microbatch_size=1, max_grad_norm=1e-3)
-    found = update_on_minibatch(state, rollout, tokenizer.eos_id, config)
+    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
     assert found["policy/grad_norm"] == pytest.approx(grad.norm().item(), rel=1e-5)
 
 
@@ -245,7 +248,7 @@ def test_learning_rate_falls_linearly_from_its_first_value(begin, ppo_config, to
     state, rollout = begin(config)
     for iteration, expected in ((0, 0.004), (2, 0.003), (7, 0.0005)):
         state.iteration = iteration
-        assert ppo_update(state, rollout, tokenizer.eos_id, config)["lr"] == pytest.approx(expected)
+        assert ppo_update(state, rollout, [tokenizer.eos_id], config)["lr"] == pytest.approx(expected)
         assert [group["lr"] for group in state.optimizer.param_groups] == [pytest.approx(expected)]
 
 
@@ -253,7 +256,7 @@ def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, pp
     config = replace(ppo_config, lr=0.0, weight_decay=0.1)
     state, rollout = begin(config)
     before = weights(state.policy)
-    found = ppo_update(state, rollout, tokenizer.eos_id, config)
+    found = ppo_update(state, rollout, [tokenizer.eos_id], config)
     assert all(map(torch.equal, weights(state.policy), before))
     assert found["val/ratio"] == pytest.approx(1, abs=1e-5)
     assert found["policy/approxkl"] < 1e-9
@@ -263,20 +266,20 @@ def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, pp
 def test_update_leaves_the_rollout_alone(begin, ppo_config, tokenizer):
     state, rollout = begin(ppo_config)
     before = {name: x.clone() for name, x in vars(rollout).items() if isinstance(x, torch.Tensor)}
-    ppo_update(state, rollout, tokenizer.eos_id, ppo_config)
+    ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
     assert all(torch.equal(getattr(rollout, name), tensor) for name, tensor in before.items())
     assert not any(tensor.requires_grad for tensor in vars(rollout).values() if isinstance(tensor, torch.Tensor))
 
 
 def test_kl_coefficient_follows_the_controller_only_where_there_is_a_target(begin, ppo_config, tokenizer):
     state, rollout = begin(ppo_config)
-    ppo_update(state, rollout, tokenizer.eos_id, ppo_config)
+    ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
     assert state.kl_coef == 0.2
     observed = rollout.kl.double().sum().item() / 24
     for target in (observed * 1.1, observed / 5):
         state.kl_coef = 0.2
         config = replace(ppo_config, kl_target=target, kl_horizon=1000.0)
-        ppo_update(state, rollout, tokenizer.eos_id, config)
+        ppo_update(state, rollout, [tokenizer.eos_id], config)
         error = max(-0.2, min(0.2, observed / target - 1))
         assert state.kl_coef == pytest.approx(0.2 * (1 + error * 24 / 1000), rel=1e-6)
 
@@ -294,12 +297,12 @@ def test_one_fixed_rollout_is_learnt_until_the_clip_stops_it(begin, ppo_config, 
 
         def log_ratios():
             with torch.no_grad():
-                logprobs = judge_tokens(state.policy, rollout, slice(None), tokenizer.eos_id, config)[0]
+                logprobs = judge_tokens(state.policy, rollout, slice(None), [tokenizer.eos_id], config)[0]
             return (logprobs - rollout.logprobs)[mask].double()
 
         weighted = []
         for _ in range(3):
-            ppo_update(state, rollout, tokenizer.eos_id, config)
+            ppo_update(state, rollout, [tokenizer.eos_id], config)
             weighted.append((advantages * log_ratios()).mean().item())
         return advantages, log_ratios(), weighted
 
@@ -317,37 +320,105 @@ def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, t
     config = replace(ppo_config, num_epochs=60, lr=0.01, value_coef=1.0, value_clip=None, num_iterations=1000)
     config = replace(config, num_minibatches=1, microbatch_size=24)
     state, rollout = begin(config)
-    found = [ppo_update(state, rollout, tokenizer.eos_id, config)["val/td_error"] for _ in range(3)]
+    found = [ppo_update(state, rollout, [tokenizer.eos_id], config)["val/td_error"] for _ in range(3)]
     assert found[2] < 0.1 * found[0]
 
 
-def test_promises_hold_before_the_first_step(begin, ppo_config, tokenizer):
-    config = replace(ppo_config, temperature=0.8, min_new_tokens=2)
-    state, rollout = begin(config, seed=0, ref_seed=0)
-    check_promises(state, rollout, tokenizer.eos_id, config)
+# ---------------------------------------------------------------------------------------------- steps not taken
 
 
-def test_a_policy_that_is_not_the_one_that_drew_is_found_before_the_first_step(begin, ppo_config, tokenizer):
-    state, rollout = begin(ppo_config, ref_seed=0, moved=1e-3)
-    with pytest.raises(RuntimeError, match="every ratio should be 1"):
-        check_promises(state, rollout, tokenizer.eos_id, ppo_config)
+def test_epochs_end_at_the_approximate_kl_and_its_step_is_not_taken(begin, ppo_config, tokenizer, steps):
+    config = replace(ppo_config, lr=0.02, weight_decay=0.1, num_epochs=5)
+    state, rollout = begin(config)
+    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    kls = [found["policy/approxkl"] for _, found in steps]
+    assert len(kls) == 15
+    limit = sorted(kls)[7]
+    expected = next(place for place, kl in enumerate(kls) if kl > limit)
+    steps.clear()
+
+    again, rollout = begin(config)
+    found = ppo_update(again, rollout, [tokenizer.eos_id], replace(config, max_approx_kl=limit))
+    assert [seen["policy/approxkl"] for _, seen in steps] == kls[: expected + 1]
+    assert found["policy/steps"] == expected
+    assert all(again.optimizer.state[p]["step"] == expected for p in again.policy.parameters())
 
 
-def test_dropout_left_on_is_found_before_the_first_step(begin, ppo_config, tokenizer):
-    state, rollout = begin(ppo_config, ref_seed=0)
-    state.policy.gpt.set_dropout(0.3)
-    state.policy.train()
-    with pytest.raises(RuntimeError, match="every ratio should be 1"):
-        check_promises(state, rollout, tokenizer.eos_id, ppo_config)
+def test_a_step_not_taken_moves_neither_weights_nor_moments(begin, ppo_config, tokenizer):
+    config = replace(ppo_config, lr=0.02, weight_decay=0.5)
+    state, rollout = begin(config)
+    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    before, moments = weights(state.policy), copy.deepcopy(state.optimizer.state_dict()["state"])
+    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_approx_kl=1e-12))
+    assert found["policy/steps"] == found["policy/grad_norm"] == 0
+    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_ratio=0.01))
+    assert found["policy/steps"] == 0
+    assert all(map(torch.equal, weights(state.policy), before))
+    for index, saved in state.optimizer.state_dict()["state"].items():
+        assert all(torch.equal(torch.as_tensor(saved[key]), torch.as_tensor(moments[index][key])) for key in saved)
 
 
-def test_a_temperature_in_one_place_only_is_found_before_the_first_step(begin, ppo_config, tokenizer):
-    state, rollout = begin(ppo_config, ref_seed=0)
-    with pytest.raises(RuntimeError, match="every ratio should be 1"):
-        check_promises(state, rollout, tokenizer.eos_id, replace(ppo_config, temperature=0.9))
+def test_ratio_guard_skips_the_minibatches_beyond_it_and_goes_on(begin, ppo_config, tokenizer, steps):
+    config = replace(ppo_config, lr=0.05, num_epochs=4)
+    state, rollout = begin(config)
+    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    limit = sorted(found["val/ratio"] for _, found in steps)[-3]
+    steps.clear()
+    state, rollout = begin(config)
+    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_ratio=limit))
+    skipped = [seen["val/ratio"] > limit for _, seen in steps]
+    assert len(skipped) == 12  # all minibatches were looked at
+    assert any(skipped)
+    assert found["policy/steps"] == 12 - sum(skipped)
+    assert [("policy/grad_norm" not in seen) for _, seen in steps] == skipped
 
 
-def test_a_reference_that_is_not_where_the_policy_starts_is_found_before_the_first_step(begin, ppo_config, tokenizer):
-    state, rollout = begin(ppo_config, ref_seed=1)
-    with pytest.raises(RuntimeError, match="the policy is the reference"):
-        check_promises(state, rollout, tokenizer.eos_id, ppo_config)
+# ---------------------------------------------------------------------------------------------- pretraining term
+
+
+def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(begin, ppo_config, tokenizer):
+    rows = [[*tokenizer.encode(text)[: 9 + 3 * place], tokenizer.eos_id] for place, text in enumerate(TEXTS)]
+    config = replace(ppo_config, ptx_coef=1.7)
+    plain_state, rollout = begin(config, moved=0.03)
+    plain, _ = accumulated(plain_state, rollout, config, tokenizer.eos_id)
+    state, rollout = begin(config, moved=0.03, demonstrations=RowSource(rows, len(rows), 0))
+    ours, found = accumulated(state, rollout, config, tokenizer.eos_id)
+
+    exact = copy.deepcopy(state.policy).double()
+    surprises = [
+        -torch.log_softmax(exact.gpt(torch.tensor([row]))[0, place - 1], dim=-1)[row[place]]
+        for row in rows
+        for place in range(1, len(row))
+    ]
+    exact.zero_grad()
+    (sum(surprises) / len(surprises)).backward()
+    added = torch.cat(
+        [torch.zeros_like(p).flatten() if p.grad is None else p.grad.flatten() for p in exact.parameters()]
+    )
+    assert added.norm() > 0.01
+    torch.testing.assert_close((ours - plain).double(), 1.7 * added, rtol=1e-4, atol=2e-6)
+    assert found["loss/ptx"] == pytest.approx((sum(surprises) / len(surprises)).item(), rel=1e-5)
+
+
+# ---------------------------------------------------------------------------------------------- numbers that are none
+
+
+@pytest.mark.parametrize("name", ["advantages", "returns"])
+def test_a_loss_that_is_no_number_stops_before_the_step(begin, ppo_config, tokenizer, name):
+    config = replace(ppo_config, whiten_advantages=False)
+    state, rollout = begin(config)
+    before = weights(state.policy)
+    broken = getattr(rollout, name).clone()
+    broken[:, 0] = math.nan
+    with pytest.raises(BrokenRun, match=r"update: the loss (policy|value) is nan"):
+        ppo_update(state, replace(rollout, **{name: broken}), [tokenizer.eos_id], config)
+    assert all(map(torch.equal, weights(state.policy), before))
+
+
+def test_a_gradient_that_is_no_number_stops_before_the_step(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config)
+    before = weights(state.policy)
+    state.policy.gpt.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
+    with pytest.raises(BrokenRun, match=r"update: the gradient norm is (nan|inf)"):
+        ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
+    assert all(map(torch.equal, weights(state.policy), before))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from dataclasses import fields, replace
 
 import pytest
@@ -10,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minippo.checkpoint import PPOState
-from minippo.data import PromptSource, query_ids
+from minippo.config import PPOConfig
+from minippo.data import RowSource, query_ids
+from minippo.errors import BrokenRun
 from minippo.optim import CPUAdamW
 from minippo.rollout import (
     Rollout,
@@ -43,7 +47,7 @@ def collect(policy, reference, queries, tokenizer, scorer):
         coefficient = config.kl_coef if kl_coef is None else kl_coef
         generator = torch.Generator().manual_seed(seed)
         state = PPOState(
-            model, CPUAdamW(model.parameters()), generator, PromptSource(rows, len(rows), 0), kl_coef=coefficient
+            model, CPUAdamW(model.parameters()), generator, RowSource(rows, len(rows), 0), kl_coef=coefficient
         )
         return collect_rollout(state, reference, judge or scorer, rows, tokenizer, RESPONSE_LENGTH, config)
 
@@ -156,7 +160,7 @@ def test_everything_is_zero_where_masked(collect, ppo_config):
 
 def test_judged_tokens_are_zero_where_masked(collect, ppo_config, policy, tokenizer):
     rollout = collect(ppo_config)
-    for judged in judge_tokens(policy, rollout, slice(None), tokenizer.eos_id, ppo_config):
+    for judged in judge_tokens(policy, rollout, slice(None), [tokenizer.eos_id], ppo_config):
         assert (judged[~rollout.response_mask] == 0).all()
 
 
@@ -168,7 +172,7 @@ def test_each_row_gets_the_numbers_that_it_gets_alone(
     """Unequal prompts are padded; temperature and forbidden end-of-text hold for policy and reference alike."""
     config = replace(ppo_config, temperature=temperature, min_new_tokens=first)
     rollout = collect(config)
-    entropies = judge_tokens(policy, rollout, slice(None), tokenizer.eos_id, config)[2]
+    entropies = judge_tokens(policy, rollout, slice(None), [tokenizer.eos_id], config)[2]
     for row, query in enumerate(queries):
         response = real_tokens(rollout, row)
         alone = judged_alone(policy, query, response, temperature, tokenizer.eos_id, first)
@@ -185,6 +189,49 @@ def test_no_response_ends_before_the_minimum(collect, ppo_config, tokenizer):
     assert (rollout.responses[:, 4] == tokenizer.eos_id).any()
 
 
+def test_a_response_is_cut_after_the_stop_token_and_counts_as_ended(collect, ppo_config, tokenizer):
+    drawn = Counter(collect(ppo_config).responses.flatten().tolist()).most_common()
+    stop = next(i for i, _ in drawn if i != tokenizer.eos_id and tokenizer.encode(tokenizer.decode([i])) == [i])
+    text = tokenizer.decode([stop])
+    config = replace(ppo_config, stop_token=text, missing_eos="replace", missing_eos_score=-9.0)
+    rollout = collect(config)
+    stopped = 0
+    for row in range(24):
+        response = real_tokens(rollout, row)
+        ended = [token in (stop, tokenizer.eos_id) for token in response]
+        assert not any(ended[:-1])
+        assert rollout.has_eos[row] == ended[-1] == (rollout.scores[row] != -9.0)
+        stopped += response[-1] == stop
+        assert rollout.response_texts[row].endswith(text) or response[-1] != stop  # the stop token stays in the text
+    assert stopped > 1
+    totals = (rollout.rewards + config.kl_coef * rollout.kl).sum(dim=1)
+    torch.testing.assert_close(totals, rollout.scores, rtol=0, atol=1e-5)
+
+
+def test_neither_end_of_text_nor_stop_token_comes_before_the_minimum(collect, ppo_config, policy, tokenizer):
+    config = replace(ppo_config, stop_token="e", min_new_tokens=3)
+    rollout = collect(config)
+    ends = torch.tensor(tokenizer.end_ids("e"))
+    assert not torch.isin(rollout.responses[:, :3], ends).any()
+    assert torch.isin(rollout.responses[:, 3], ends).any()
+    # Both are forbidden in the log-probabilities too: with them, the chances of all other tokens sum to 1.
+    logits = policy(torch.tensor([rollout.queries[0][rollout.query_mask[0]].tolist()]))[0][0, -1].double()
+    others = torch.ones_like(logits, dtype=torch.bool)
+    others[ends] = False
+    expected = logits[rollout.responses[0, 0]] - torch.logsumexp(logits[others], dim=0)
+    assert rollout.logprobs[0, 0].item() == pytest.approx(expected.item(), abs=1e-5)
+
+
+def test_a_score_that_is_no_number_stops_the_run_and_names_the_answer(collect, ppo_config, queries, tokenizer):
+    def judge(prompts, responses):
+        scores = torch.zeros(len(prompts))
+        scores[5] = torch.nan
+        return scores
+
+    with pytest.raises(BrokenRun, match=f"to {re.escape(repr(tokenizer.decode(queries[5])))}: the score is nan"):
+        collect(ppo_config, judge=judge)
+
+
 def test_prompt_and_response_are_joined_without_their_pads(collect, ppo_config, queries):
     rollout = collect(ppo_config)
     for row, query in enumerate(queries):
@@ -196,7 +243,7 @@ def test_prompt_and_response_are_joined_without_their_pads(collect, ppo_config, 
 
 def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy, tokenizer):
     rollout = collect(ppo_config)
-    logprobs, values = logprobs_and_values(policy, rollout, tokenizer.eos_id, ppo_config)
+    logprobs, values = logprobs_and_values(policy, rollout, [tokenizer.eos_id], ppo_config)
     assert torch.equal((logprobs - rollout.logprobs).exp(), torch.ones_like(logprobs))
     assert torch.equal(values, rollout.values)
 
@@ -204,14 +251,14 @@ def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy,
 @pytest.mark.parametrize("rows", [1, 5, 24])
 def test_ratios_are_one_within_rounding_at_other_shapes(collect, ppo_config, policy, tokenizer, rows):
     rollout = collect(ppo_config)
-    logprobs, _ = logprobs_and_values(policy, rollout, tokenizer.eos_id, replace(ppo_config, microbatch_size=rows))
+    logprobs, _ = logprobs_and_values(policy, rollout, [tokenizer.eos_id], replace(ppo_config, microbatch_size=rows))
     assert ((logprobs - rollout.logprobs).exp() - 1).abs().max() < 1e-5
 
 
 def test_dropout_is_off_in_a_rollout_and_stays_off_for_its_update(collect, ppo_config, make_policy, tokenizer):
     model = make_policy(0, dropout=0.5).train()
     rollout = collect(ppo_config, model=model)
-    logprobs, values = logprobs_and_values(model, rollout, tokenizer.eos_id, ppo_config)
+    logprobs, values = logprobs_and_values(model, rollout, [tokenizer.eos_id], ppo_config)
     assert torch.equal(logprobs, rollout.logprobs)
     assert torch.equal(values, rollout.values)
     plain = collect(ppo_config, model=make_policy(0))
@@ -263,7 +310,8 @@ def test_prompt_and_response_decode_apart_and_together_to_the_same_text(policy, 
     queries = [query for query in queries if query]
     if not queries:
         return
-    batch = respond(policy, queries, tokenizer, max_new_tokens=6, generator=torch.Generator().manual_seed(0))
+    generator = torch.Generator().manual_seed(0)
+    batch = respond(policy, queries, tokenizer, max_new_tokens=6, generator=generator, config=PPOConfig())
     for row, query in enumerate(queries):
         response = batch.responses[row][batch.response_mask[row]].tolist()
         assert batch.prompt_texts[row] + batch.response_texts[row] == tokenizer.decode(query + response)
@@ -317,6 +365,7 @@ def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config
         sum(torch.expm1(-rollout.kl[row, t].double()).item() + rollout.kl[row, t].item() for t in range(lengths[row]))
         for row in rows
     ]
+    k2 = [sum(0.5 * k * k for k in rollout.kl[row, : lengths[row]].tolist()) for row in rows]
     values = [value for row in rows for value in rollout.values[row, : lengths[row]].tolist()]
     returns = [value for row in rows for value in rollout.returns[row, : lengths[row]].tolist()]
     raw = rollout.raw_scores.double()
@@ -325,6 +374,7 @@ def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config
         "objective/scores": raw.mean().item(),
         "objective/scores_std": raw.var(correction=0).sqrt().item(),
         "objective/kl": sum(kl) / 24,
+        "objective/kl_k2": sum(k2) / 24,
         "objective/kl_k3": sum(k3) / 24,
         "objective/rlhf_reward": rollout.scores.double().mean().item() - config.kl_coef * sum(kl) / 24,
         "objective/non_score_reward": -config.kl_coef * sum(kl) / 24,

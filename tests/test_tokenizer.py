@@ -317,3 +317,10 @@ def test_an_end_of_text_that_a_response_spells_does_not_end_it(tokenizer):
 def test_prompts_and_responses_that_do_not_pair_up_are_refused(tokenizer):
     with pytest.raises(ValueError, match="shorter"):
         reward_tokens(tokenizer, ["one", "two"], ["three"], max_length=10)
+
+
+def test_a_stop_token_is_exactly_one_token(tokenizer):
+    assert tokenizer.end_ids() == (tokenizer.eos_id,)
+    assert tokenizer.end_ids("e") == (tokenizer.eos_id, *tokenizer.encode("e"))
+    with pytest.raises(ValueError, match=r"the stop token 'xyz' is 3 tokens"):
+        tokenizer.end_ids("xyz")

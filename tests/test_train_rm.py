@@ -25,12 +25,13 @@ from minippo.run import Run
 from minippo.scoring import RewardScorer
 from minippo.weights import save_pretrained
 from train_rm import (
-    accuracy,
     accuracy_limit,
     comparison_batches,
     normalise_on_reference,
     pairs_won,
     score_batch,
+    score_differences,
+    scores_of,
     tokenise,
 )
 
@@ -139,11 +140,15 @@ def test_accuracy_of_a_model_is_that_of_its_scores(tokenizer, reward_model):
     rows = tokenise([*PAIRS, *RANKINGS], tokenizer, context=64)
     reward_model.gpt.set_dropout(0.5)
     reward_model.train()
-    found = accuracy(reward_model, rows, tokenizer.pad_id)  # dropout off all the same
+    found = pairs_won(scores_of(reward_model, rows, tokenizer.pad_id))  # dropout off all the same
     with torch.no_grad():
         scores = [[reward_model(torch.tensor([ids])).item() for ids in row] for row in rows]
     assert found == pairs_won(scores)
     assert 0 < found < 1
+
+
+def test_score_differences_are_better_minus_worse_of_every_pair():
+    assert score_differences([[3.0, 1.0], [5.0, 2.0, 4.0]]).tolist() == [2, 3, 1, -2]
 
 
 def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
@@ -162,7 +167,7 @@ def test_preference_loss_overfits_one_batch(tokenizer, reward_model):
         loss.backward()
         optimizer.step()
     assert loss < 0.01
-    assert accuracy(reward_model, rows, tokenizer.pad_id) == 1
+    assert pairs_won(scores_of(reward_model, rows, tokenizer.pad_id)) == 1
 
 
 class SmallCorpus:
@@ -207,7 +212,7 @@ def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run,
     lines = read_metrics(run.folder, "rm")
     assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
     assert [line["step"] for line in lines if "eval/accuracy" in line] == [2, 4, 6, 8, 9]
-    assert lines[-1]["eval/accuracy"] == accuracy(model, held_out, tokenizer.pad_id)
+    assert lines[-1]["eval/accuracy"] == pairs_won(scores_of(model, held_out, tokenizer.pad_id))
     assert all({"loss/rm", "rm/accuracy", "rm/grad_norm"} <= line.keys() for line in lines)
 
 
@@ -238,7 +243,7 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
     texts, original = [], train_rm.respond
 
     def recorded(policy, queries, *rest, **settings):
-        assert settings["temperature"] == 0.8
+        assert settings["config"].temperature == 0.8
         assert settings["max_new_tokens"] == 8
         batch = original(policy, queries, *rest, **settings)
         texts.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))

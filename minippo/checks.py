@@ -1,0 +1,94 @@
+"""What a PPO run promises itself before its first step. Each check is one that some implementation has failed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minippo import equations
+from minippo.checkpoint import PPOState
+from minippo.config import PPOConfig
+from minippo.errors import BrokenRun
+from minippo.heads import ActorCritic
+from minippo.model import KVCache
+from minippo.rollout import Responses, Rollout, judge_tokens
+from minippo.scoring import RewardScorer, Scorer
+from minippo.tokenizer import Tokenizer, reward_tokens
+
+TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
+"""Nats by which two log-probabilities of one token may differ. bfloat16 has 8 bits: 0.004 of a logit of 10 is 0.04."""
+CACHED_ROWS = 4
+
+
+def check_promises(state: PPOState, rollout: Rollout, scorer: Scorer, tokenizer: Tokenizer, config: PPOConfig) -> None:
+    """Raise BrokenRun, naming the promise, unless what holds before the first step holds for `rollout`.
+
+    Ratios are 1 and the KL to the reference is 0; a policy that decodes with its cache gives the log-probabilities of
+    one that reads the whole; and the reward model is given what its training gave it.
+    """
+    end_ids = tokenizer.end_ids(config.stop_token)
+    rows = torch.arange(min(config.microbatch_size, len(rollout.queries)), device=rollout.queries.device)
+    tolerance = TOLERANCE[state.policy.gpt.token_embedding.weight.dtype]
+    with torch.no_grad():
+        logprobs, _, _ = judge_tokens(state.policy, rollout, rows, end_ids, config)
+        cached = cached_logprobs(state.policy, rollout, rows[:CACHED_ROWS], end_ids, config)
+    off = float((logprobs - rollout.logprobs[rows]).abs().max())
+    if not off <= tolerance:
+        raise BrokenRun(f"before the first step every ratio should be 1, but a log-ratio is {off:.2g}")
+    kl = float(rollout.kl.abs().max())
+    if not kl <= tolerance:
+        raise BrokenRun(f"before the first step the policy is the reference, but a token's KL is {kl:.2g}")
+    off = float((cached - rollout.logprobs[rows[:CACHED_ROWS]]).abs().max())
+    if not off <= 10 * tolerance:  # other shapes, so another order of summation at every layer
+        raise BrokenRun(f"log-probabilities with and without the key-value cache should agree, but differ by {off:.2g}")
+    if isinstance(scorer, RewardScorer):
+        check_bridge(scorer, rollout, tokenizer)
+
+
+def cached_logprobs(
+    policy: ActorCritic, batch: Responses, rows: Tensor, end_ids: Sequence[int], config: PPOConfig
+) -> Tensor:
+    """Log-probabilities of the responses, (M, R), read one token at a time behind left-padded prompts, as sampling
+    reads them; 0 where masked."""
+    queries, responses, mask = batch.queries[rows], batch.responses[rows], batch.response_mask[rows]
+    M, P = queries.shape
+    R = mask.shape[1]
+    cache = KVCache(policy.gpt.config, M, P + R, policy.gpt.token_embedding.weight)
+    attention_mask = torch.cat([batch.query_mask[rows], torch.ones_like(mask)], dim=1)
+    logits, tokens = [], queries
+    for t in range(R):
+        hidden = policy.hidden(tokens, attention_mask[:, : P + t], None, cache)
+        logits.append(policy.logits(hidden[:, -1]))
+        tokens = responses[:, t : t + 1]
+    early = (torch.arange(R, device=mask.device) < config.min_new_tokens).expand_as(mask)
+    allowed = equations.forbid_tokens(torch.stack(logits, dim=1), end_ids, early)
+    logprobs, _ = equations.token_logprobs(allowed, responses, config.temperature)
+    return torch.where(mask, logprobs, 0)
+
+
+def check_bridge(scorer: RewardScorer, batch: Responses, tokenizer: Tokenizer) -> None:
+    """Raise BrokenRun unless each text reaches the reward model whole, behind it one end-of-text of its own, and its
+    score does not hang on its neighbours in the batch."""
+    theirs, context = scorer.tokenizer, scorer.reward_model.gpt.config.context
+    texts = list(zip(batch.prompt_texts, batch.response_texts, strict=True))[: scorer.batch_size]
+    scores = scorer([prompt for prompt, _ in texts], [response for _, response in texts])
+    sequences = [row[: int(n)] for row, n in zip(batch.query_responses.tolist(), sequence_lengths(batch), strict=True)]
+    for (prompt, response), sequence in zip(texts, sequences, strict=False):
+        if tokenizer.decode(sequence) != prompt + response:
+            raise BrokenRun(f"prompt and response should decode apart as they do together: {prompt!r}, {response!r}")
+        (ids,) = reward_tokens(theirs, [prompt], [response], context)
+        if ids[-1] != theirs.eos_id or theirs.eos_id in ids[:-1]:
+            raise BrokenRun(f"what the reward model reads should end in its end-of-text, and only there: {ids}")
+        if len(ids) < context and theirs.decode(ids) != prompt + response:
+            raise BrokenRun(f"the reward model should read {prompt + response!r}, but reads {theirs.decode(ids)!r}")
+    alone = scorer([texts[0][0]], [texts[0][1]])
+    off = float((alone - scores[:1]).abs())
+    if not off <= 1e-4:
+        raise BrokenRun(f"a text's score should not hang on its batch, but alone it differs by {off:.2g}")
+
+
+def sequence_lengths(batch: Responses) -> Tensor:
+    """Tokens of prompt and response together, (B,)."""
+    return batch.query_mask.sum(dim=1) + batch.response_mask.sum(dim=1)

@@ -1,0 +1,58 @@
+"""What language-model training works on: demonstrations as rows of ids, their loss and its gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from minippo.data import Demonstration, length_batches, pad
+from minippo.equations import language_model_loss, predicted_tokens
+from minippo.model import GPT
+from minippo.tokenizer import Tokenizer, reward_tokens
+
+
+def policy_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
+    """Demonstrations as the policy will see them: prompt and completion encoded apart, then end-of-text."""
+    prompts = tokenizer.encode_batch([d.prompt for d in demonstrations])
+    completions = tokenizer.encode_batch([d.completion for d in demonstrations])
+    return [p + c + [tokenizer.eos_id] for p, c in zip(prompts, completions, strict=True)]
+
+
+def reward_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
+    """Demonstrations as the reward model will see them."""
+    prompts, completions = [d.prompt for d in demonstrations], [d.completion for d in demonstrations]
+    return reward_tokens(tokenizer, prompts, completions, max_length=10**9)
+
+
+def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_tokens: int = 512, weight: float = 1.0) -> Tensor:
+    """Loss, (), and `weight` times its gradient in `gpt`, without the logits of the whole batch existing at once.
+
+    Those would be B x T x V numbers, most of the memory and of the time spent waiting for it. So the graph is cut at
+    the hidden states: some tokens at a time go forward to their loss and back, and the trunk goes back once.
+    """
+    before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
+    states = before.detach().requires_grad_()  # (N, C)
+    num_tokens, loss = mask[:, 1:].sum(), torch.zeros((), device=tokens.device)
+    for states_part, targets_part in zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
+        part = language_model_loss(gpt.logits(states_part), targets_part, num_tokens)
+        (weight * part).backward()
+        loss += part.detach()
+    before.backward(states.grad)
+    return loss
+
+
+@torch.no_grad()
+def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
+    """Mean loss per token over `pieces`, nats, dropout off."""
+    gpt.eval()
+    device = gpt.token_embedding.weight.device
+    total, count = 0.0, 0
+    for batch in length_batches([len(piece) for piece in pieces], batch_tokens, torch.Generator()):
+        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
+        num_tokens = int(mask[:, 1:].sum())
+        before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
+        total += float(language_model_loss(gpt.logits(before), targets)) * num_tokens
+        count += num_tokens
+    return total / max(1, count)

@@ -1,0 +1,140 @@
+"""What a run promises itself before its first step: each check finds the fault that it is there for."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from minippo import checks
+from minippo.checkpoint import PPOState
+from minippo.checks import check_bridge, check_promises
+from minippo.data import RowSource
+from minippo.errors import BrokenRun
+from minippo.heads import RewardModel
+from minippo.model import GPT, GPTConfig, KVCache
+from minippo.optim import CPUAdamW
+from minippo.rollout import collect_rollout
+from minippo.scoring import RewardScorer
+from minippo.tokenizer import train_bpe
+
+REVIEWS = ["A dull, dull film with one lovely café scene.", "I laughed twice, and naïve as it is, it works!"]
+
+
+@pytest.fixture(scope="module")
+def reward_scorer():
+    """A reward model with a tokenizer of its own."""
+    tokenizer = train_bpe(REVIEWS, 280)
+    torch.manual_seed(5)
+    model = RewardModel(GPT(GPTConfig(tokenizer.vocab_size, 96, layers=1, heads=2, channels=16)))
+    return RewardScorer(model, tokenizer)
+
+
+@pytest.fixture
+def begin(make_policy, queries, tokenizer, reward_scorer):
+    def begun(config, *, ref_seed=0, moved=0.0, dtype=torch.float32):
+        policy, reference = make_policy(0).to(dtype), make_policy(ref_seed).to(dtype)
+        prompts = RowSource(queries, len(queries), 0)
+        state = PPOState(policy, CPUAdamW(policy.parameters()), torch.Generator().manual_seed(3), prompts, 0.2)
+        rollout = collect_rollout(state, reference, reward_scorer, next(prompts), tokenizer, 8, config)
+        if moved:
+            with torch.no_grad():
+                for parameter in policy.parameters():
+                    parameter.add_(moved * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(9)))
+        return state, rollout
+
+    return begun
+
+
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.8, "min_new_tokens": 2}, {"stop_token": "a"}])
+def test_promises_hold_before_the_first_step(begin, ppo_config, tokenizer, reward_scorer, changes):
+    config = replace(ppo_config, **changes)
+    check_promises(*begin(config), reward_scorer, tokenizer, config)
+
+
+def test_promises_hold_in_bfloat16_within_their_own_bound(begin, ppo_config, tokenizer, reward_scorer):
+    state, rollout = begin(ppo_config, dtype=torch.bfloat16)
+    check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+    state.policy.gpt.position_embedding.weight.data[2:, ::2].add_(1.0)
+    with pytest.raises(BrokenRun, match="every ratio should be 1"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+def test_a_policy_that_is_not_the_one_that_drew_is_found(begin, ppo_config, tokenizer, reward_scorer):
+    state, rollout = begin(ppo_config, moved=1e-3)
+    with pytest.raises(BrokenRun, match="every ratio should be 1"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+def test_dropout_left_on_is_found(begin, ppo_config, tokenizer, reward_scorer):
+    state, rollout = begin(ppo_config)
+    state.policy.gpt.set_dropout(0.3)
+    state.policy.train()
+    with pytest.raises(BrokenRun, match="every ratio should be 1"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+def test_a_temperature_in_one_place_only_is_found(begin, ppo_config, tokenizer, reward_scorer):
+    state, rollout = begin(ppo_config)
+    with pytest.raises(BrokenRun, match="every ratio should be 1"):
+        check_promises(state, rollout, reward_scorer, tokenizer, replace(ppo_config, temperature=0.9))
+
+
+def test_a_reference_that_is_not_where_the_policy_starts_is_found(begin, ppo_config, tokenizer, reward_scorer):
+    state, rollout = begin(ppo_config, ref_seed=1)
+    with pytest.raises(BrokenRun, match="the policy is the reference"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+def test_a_cache_that_forgets_is_found(begin, ppo_config, tokenizer, reward_scorer, monkeypatch):
+    state, rollout = begin(ppo_config)
+    append = KVCache.append
+
+    def forgetful(self, layer, keys, values):
+        keys, values = append(self, layer, keys, values)
+        return keys * (torch.arange(keys.shape[2]) == keys.shape[2] - 1).view(1, 1, -1, 1), values
+
+    monkeypatch.setattr(KVCache, "append", forgetful)
+    with pytest.raises(BrokenRun, match="with and without the key-value cache should agree"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        (lambda ids, end: ids[:-1], "should end in its end-of-text"),
+        (lambda ids, end: [*ids, end], "should end in its end-of-text, and only there"),
+        (lambda ids, end: ids[1:], "the reward model should read"),
+    ],
+)
+def test_a_bridge_that_does_not_give_what_training_gave_is_found(
+    begin, ppo_config, tokenizer, reward_scorer, monkeypatch, wrong, message
+):
+    _, rollout = begin(ppo_config)
+    right = checks.reward_tokens
+    end = reward_scorer.tokenizer.eos_id
+    monkeypatch.setattr(checks, "reward_tokens", lambda *given: [wrong(ids, end) for ids in right(*given)])
+    with pytest.raises(BrokenRun, match=message):
+        check_bridge(reward_scorer, rollout, tokenizer)
+
+
+def test_a_score_that_hangs_on_its_neighbours_is_found(begin, ppo_config, tokenizer, reward_scorer, monkeypatch):
+    _, rollout = begin(ppo_config)
+    forward = RewardModel.forward
+    monkeypatch.setattr(RewardModel, "forward", lambda self, tokens, mask: forward(self, tokens, mask) + len(tokens))
+    with pytest.raises(BrokenRun, match="should not hang on its batch"):
+        check_bridge(reward_scorer, rollout, tokenizer)
+
+
+def test_prompt_and_response_that_decode_otherwise_apart_are_found(begin, ppo_config, tokenizer, reward_scorer):
+    _, rollout = begin(ppo_config)
+    cut = replace(rollout, prompt_texts=["\ufffd", *rollout.prompt_texts[1:]])
+    with pytest.raises(BrokenRun, match="should decode apart as they do together"):
+        check_bridge(reward_scorer, cut, tokenizer)
+
+
+def test_a_response_that_fills_the_context_of_the_reward_model_is_no_fault(begin, ppo_config, tokenizer, reward_scorer):
+    _, rollout = begin(ppo_config)
+    model = RewardModel(GPT(replace(reward_scorer.reward_model.gpt.config, context=6)))
+    check_bridge(RewardScorer(model, reward_scorer.tokenizer), rollout, tokenizer)
