@@ -46,8 +46,12 @@ evaluate: install            ## answer the held-out prompts again with a finishe
 test: install-test            ## the tests, under five minutes
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: install-test            ## the tests, the slow ones too
+test-all: install-test            ## the tests, the slow ones and the mutants too
 	$(BIN)/python -m pytest
+	$(BIN)/python -m tests.mutants.run
+
+mutants: install-test            ## put bugs in, one by one, and see that the tests catch each
+	$(BIN)/python -m tests.mutants.run
 
 lint: install-dev            ## ruff: lint and format
 	$(BIN)/ruff check .
@@ -66,4 +70,4 @@ clean:            ## delete the environment and the caches, not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install install-test install-dev train sft train-rm train-ppo evaluate test test-all lint bench tensorboard clean-runs clean
+.PHONY: help install install-test install-dev train sft train-rm train-ppo evaluate test test-all mutants lint bench tensorboard clean-runs clean

@@ -83,7 +83,9 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_100_000))
+    policy: LanguageModelConfig = field(
+        default_factory=lambda: LanguageModelConfig(tokens=1_100_000, batch_tokens=1024, lr=4e-3)
+    )
     """Makes the reference policy."""
     reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""

@@ -1,0 +1,170 @@
+"""Small wrong edits of our own source, each of which some implementation has made or might. The tests must catch all.
+
+A mutant replaces `old`, which stands exactly once in `file`, by `new`; `tests` are those that concern it. The comments
+are the ways in which such code goes wrong.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Mutant(NamedTuple):
+    """One wrong edit."""
+
+    file: str
+    old: str
+    new: str
+    tests: str
+
+
+EQUATIONS, MODEL, HEADS, SAMPLING = (f"minippo/{name}.py" for name in ("equations", "model", "heads", "sampling"))
+ROLLOUT, PPO, CHECKS, OPTIM = (f"minippo/{name}.py" for name in ("rollout", "ppo", "checks", "optim"))
+DATA, TOKENIZER, SCORING, CHECKPOINT = (f"minippo/{name}.py" for name in ("data", "tokenizer", "scoring", "checkpoint"))
+CONFIG, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("config", "cli", "run", "evaluate"))
+LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model", "gold", "weights", "metrics"))
+SFT, TRAIN_RM, TRAIN_PPO = "minippo/sft.py", "train_rm.py", "train_ppo.py"
+
+
+def _tests(name: str) -> str:
+    return f"tests/test_{name}.py"
+
+
+MUTANTS = [
+    # ------------------------------------------------------------------ reward-model losses
+    Mutant(EQUATIONS, "difference = chosen_scores - rejected_scores", "difference = rejected_scores - chosen_scores", _tests("equations")),
+    Mutant(EQUATIONS, "- rejected_scores - margin", "- rejected_scores + margin", _tests("equations")),
+    Mutant(EQUATIONS, "(1 - label_smoothing) * agree + label_smoothing * flipped", "(1 - label_smoothing) * agree - label_smoothing * flipped", _tests("equations")),
+    Mutant(EQUATIONS, "offset=1, device", "offset=0, device", _tests("equations")),  # a completion against itself
+    Mutant(EQUATIONS, "right = torch.sigmoid(differences.abs()), (differences > 0).float()", "right = torch.sigmoid(differences.abs()), (differences >= 0).float()", _tests("equations")),
+    # ------------------------------------------------------------------ masks and statistics
+    Mutant(EQUATIONS, "return x[:, :-1][predicted], tokens[:, 1:][predicted]", "return x[:, 1:][predicted], tokens[:, 1:][predicted]", _tests("equations")),  # no shift by one
+    Mutant(EQUATIONS, "    total, count = torch.where(mask, x, 0), mask\n", "    total, count = x * mask, mask\n", _tests("equations")),  # 0 * NaN
+    Mutant(EQUATIONS, "return total.sum() / count.sum().clamp(min=1)", "return total.sum() / count.numel()", _tests("equations")),  # averages over pads
+    Mutant(EQUATIONS, "return total.sum() / count.sum().clamp(min=1)", "return total.sum() / count.sum()", _tests("equations")),  # 0 / 0
+    Mutant(EQUATIONS, "share * (1 - share) * shift**2", "share * shift**2", _tests("equations")),  # moments across ranks
+    Mutant(EQUATIONS, "    return torch.where(mask, (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8), 0)", "    return torch.where(mask, (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8) + moments.mean, 0)", _tests("equations")),  # not centred
+    Mutant(EQUATIONS, "torch.rsqrt(moments.variance + 1e-8) + moments.mean\n", "torch.rsqrt(moments.variance + 1e-8)\n", _tests("equations")),
+    Mutant(EQUATIONS, "    return torch.where(mask, rescaled, 0)", "    return rescaled", _tests("equations")),
+    # ------------------------------------------------------------------ log-probabilities, KL, rewards
+    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits / temperature, dim=-1)", _tests("equations")),  # in bfloat16
+    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits.float(), dim=-1)", _tests("equations")),
+    Mutant(EQUATIONS, "-(log_softmax.exp() * log_softmax).sum(-1)", "(log_softmax.exp() * log_softmax).sum(-1)", _tests("equations")),
+    Mutant(EQUATIONS, "    k1 = logprobs - ref_logprobs\n", "    k1 = ref_logprobs - logprobs\n", _tests("equations")),  # order
+    Mutant(EQUATIONS, "return 0.5 * k1**2", "return k1**2", _tests("equations")),
+    Mutant(EQUATIONS, "return torch.expm1(-k1) + k1", "return torch.expm1(k1) - k1", _tests("equations")),
+    Mutant(EQUATIONS, "(-kl_coef * kl).scatter_add", "(kl_coef * kl).scatter_add", _tests("equations")),  # sign
+    Mutant(EQUATIONS, "    last = last_response_index(response_mask).unsqueeze(1)\n", "    last = (last_response_index(response_mask).unsqueeze(1) + 1).clamp(max=kl.shape[1] - 1)\n", _tests("equations")),  # score after EOS
+    Mutant(EQUATIONS, "return torch.where(has_eos, scores, scores - missing_eos_score)", "return torch.where(has_eos, scores, scores + missing_eos_score)", _tests("equations")),
+    Mutant(EQUATIONS, "return torch.where(has_eos, scores, missing_eos_score)", "return torch.where(has_eos, missing_eos_score, scores)", _tests("equations")),
+    Mutant(EQUATIONS, "observed_kl / target - 1, -0.2), 0.2)", "observed_kl / target - 1, -0.2), 2.0)", _tests("equations")),
+    # ------------------------------------------------------------------ advantages
+    Mutant(EQUATIONS, "    next_value = next_advantage = torch.zeros_like(values[:, 0])", "    next_value = next_advantage = values[:, -1]", _tests("equations")),  # bootstraps after the end
+    Mutant(EQUATIONS, "rewards[:, t] + gamma * next_value - values[:, t]", "rewards[:, t] + next_value - values[:, t]", _tests("equations")),
+    Mutant(EQUATIONS, "delta + gamma * lam * next_advantage, 0)", "delta + lam * next_advantage, 0)", _tests("equations")),
+    Mutant(EQUATIONS, "    values = torch.where(response_mask, values, 0)\n    advantages", "    advantages", _tests("equations")),  # leaks
+    Mutant(EQUATIONS, "    return advantages, advantages + values\n", "    return advantages, advantages\n", _tests("equations")),
+    Mutant(EQUATIONS, "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", _tests("equations")),
+    # ------------------------------------------------------------------ losses of the update
+    Mutant(EQUATIONS, "_masked_sum(torch.maximum(unclipped, clipped), response_mask)", "_masked_sum(torch.minimum(unclipped, clipped), response_mask)", _tests("equations")),
+    Mutant(EQUATIONS, "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", _tests("equations")),
+    Mutant(EQUATIONS, "torch.where(response_mask, new_logprobs - logprobs, 0)", "torch.where(response_mask, logprobs - new_logprobs, 0)", _tests("equations")),
+    Mutant(EQUATIONS, "_masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", _tests("equations")),  # over pads
+    Mutant(EQUATIONS, "_masked_sum((clipped > unclipped).float(), response_mask)", "_masked_sum((clipped >= unclipped).float(), response_mask)", _tests("equations")),
+    Mutant(EQUATIONS, "0.5 * _masked_sum(worst, response_mask)", "_masked_sum(worst, response_mask)", _tests("equations")),
+    Mutant(EQUATIONS, "torch.maximum(squared,", "torch.minimum(squared,", _tests("equations")),
+    # ------------------------------------------------------------------ transformer
+    Mutant(MODEL, "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1], device=tokens.device).expand_as(attention_mask)", _tests("model")),  # counts pads
+    Mutant(MODEL, "return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)", "return (attention_mask[:, None, :] & causal).unsqueeze(1)", _tests("model")),  # softmax over nothing
+    Mutant(MODEL, "causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)", "causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen + 1)", _tests("model")),  # sees the future
+    Mutant(MODEL, "return F.pad(attention_mask[:, :-1], (0, 1), value=True)[:, None, None, :]", "return torch.ones_like(attention_mask)[:, None, None, :]", _tests("model")),  # pads attended to
+    Mutant(MODEL, "        end = self.length + keys.shape[2]\n", "        end = self.length + keys.shape[2]\n        keys = keys * 0.99\n", _tests("model")),
+    Mutant(MODEL, "            cache.length += T\n", "            cache.length += 1\n", _tests("model")),
+    Mutant(MODEL, "        if seen + T > self.config.context:", "        if seen + T > self.config.context + 1:", _tests("model")),  # dies in the embedding
+    Mutant(MODEL, "self.token_embedding.weight[: self.config.unpadded_vocab_size]", "self.token_embedding.weight", _tests("model")),
+    Mutant(MODEL, "x + self.dropout(self.down(wide))", "self.dropout(self.down(wide))", _tests("model")),
+    Mutant(MODEL, 'approximate="tanh"', 'approximate="none"', _tests("model")),
+    Mutant(MODEL, "self.keys, self.values = self.keys[:, rows], self.values[:, rows]", "self.keys, self.values = self.keys[:, rows], self.values[:, : len(rows)]", _tests("sampling")),
+    # ------------------------------------------------------------------ heads
+    Mutant(HEADS, "        nn.init.zeros_(last.weight)\n", "", _tests("heads")),
+    Mutant(HEADS, "read_at=last_response_index(attention_mask)", "read_at=last_response_index(attention_mask) - 1", _tests("heads")),
+    Mutant(HEADS, "return self.gain * self.score_head(last_hidden).flatten().float() + self.bias", "return torch.sigmoid(self.score_head(last_hidden).flatten().float())", _tests("heads")),  # no scale
+    Mutant(HEADS, "self.bias.sub_(mean).div_(deviation)", "self.bias.sub_(mean)", _tests("heads")),
+    # ------------------------------------------------------------------ sampling
+    Mutant(SAMPLING, "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", _tests("sampling")),
+    Mutant(SAMPLING, "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", _tests("sampling")),  # EOS is never trained
+    Mutant(SAMPLING, "        if step < min_new_tokens:", "        if step <= min_new_tokens:", _tests("sampling")),
+    Mutant(SAMPLING, "tokens, positions = drawn.unsqueeze(1), next_position + step", "tokens, positions = drawn.unsqueeze(1), torch.full_like(next_position, P + step)", _tests("sampling")),
+    Mutant(SAMPLING, "    logits = logits / temperature\n", "    logits = logits * temperature\n", _tests("sampling")),
+    Mutant(SAMPLING, "descending.cumsum(dim=-1) - descending >= top_p", "descending.cumsum(dim=-1) >= top_p", _tests("sampling")),
+    Mutant(SAMPLING, "    if P + max_new_tokens > context:", "    if P + max_new_tokens > context + 1:", _tests("sampling")),
+    # ------------------------------------------------------------------ rollout
+    Mutant(ROLLOUT, "equations.token_logprobs(logits, drawn, config.temperature)", "equations.token_logprobs(logits, drawn)", _tests("rollout")),
+    Mutant(ROLLOUT, "    if config.min_new_tokens > 0:\n", "    if False:\n", _tests("rollout")),  # forbidden in one place only
+    Mutant(ROLLOUT, "torch.arange(real.shape[1]) >= query_lengths.unsqueeze(1)", "torch.arange(real.shape[1]) > query_lengths.unsqueeze(1)", _tests("rollout")),
+    Mutant(ROLLOUT, 'for tensor in pad(query_ids, tokenizer.pad_id, "left")', 'for tensor in pad(query_ids, tokenizer.pad_id, "right")', _tests("rollout")),
+    Mutant(ROLLOUT, "has_eos=(torch.isin(responses, torch.tensor([eos_id, *stop_ids], device=device)) & response_mask).any(dim=1)", "has_eos=~response_mask.all(dim=1)", _tests("rollout")),  # inferred from padding
+    Mutant(ROLLOUT, "    state.policy.eval()\n", "", _tests("rollout")),  # dropout on
+    Mutant(ROLLOUT, "kl_coef=state.kl_coef)", "kl_coef=config.kl_coef)", _tests("rollout")),
+    Mutant(ROLLOUT, "        rewards = equations.rescale(rewards, mask)", "        rewards = equations.whiten(rewards, mask)", _tests("rollout")),
+    Mutant(ROLLOUT, "        returns=returns,\n", "        returns=equations.whiten(returns, mask),\n", _tests("rollout")),
+    Mutant(ROLLOUT, '"val/mean": equations.masked_mean(rollout.values, mask)', '"val/mean": rollout.values.mean()', _tests("rollout")),
+    Mutant(ROLLOUT, '"objective/scores": rollout.raw_scores.mean()', '"objective/scores": rollout.scores.mean()', _tests("rollout")),
+    # ------------------------------------------------------------------ update
+    Mutant(PPO, "    num_tokens = batch.response_mask.sum()\n", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()\n", _tests("ppo")),  # divided by microbatches
+    Mutant(PPO, "advantages = equations.whiten(advantages, batch.response_mask)", "advantages = equations.rescale(advantages, batch.response_mask)", _tests("ppo")),
+    Mutant(PPO, "        loss.backward()\n", "        loss.backward()\n        torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm)\n", _tests("ppo")),
+    Mutant(PPO, "            sums[name] += float(value)\n", "            sums[name] = float(value)\n", _tests("ppo")),  # the last one is logged
+    Mutant(PPO, "    state.optimizer.zero_grad(set_to_none=True)\n", "", _tests("ppo")),
+    Mutant(PPO, "        batch.logprobs[rows],\n", "        logprobs.detach(),\n", _tests("ppo")),  # the clip never acts
+    Mutant(PPO, "for _ in range(config.num_epochs)]", "for _ in range(1)]", _tests("ppo")),
+    Mutant(PPO, "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", _tests("ppo")),  # the tail
+    Mutant(PPO, "torch.randperm(B, generator=state.generator)", "torch.randperm(B)", _tests("ppo")),
+    Mutant(PPO, "        return figures\n    grad_norm", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    grad_norm", _tests("ppo")),  # steps with a loss of 0
+    Mutant(PPO, "weight=config.ptx_coef).item()", "weight=1.0).item()", _tests("ppo")),
+    Mutant(PPO, "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", _tests("ppo")),
+    Mutant(PPO, "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", _tests("ppo")),
+    Mutant(LM, "        (weight * part).backward()\n", "        part.backward()\n", _tests("ppo")),
+    Mutant(CHECKS, "    if not kl <= tolerance:", "    if not kl <= 1e3:", _tests("checks")),
+    Mutant(CHECKS, "    if not off <= 10 * tolerance:", "    if not off <= 1e3:", _tests("checks")),
+    # ------------------------------------------------------------------ optimizer
+    Mutant(OPTIM, "        weight = parameter if on_cpu else state[\"master\"]\n", "        weight = parameter\n", _tests("optim")),  # bfloat16 alone
+    Mutant(OPTIM, "denominator = second.sqrt().div_(second_correction).add_(eps)", "denominator = second.sqrt().add_(eps).div_(second_correction)", _tests("optim")),
+    Mutant(OPTIM, "weight.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "gradient.add_(weight, alpha=group[\"weight_decay\"])", _tests("optim")),  # Adam with L2
+    Mutant(OPTIM, "        beta1, beta2 = group[\"betas\"]\n", "        beta2, beta1 = group[\"betas\"]\n", _tests("optim")),
+    Mutant(OPTIM, "{k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}", "{k: v.to(parameter.dtype) if torch.is_tensor(v) else v for k, v in loaded.items()}", _tests("optim")),
+    Mutant(OPTIM, "parameter.dim() < 2]", "parameter.dim() < 1]", _tests("optim")),
+    Mutant(OPTIM, "    rising = (step + 1) / max(1.0, warmup * num_steps)", "    rising = step / max(1.0, warmup * num_steps)", _tests("optim")),
+    # ------------------------------------------------------------------ bridge, scoring
+    Mutant(TOKENIZER, "        return self.encoding.encode_ordinary(text)\n", "        return self.encoding.encode(text, allowed_special=\"all\")\n", _tests("tokenizer")),  # text becomes a token
+    Mutant(TOKENIZER, "[[*ids[: max_length - 1], tokenizer.eos_id] for", "[[*ids, tokenizer.eos_id][:max_length] for", _tests("tokenizer")),  # no end where cut
+    Mutant(TOKENIZER, "texts = [prompt + response for", "texts = [response for", _tests("tokenizer")),
+    Mutant(TOKENIZER, "errors=\"replace\"", "errors=\"strict\"", _tests("tokenizer")),  # a cut-off character
+    Mutant(SCORING, "scores[torch.tensor(chosen)] = ", "scores[start : start + batch_size] = ", _tests("scoring")),
+    Mutant(SCORING, "reward_model.eval().requires_grad_(False)", "reward_model", _tests("scoring")),  # goes on training
+    # ------------------------------------------------------------------ data
+    Mutant(DATA, "        return texts[:n] if split == \"test\" else texts[n:]", "        return texts[:n] if split == \"test\" else texts", _tests("data")),
+    Mutant(DATA, "        random.Random(self.seed).shuffle(texts)  # and is sorted by label\n", "", _tests("data")),
+    Mutant(DATA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("data")),  # one pairing for ever
+    Mutant(DATA, "            chance.shuffle(texts)\n", "            pass\n", _tests("data")),  # pairs by row index
+    Mutant(DATA, "by_label[label].append(crop(clean(text), self.config.crop_words, chance))", "by_label[label].append(clean(text))", _tests("data")),  # whole reviews
+    Mutant(DATA, "whole_characters(tokenizer, ids[:query_length])", "ids[:query_length]", _tests("data")),
+    Mutant(DATA, "if epoch != self._epoch:", "if self._epoch < 0:", _tests("data")),
+    # ------------------------------------------------------------------ reward-model training
+    Mutant(TRAIN_RM, "won = [row[i] > row[j]", "won = [row[i] >= row[j]", _tests("train_rm")),  # ties count as right
+    Mutant(TRAIN_RM, "return sum(won) / len(won)", "return sum(won) / len(scores)", _tests("train_rm")),
+    Mutant(TRAIN_RM, "            rows = tokenise(corpus.comparisons(\"train\", epoch), tokenizer, context)\n", "            pass\n", _tests("train_rm")),
+    # ------------------------------------------------------------------ checkpoints and runs
+    Mutant(CHECKPOINT, "    state.generator.set_state(tensors[\"generator\"])\n", "", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "    state.prompts.drawn = rest[\"prompts_drawn\"]\n", "", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "state.kl_coef, state.iteration = rest[\"kl_coef\"], rest[\"iteration\"]", "state.iteration = rest[\"iteration\"]", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "    partial = place.with_suffix(\".partial\")\n", "    partial = place\n", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "        state.demonstrations.drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", _tests("checkpoint")),
+    Mutant(EVALUATE, "generator = torch.Generator().manual_seed(seed)", "generator = None", _tests("evaluate")),  # disturbs training
+    Mutant(EVALUATE, "(a > b) + 0.5 * (a == b)", "(a >= b)", _tests("evaluate")),
+    Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
+    Mutant(CLI, "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", _tests("cli") + " -k sentence"),
+    Mutant(CONFIG, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
+    Mutant(CONFIG, "    if data.query_length + data.response_length > policy.context:", "    if data.query_length + data.response_length > policy.context + 1:", _tests("config")),
+    Mutant(SFT, "stop_unless_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", _tests("sft")),
+]  # fmt: skip

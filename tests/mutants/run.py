@@ -1,0 +1,128 @@
+"""Apply each mutant to a copy of the tree, run the tests that concern it, and print which were killed.
+
+    python -m tests.mutants.run [WORD ...]      only mutants whose file or text holds a WORD
+
+Every child is forked from this process, which has loaded torch and whatever else is slow to import, but none of our own
+code: a mutant costs what its tests cost. Exit status 1 where one survived.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import datasets  # noqa: F401 - loaded once, here, for all children
+import hypothesis  # noqa: F401
+import pytest
+import scipy.special
+import scipy.stats  # noqa: F401
+import tiktoken  # noqa: F401
+import torch.utils.tensorboard
+import transformers  # noqa: F401
+import tyro  # noqa: F401
+
+from tests.mutants.mutants import MUTANTS, Mutant
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+TIME_LIMIT = 180
+"""Seconds; a mutant that never ends is killed as well."""
+KILLED, SURVIVED = "killed", "SURVIVED"
+
+
+def copy_tree(place: Path) -> None:
+    """What the tests need; the data, which no mutant touches, as a link."""
+    for name in ("minippo", "tests"):
+        shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("train_rm.py", "train_ppo.py", "pyproject.toml", "README.md"):
+        shutil.copy(REPOSITORY / name, place / name)
+    for name in ("data", "docs", "Makefile"):
+        (place / name).symlink_to(REPOSITORY / name)
+
+
+def apply(mutant: Mutant, place: Path) -> None:
+    """Edit the copy. Raises ValueError where the text does not stand there exactly once."""
+    path = place / mutant.file
+    source = path.read_text(encoding="utf-8")
+    if source.count(mutant.old) != 1:
+        raise ValueError(f"{mutant.file} holds {mutant.old!r} {source.count(mutant.old)} times")
+    path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
+
+
+def fork_tests(place: Path, tests: str, log: Path) -> int:
+    """Run the tests in a child, in `place`; returns its process id."""
+    sys.stdout.flush()
+    child = os.fork()
+    if child:
+        return child
+    output = os.open(log, os.O_WRONLY | os.O_CREAT)
+    os.dup2(output, 1)
+    os.dup2(output, 2)
+    os.chdir(place)
+    signal.alarm(TIME_LIMIT)
+    # Our own code comes from the copy, not from where this process found its list of mutants.
+    for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "minippo")]:
+        del sys.modules[name]
+    sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
+    status = pytest.main(
+        ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--rootdir", str(place), *tests.split()]
+    )
+    sys.stdout.flush()
+    os._exit(int(status))
+
+
+def verdict(wait_status: int) -> str:
+    """What a child's end says: failed tests kill, and so does never ending; passed tests do not."""
+    if os.WIFSIGNALED(wait_status):
+        return f"{KILLED} (never ended)" if os.WTERMSIG(wait_status) == signal.SIGALRM else f"{KILLED} (crashed)"
+    code = os.WEXITSTATUS(wait_status)
+    return {0: SURVIVED, 1: KILLED, 2: f"{KILLED} (did not import)"}.get(code, f"ERROR {code}: no tests were run")
+
+
+def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[str, tuple[str, float]]:
+    """Name -> verdict and seconds, of all (name, mutant, tests), as many at a time as there are cores."""
+    waiting, running, found = list(mutants), {}, {}
+    while waiting or running:
+        while waiting and len(running) < (os.cpu_count() or 1):
+            name, mutant, tests = waiting.pop(0)
+            place = scratch / name
+            copy_tree(place)
+            if mutant:
+                apply(mutant, place)
+            running[fork_tests(place, tests, scratch / f"{name}.log")] = (name, time.perf_counter())
+        child, status = os.wait()
+        name, started = running.pop(child)
+        found[name] = (verdict(status), time.perf_counter() - started)
+        shutil.rmtree(scratch / name)
+    return found
+
+
+def main() -> None:
+    """Print a table; exit with 1 unless the tests pass without mutants and fail with each."""
+    words = sys.argv[1:]
+    chosen = [m for m in MUTANTS if not words or any(word in m.file + m.old + m.new for word in words)]
+    started = time.perf_counter()
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        baseline = [(f"none-{i}", None, tests) for i, tests in enumerate(sorted({m.tests for m in chosen}))]
+        for name, (outcome, _) in run(baseline, scratch).items():  # a test that always fails would kill anything
+            if outcome != SURVIVED:
+                sys.exit(f"tests fail without any mutant:\n{(scratch / f'{name}.log').read_text()[-3000:]}")
+        jobs = [(f"mutant-{i}", mutant, mutant.tests) for i, mutant in enumerate(chosen)]
+        found = run(jobs, scratch)
+    bad = 0
+    for name, mutant, _ in jobs:
+        outcome, seconds = found[name]
+        bad += not outcome.startswith(KILLED)
+        old, new = (" ".join(text.split())[:70] for text in (mutant.old, mutant.new))
+        print(f"{outcome:22} {seconds:5.1f} s  {mutant.file:26} {old}  ->  {new or '(nothing)'}")
+    print(f"{len(jobs) - bad} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

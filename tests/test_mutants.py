@@ -1,0 +1,28 @@
+"""The list of mutants is fit to be run: `make mutants` runs it."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import pytest
+
+from tests.mutants.mutants import MUTANTS
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+
+
+def test_there_are_enough_and_none_twice():
+    assert len(MUTANTS) >= 60
+    assert len({(m.file, m.old, m.new) for m in MUTANTS}) == len(MUTANTS)
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda m: f"{m.file}: {m.old.strip()[:40]}")
+def test_a_mutant_stands_once_in_its_file_and_is_code(mutant):
+    source = (REPOSITORY / mutant.file).read_text(encoding="utf-8")
+    assert source.count(mutant.old) == 1
+    changed = source.replace(mutant.old, mutant.new)
+    assert ast.dump(ast.parse(changed)) != ast.dump(ast.parse(source))
+    for name in mutant.tests.split():
+        if not name.startswith("-") and name.endswith(".py"):
+            assert (REPOSITORY / name).is_file()
