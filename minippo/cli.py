@@ -153,6 +153,8 @@ def _merge(base: T, values: Any, where: str) -> T:
 def _typed(value: Any, expected: Any, where: str) -> Any:
     """`value` if it is of the type `expected`; a whole number passes for a float. YAML reads 1e-3 as a string."""
     if typing.get_origin(expected) is Literal:
+        if value is False and "off" in typing.get_args(expected):  # YAML reads a bare off as no
+            return "off"
         if value in typing.get_args(expected):
             return value
         raise ValueError(f"{where} must be one of {', '.join(typing.get_args(expected))}, not {value!r}")

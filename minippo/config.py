@@ -312,6 +312,8 @@ def check(config: Config) -> None:
     ):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be above 0, not {number}")
+    if data.limit == 1:
+        raise ValueError("data.limit must be 0 for all, or at least 2, since one demonstration is held out; not 1")
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
         raise ValueError(
             f"ppo.missing-eos subtract takes off ppo.missing-eos-score, so {ppo.missing_eos_score} is praise"

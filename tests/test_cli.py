@@ -183,6 +183,11 @@ def test_run_folder_is_named_after_the_preset_or_file(tmp_path):
     assert parse_options("", ["--config", yaml_file(tmp_path, "")]).run_folder == Path("runs/own")
 
 
+def test_a_bare_off_in_yaml_is_off(tmp_path):
+    (tmp_path / "own.yaml").write_text("ppo: {missing_eos: off}\n")
+    assert load_config(str(tmp_path / "own.yaml")).ppo.missing_eos == "off"
+
+
 def test_none_switches_a_limit_off():
     assert parse_options("", ["--ppo.value-clip", "None"]).settings.ppo.value_clip is None
 

@@ -22,7 +22,6 @@ import pytest
 import scipy.special
 import scipy.stats  # noqa: F401
 import tiktoken  # noqa: F401
-import torch.utils.tensorboard
 import transformers  # noqa: F401
 import tyro  # noqa: F401
 
@@ -83,8 +82,9 @@ def verdict(wait_status: int) -> str:
     return {0: SURVIVED, 1: KILLED, 2: f"{KILLED} (did not import)"}.get(code, f"ERROR {code}: no tests were run")
 
 
-def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[str, tuple[str, float]]:
-    """Name -> verdict and seconds, of all (name, mutant, tests), as many at a time as there are cores."""
+def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[str, str]:
+    """Name -> verdict of all (name, mutant, tests), as many at a time as there are cores; prints each as it comes."""
+    mutants_by_name = {name: mutant for name, mutant, _ in mutants}
     waiting, running, found = list(mutants), {}, {}
     while waiting or running:
         while waiting and len(running) < (os.cpu_count() or 1):
@@ -96,9 +96,18 @@ def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[st
             running[fork_tests(place, tests, scratch / f"{name}.log")] = (name, time.perf_counter())
         child, status = os.wait()
         name, started = running.pop(child)
-        found[name] = (verdict(status), time.perf_counter() - started)
+        found[name] = verdict(status)
         shutil.rmtree(scratch / name)
+        print(row(found[name], time.perf_counter() - started, mutants_by_name[name]), flush=True)
     return found
+
+
+def row(outcome: str, seconds: float, mutant: Mutant | None) -> str:
+    """A line of the table."""
+    if mutant is None:
+        return f"{'passed' if outcome == SURVIVED else outcome:22} {seconds:5.1f} s  without a mutant"
+    old, new = (" ".join(text.split())[:70] for text in (mutant.old, mutant.new))
+    return f"{outcome:22} {seconds:5.1f} s  {mutant.file:26} {old}  ->  {new or '(nothing)'}"
 
 
 def main() -> None:
@@ -109,19 +118,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         baseline = [(f"none-{i}", None, tests) for i, tests in enumerate(sorted({m.tests for m in chosen}))]
-        for name, (outcome, _) in run(baseline, scratch).items():  # a test that always fails would kill anything
+        for name, outcome in run(baseline, scratch).items():  # a test that always fails would kill anything
             if outcome != SURVIVED:
                 sys.exit(f"tests fail without any mutant:\n{(scratch / f'{name}.log').read_text()[-3000:]}")
         jobs = [(f"mutant-{i}", mutant, mutant.tests) for i, mutant in enumerate(chosen)]
         found = run(jobs, scratch)
-    bad = 0
-    for name, mutant, _ in jobs:
-        outcome, seconds = found[name]
-        bad += not outcome.startswith(KILLED)
-        old, new = (" ".join(text.split())[:70] for text in (mutant.old, mutant.new))
-        print(f"{outcome:22} {seconds:5.1f} s  {mutant.file:26} {old}  ->  {new or '(nothing)'}")
-    print(f"{len(jobs) - bad} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")
-    sys.exit(bad > 0)
+    bad = [name for name, outcome in found.items() if not outcome.startswith(KILLED)]
+    print(f"{len(jobs) - len(bad)} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")
+    sys.exit(len(bad) > 0)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,86 @@
+"""What each detail is worth: PPO on the bundled reviews with one option changed, all from one run's first two stages.
+
+    python bench/details.py --init-from runs/reviews [--write]
+
+Runs that exist are reused. With --write the table goes into docs/details.md.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import tyro
+
+PAGE = Path(__file__).resolve().parents[1] / "docs" / "details.md"
+MARK = "<!-- measured -->"
+VARIANTS: dict[str, list[str]] = {
+    "as it is": [],
+    "another seed": ["--seed", "2"],
+    "TensorFlow's epsilon": ["--ppo.tensorflow-eps"],
+    "epsilon 1e-8": ["--ppo.adam-eps", "1e-8"],
+    "advantages not whitened": ["--ppo.no-whiten-advantages"],
+    "rewards whitened": ["--ppo.whiten-rewards"],
+    "lambda 1": ["--ppo.lam", "1"],
+    "value loss not clipped": ["--ppo.value-clip", "None"],
+    "value head of two layers": ["--ppo.value-head", "mlp"],
+    "one epoch": ["--ppo.num-epochs", "1"],
+    "constant learning rate": ["--ppo.schedule", "constant"],
+    "adaptive coefficient, target 6 nats": ["--ppo.kl-target", "6", "--ppo.kl-horizon", "1000"],
+    "early stop at approximate KL 0.02": ["--ppo.max-approx-kl", "0.02"],
+    "pretraining term 1": ["--ppo.ptx-coef", "1"],
+}
+
+
+@dataclass(frozen=True)
+class Options:
+    """Which run to start from."""
+
+    init_from: Path = Path("runs/reviews")
+    """A run with the first two stages."""
+    folder: Path = Path("runs/details")
+    """Where the runs go."""
+    write: bool = False
+    """Put the table into docs/details.md."""
+
+
+def main() -> None:
+    """Run what is missing and print Markdown."""
+    options = tyro.cli(Options)
+    lines = [
+        "## Measured",
+        "",
+        "One run each on the bundled reviews, from the same reward model; what another seed changes is noise.",
+        "`python bench/details.py --write` makes this table.",
+        "",
+        "| changed | score | gold score | judged positive | win rate | KL, nats | grammatical | length |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, changes in VARIANTS.items():
+        folder = options.folder / name.replace(" ", "-").replace(",", "").replace("'", "")
+        if not (folder / "ppo").is_dir():
+            command = [sys.executable, "train_ppo.py", "--init-from", str(options.init_from), "--run-dir", str(folder)]
+            subprocess.run([*command, *changes], check=True, stdout=sys.stderr)
+        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        after = found["after"]
+        cells = (
+            after["score"],
+            after["gold_score"],
+            after["gold"],
+            found["win_rate"],
+            after["kl"],
+            after["grammatical"],
+        )
+        numbers = " | ".join(f"{value:.2f}" for value in cells)
+        lines.append(f"| {name} | {numbers} | {after['response_length']:.0f} |")
+    print("\n".join(lines))
+    if options.write:
+        page = PAGE.read_text(encoding="utf-8")
+        PAGE.write_text(page[: page.index(MARK)] + MARK + "\n" + "\n".join(lines) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
