@@ -39,12 +39,12 @@ def make_state(run: Run, policy: ActorCritic, prompts: RowSource, demonstrations
     return PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations)
 
 
-def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer) -> RowSource | None:
-    """What the pretraining term draws from; None where its weight is 0."""
+def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context: int) -> RowSource | None:
+    """What the pretraining term draws from, in windows of the policy's context; None where its weight is 0."""
     config = run.config
     if config.ppo.ptx_coef == 0:
         return None
-    rows = windows(policy_rows(corpus.demonstrations(), tokenizer), config.model.policy.context)
+    rows = windows(policy_rows(corpus.demonstrations(), tokenizer), context)
     return RowSource(rows, config.ppo.ptx_batch_size, config.seed)
 
 
@@ -80,7 +80,7 @@ def train(run: Run, corpus: Corpus) -> None:
     queries = query_ids(tokenizer, corpus.prompts("train"), config.data.query_length)
     held_out = query_ids(tokenizer, corpus.prompts("test")[: config.eval.prompts], config.data.query_length)
     prompts = RowSource(queries, config.ppo.rollout_batch_size, config.seed)
-    state = make_state(run, policy, prompts, demonstration_source(run, corpus, tokenizer))
+    state = make_state(run, policy, prompts, demonstration_source(run, corpus, tokenizer, policy.gpt.config.context))
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")

@@ -16,13 +16,13 @@ from minippo.checkpoint import load_actor_critic, save_model
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.data import Comparison, Corpus, Judge, load_corpus, pad, query_ids
 from minippo.equations import calibration, calibration_error, ranking_loss
-from minippo.errors import stop_unless_finite
+from minippo.errors import BrokenRun, stop_unless_finite
 from minippo.heads import RewardModel
 from minippo.metrics import Metrics
 from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.rollout import respond
 from minippo.run import Run, open_run
-from minippo.scoring import RewardScorer, score_tokens
+from minippo.scoring import score_tokens
 from minippo.tokenizer import Tokenizer, reward_tokens
 from minippo.weights import load_pretrained
 
@@ -80,8 +80,11 @@ def make_reward_model(run: Run) -> RewardModel:
     return model.to(run.device)
 
 
-def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokenizer, run: Run) -> None:
-    """Bradley-Terry training over the epochs; logs loss, training accuracy and held-out accuracy."""
+def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokenizer, run: Run) -> list[list[float]]:
+    """Bradley-Terry training over the epochs; logs loss, training accuracy and held-out accuracy.
+
+    Returns the held-out scores at the end.
+    """
     config, context = run.config.rm, model.gpt.config.context
     generator = torch.Generator().manual_seed(run.config.seed)
     optimizer = CPUAdamW(decayed_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
@@ -89,6 +92,7 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
     rows = tokenise(corpus.comparisons("train", epoch=0), tokenizer, context)
     steps_per_epoch = sum(1 for _ in comparison_batches(rows, config.batch_size, torch.Generator()))
     num_steps, step = config.epochs * steps_per_epoch, 0
+    held_out_scores: list[list[float]] = []
     bar = tqdm(total=num_steps, desc="reward model", unit="step")
     for epoch in range(config.epochs):
         if epoch > 0:
@@ -116,11 +120,13 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
                 "rm/grad_norm": grad_norm.item(),
             }
             if step % config.eval_every == 0 or step == num_steps:
-                found["eval/accuracy"] = pairs_won(scores_of(model, held_out, tokenizer.pad_id))
+                held_out_scores = scores_of(model, held_out, tokenizer.pad_id)
+                found["eval/accuracy"] = pairs_won(held_out_scores)
                 bar.set_postfix(loss=f"{found['loss/rm']:.3f}", held_out=f"{found['eval/accuracy']:.3f}")
             metrics.log(step, found, {"seconds": time.perf_counter() - started})
     bar.close()
     metrics.close()
+    return held_out_scores
 
 
 def score_batch(
@@ -137,15 +143,13 @@ def score_batch(
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 
 
-def normalise_on_reference(model: RewardModel, corpus: Corpus, run: Run) -> None:
+def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run: Run) -> None:
     """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1."""
     config = run.config
     policy_tokenizer, reward_tokenizer = run.tokenizers()
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
-    prompts = corpus.prompts("train")[: config.rm.normalisation_samples]
-    queries = query_ids(policy_tokenizer, prompts, config.data.query_length)
     generator = torch.Generator().manual_seed(config.seed)
-    scorer = RewardScorer(model, reward_tokenizer)
+    model.eval()
     scores = []
     for start in range(0, len(queries), config.ppo.rollout_batch_size):
         batch = respond(
@@ -156,8 +160,12 @@ def normalise_on_reference(model: RewardModel, corpus: Corpus, run: Run) -> None
             generator=generator,
             config=config.ppo,
         )
-        scores.append(scorer(batch.prompt_texts, batch.response_texts))
-    model.normalise(torch.cat(scores))
+        rows = reward_tokens(reward_tokenizer, batch.prompt_texts, batch.response_texts, model.gpt.config.context)
+        scores.append(score_tokens(model, rows, reward_tokenizer.pad_id))
+    try:
+        model.normalise(torch.cat(scores))
+    except ValueError as error:  # nothing that the user has given: the training has failed
+        raise BrokenRun(str(error)) from None
 
 
 def main() -> None:
@@ -169,11 +177,20 @@ def main() -> None:
             print(f"the reward model is there already: {run.stage('rm')}")
             return
         corpus = load_corpus(run.config)
+        queries = normalisation_queries(run, corpus)
     with broken_run_exits():
-        train_reward_model(run, corpus)
+        train_reward_model(run, corpus, queries)
 
 
-def train_reward_model(run: Run, corpus: Corpus) -> None:
+def normalisation_queries(run: Run, corpus: Corpus) -> list[list[int]]:
+    """The prompts on whose answers scores are normalised, in the policy's tokens. Raises ValueError where it cannot."""
+    tokenizer, _ = run.tokenizers()
+    tokenizer.end_ids(run.config.ppo.stop_token)
+    prompts = corpus.prompts("train")[: run.config.rm.normalisation_samples]
+    return query_ids(tokenizer, prompts, run.config.data.query_length)
+
+
+def train_reward_model(run: Run, corpus: Corpus, queries: Sequence[list[int]]) -> None:
     """Stage 2."""
     started = time.perf_counter()
     folder = run.begin("rm")
@@ -182,11 +199,10 @@ def train_reward_model(run: Run, corpus: Corpus) -> None:
     held_out = corpus.comparisons("test")[: run.config.rm.eval_comparisons]
     held_out_rows = tokenise(held_out, tokenizer, model.gpt.config.context)
     if run.config.rm.normalise_before:
-        normalise_on_reference(model, corpus, run)
-    train(model, corpus, held_out_rows, tokenizer, run)
-    scores = scores_of(model, held_out_rows, tokenizer.pad_id)
+        normalise_on_reference(model, queries, run)
+    scores = train(model, corpus, held_out_rows, tokenizer, run)
     bins = calibration(score_differences(scores))  # of the scores that the loss has shaped, before they are scaled
-    normalise_on_reference(model, corpus, run)
+    normalise_on_reference(model, queries, run)
     found = {
         "rm_accuracy": pairs_won(scores),
         "rm_calibration": [b._asdict() for b in bins],

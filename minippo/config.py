@@ -117,7 +117,7 @@ class RMConfig:
     """By how much a chosen score should exceed a rejected one before the loss counts it as even."""
     label_smoothing: float = 0.0
     """Share of the labels that is taken to be wrong."""
-    eval_comparisons: int = 3000
+    eval_comparisons: int = 4600
     """Held-out comparisons for the accuracy."""
     eval_every: int = 950
     """Steps between two measurements of the held-out accuracy."""
@@ -196,7 +196,8 @@ class PPOConfig:
     min_new_tokens: int = 0
     """No end within the first so many tokens."""
     stop_token: str = ""
-    """A response is cut after this token of the policy's (its text, say "."); empty: at the end of text only."""
+    """A response ends after this token of the policy's too (its text, say "."), and not before min_new_tokens: until
+    then neither is ever drawn. Empty: at the end of text only."""
     missing_eos: Literal["off", "replace", "subtract"] = "off"
     """What becomes of the score of a response that does not end within its length."""
     missing_eos_score: float = -1.0
@@ -283,7 +284,6 @@ def check(config: Config) -> None:
         ("rm.dropout", config.rm.dropout, 0, 0.9),
         ("ppo.lr", ppo.lr, 0, None),
         ("ppo.weight-decay", ppo.weight_decay, 0, None),
-        ("ppo.adam-eps", ppo.adam_eps, 0, None),
         ("ppo.kl-coef", ppo.kl_coef, 0, None),
         ("ppo.gamma", ppo.gamma, 0, 1),
         ("ppo.lam", ppo.lam, 0, 1),
@@ -304,6 +304,7 @@ def check(config: Config) -> None:
         ("ppo.score-clip", ppo.score_clip),
         ("ppo.max-approx-kl", ppo.max_approx_kl),
         ("ppo.max-ratio", ppo.max_ratio),
+        ("ppo.adam-eps", ppo.adam_eps),
         ("ppo.temperature", ppo.temperature),
         ("ppo.max-grad-norm", ppo.max_grad_norm),
         ("rm.max-grad-norm", config.rm.max_grad_norm),

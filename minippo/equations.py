@@ -55,9 +55,10 @@ def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
 
     By Bradley-Terry the model's confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
     any normalisation. Where confidence and accuracy agree, a difference of scores means what the labels meant. Empty
-    bins are left out. Guo et al. 2017 (1706.04599) section 2; Stiennon et al. 2020 look at it so.
+    bins are left out. Guo et al. 2017 (1706.04599) section 2.
     """
-    confidence, right = torch.sigmoid(differences.abs()), (differences > 0).float()
+    confidence = torch.sigmoid(differences.abs())
+    right = (differences > 0).double() + 0.5 * (differences == 0)  # of a tie it says that either is as good
     place = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
     chosen = [place == index for index in range(num_bins)]
     return [

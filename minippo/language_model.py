@@ -26,15 +26,24 @@ def reward_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -
     return reward_tokens(tokenizer, prompts, completions, max_length=10**9)
 
 
-def backward_in_chunks(gpt: GPT, tokens: Tensor, mask: Tensor, chunk_tokens: int = 512, weight: float = 1.0) -> Tensor:
+def backward_in_chunks(
+    gpt: GPT,
+    tokens: Tensor,
+    mask: Tensor,
+    chunk_tokens: int = 512,
+    *,
+    num_tokens: Tensor | None = None,
+    weight: float = 1.0,
+) -> Tensor:
     """Loss, (), and `weight` times its gradient in `gpt`, without the logits of the whole batch existing at once.
 
-    Those would be B x T x V numbers, most of the memory and of the time spent waiting for it. So the graph is cut at
-    the hidden states: some tokens at a time go forward to their loss and back, and the trunk goes back once.
+    `num_tokens` is the divisor, by default the predicted tokens of this batch. The logits would be B x T x V numbers,
+    most of the memory and of the time spent waiting for it. So the graph is cut at the hidden states: some tokens at a
+    time go forward to their loss and back, and the trunk goes back once.
     """
     before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
     states = before.detach().requires_grad_()  # (N, C)
-    num_tokens, loss = mask[:, 1:].sum(), torch.zeros((), device=tokens.device)
+    num_tokens, loss = mask[:, 1:].sum() if num_tokens is None else num_tokens, torch.zeros((), device=tokens.device)
     for states_part, targets_part in zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
         part = language_model_loss(gpt.logits(states_part), targets_part, num_tokens)
         (weight * part).backward()

@@ -38,8 +38,8 @@ class CPUAdamW(torch.optim.Optimizer):
             raise ValueError(
                 f"need lr, eps, weight_decay >= 0, 0 <= betas < 1: {lr=}, {betas=}, {eps=}, {weight_decay=}"
             )
-        super().__init__(params, {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay})
-        self.tensorflow_eps = tensorflow_eps
+        defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
+        super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -73,7 +73,7 @@ class CPUAdamW(torch.optim.Optimizer):
         second = state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         first_correction = 1 - beta1 ** state["step"]
         second_correction = math.sqrt(1 - beta2 ** state["step"])
-        eps = group["eps"] / second_correction if self.tensorflow_eps else group["eps"]
+        eps = group["eps"] / second_correction if group["tensorflow_eps"] else group["eps"]
         denominator = second.sqrt().div_(second_correction).add_(eps)
         weight.addcdiv_(first, denominator, value=-group["lr"] / first_correction)
         if not on_cpu:

@@ -19,7 +19,10 @@ from minippo.rollout import Rollout, judge_tokens
 
 
 def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
-    """Improve `state.policy` on the rollout, and adapt the KL coefficient. Returns means over the minibatches seen."""
+    """Improve `state.policy` on the rollout, and adapt the KL coefficient.
+
+    Returns means over the minibatches whose step was taken; where none was, over those that were looked at.
+    """
     B = len(rollout.queries)
     lr = config.lr * lr_share(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
@@ -38,9 +41,10 @@ def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config
             horizon=config.kl_horizon,
             batch_size=B,
         )
-    steps = [figures["policy/grad_norm"] for figures in found if "policy/grad_norm" in figures]
-    means = {name: sum(figures[name] for figures in found) / len(found) for name in found[0] if name in found[-1]}
-    return means | {"policy/grad_norm": sum(steps) / max(1, len(steps)), "policy/steps": len(steps), "lr": lr}
+    taken = [figures for figures in found if "policy/grad_norm" in figures]
+    counted = taken or found
+    means = {name: sum(figures[name] for figures in counted) / len(counted) for name in counted[0]}
+    return {"policy/grad_norm": 0.0} | means | {"policy/steps": len(taken), "lr": lr}
 
 
 def exceeds(value: float, limit: float | None) -> bool:
@@ -58,6 +62,9 @@ def update_on_minibatch(state: PPOState, batch: Rollout, end_ids: Sequence[int],
     figures = accumulate_gradient(state, batch, end_ids, config)
     if exceeds(figures["policy/approxkl"], config.max_approx_kl) or exceeds(figures["val/ratio"], config.max_ratio):
         return figures
+    if state.demonstrations is not None:
+        figures["loss/ptx"] = accumulate_pretraining_gradient(state, config)
+    stop_unless_finite("update", **{name.replace("/", " "): value for name, value in figures.items()})
     grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
     stop_unless_finite("update", gradient_norm=grad_norm)
     state.optimizer.step()
@@ -79,9 +86,6 @@ def accumulate_gradient(state: PPOState, batch: Rollout, end_ids: Sequence[int],
         loss.backward()
         for name, value in figures.items():
             sums[name] += float(value)
-    if state.demonstrations is not None:
-        sums["loss/ptx"] = accumulate_pretraining_gradient(state, config)
-    stop_unless_finite("update", **{name.replace("/", " "): value for name, value in sums.items()})
     return dict(sums)
 
 
@@ -90,9 +94,15 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
 
     Ouyang et al. 2022 (2203.02155) eq. 2: the policy is held to what it was pretrained on.
     """
-    tokens, mask = pad(next(state.demonstrations), 0, "right")
     device = state.policy.gpt.token_embedding.weight.device
-    return backward_in_chunks(state.policy.gpt, tokens.to(device), mask.to(device), weight=config.ptx_coef).item()
+    tokens, mask = (tensor.to(device) for tensor in pad(next(state.demonstrations), 0, "right"))
+    num_tokens, loss = mask[:, 1:].sum(), 0.0
+    for rows in torch.arange(len(tokens), device=device).split(config.microbatch_size):
+        part = backward_in_chunks(
+            state.policy.gpt, tokens[rows], mask[rows], num_tokens=num_tokens, weight=config.ptx_coef
+        )
+        loss += part.item()
+    return loss
 
 
 def microbatch_loss(

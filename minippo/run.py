@@ -25,6 +25,8 @@ STAGES = {
     "rm": (("rm",), "python train_rm.py"),
     "ppo": (("ppo", "eval"), "python train_ppo.py"),
 }
+# How the samples were drawn on which scores were normalised: drawn otherwise, they would have another scale.
+SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
 NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
 # Where files lie is not what they are: these may differ between two machines.
 LOCATIONS = ("data.folder", "data.imdb_path")
@@ -134,7 +136,7 @@ def _same_run(folder: Path, config: Config, stage: str) -> None:
     changed = [
         f"{name} is {theirs}, now {ours}"
         for name, (ours, theirs) in differences(config, stored).items()
-        if name not in LOCATIONS and name.split(".")[0] in sections
+        if name not in LOCATIONS and (name.split(".")[0] in sections or ("rm" in begun and name in SAMPLING))
     ]
     if changed:
         raise ValueError(
@@ -152,7 +154,7 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
     changed = [
         f"{name} is {b}, here {a}"
         for name, (a, b) in differences(config, theirs).items()
-        if name.split(".")[0] in ("data", "model") and name not in LOCATIONS
+        if (name.split(".")[0] in ("data", "model") and name not in LOCATIONS) or ("rm" in stages and name in SAMPLING)
     ]
     if stages and changed:
         raise ValueError(f"--init-from {source}: that run's stages do not fit this one: {'; '.join(changed[:3])}")
@@ -167,7 +169,7 @@ def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
             os.replace(run.folder / f"{name}.unfinished", run.folder / name)
     if not run.summary():
         found = json.loads((source / "summary.json").read_text(encoding="utf-8"))
-        taken = {key: found[key] for key in ("rm_accuracy", "rm_accuracy_limit") if key in found}
+        taken = {key: value for key, value in found.items() if key.startswith("rm_")}
         taken["init_from"] = str(source)
         for key in ("stage_seconds", "peak_memory_mb"):
             taken[key] = {name: found[key][name] for name in stages if name in found.get(key, {})}

@@ -75,7 +75,7 @@ def test_defaults_are_in_order():
         ("ppo.score_clip", -1.0),
         ("ppo.min_new_tokens", -1),
         ("ppo.adam_beta2", 1.0),
-        ("ppo.adam_eps", -1e-5),
+        ("ppo.adam_eps", 0.0),
         ("ppo.weight_decay", -0.1),
         ("rm.weight_decay", -0.1),
         ("sft.policy.weight_decay", -0.1),

@@ -28,7 +28,7 @@ model:
 sft:
   policy: {tokens: 6000, batch_tokens: 512}
   reward: {tokens: 3000, batch_tokens: 512}
-rm: {epochs: 1, batch_size: 16, eval_comparisons: 24, eval_every: 3, normalisation_samples: 24}
+rm: {epochs: 1, batch_size: 16, eval_comparisons: 24, eval_every: 3, normalisation_samples: 24, normalise_before: true}
 ppo:
   num_iterations: 5
   rollout_batch_size: 8
@@ -41,6 +41,12 @@ ppo:
   min_new_tokens: 1
   temperature: 0.9
   missing_eos: replace
+  stop_token: "."
+  value_head: mlp
+  ptx_coef: 0.1
+  ptx_batch_size: 6
+  max_ratio: 5
+  max_approx_kl: 5
   save_every: 2
 eval: {every: 2, prompts: 6, final_prompts: 8, samples: 2}
 """

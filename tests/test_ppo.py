@@ -373,18 +373,56 @@ def test_ratio_guard_skips_the_minibatches_beyond_it_and_goes_on(begin, ppo_conf
     assert [("policy/grad_norm" not in seen) for _, seen in steps] == skipped
 
 
+@pytest.mark.parametrize("skipped", [{0}, {2}, {5}, {0, 1, 2, 3, 4, 5}])
+def test_figures_are_means_over_the_steps_taken_wherever_one_is_skipped(
+    begin, ppo_config, tokenizer, monkeypatch, skipped
+):
+    state, rollout = begin(ppo_config)
+    ratios = [99.0 if place in skipped else 1.0 for place in range(6)]
+    accumulate, losses = ppo.accumulate_gradient, []
+
+    def told(*given):
+        figures = accumulate(*given) | {"val/ratio": ratios[len(losses)]}
+        losses.append(figures["loss/value"])
+        return figures
+
+    monkeypatch.setattr(ppo, "accumulate_gradient", told)
+    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(ppo_config, max_ratio=10.0))
+    counted = [loss for place, loss in enumerate(losses) if place not in skipped] or losses
+    assert found["policy/steps"] == 6 - len(skipped)
+    assert found["loss/value"] == pytest.approx(sum(counted) / len(counted), rel=1e-6)
+    assert (found["policy/grad_norm"] > 0) == (len(skipped) < 6)
+
+
+def test_a_ratio_beyond_all_numbers_is_skipped_by_the_guard_and_stops_a_run_without_one(begin, ppo_config, tokenizer):
+    state, rollout = begin(ppo_config)
+    before = weights(state.policy)
+    far = replace(rollout, logprobs=rollout.logprobs.masked_fill(rollout.response_mask, -200.0))
+    found = ppo_update(state, far, [tokenizer.eos_id], replace(ppo_config, max_ratio=10.0))
+    assert found["policy/steps"] == 0
+    assert all(map(torch.equal, weights(state.policy), before))
+    with pytest.raises(BrokenRun, match=r"update: the \w+ \w+ is (inf|nan)"):
+        ppo_update(state, far, [tokenizer.eos_id], ppo_config)
+
+
 # ---------------------------------------------------------------------------------------------- pretraining term
 
 
-def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(begin, ppo_config, tokenizer):
+@pytest.mark.parametrize("microbatch_size", [1, 24])
+def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
+    begin, ppo_config, tokenizer, microbatch_size
+):
     rows = [[*tokenizer.encode(text)[: 9 + 3 * place], tokenizer.eos_id] for place, text in enumerate(TEXTS)]
-    config = replace(ppo_config, ptx_coef=1.7)
+    config = replace(ppo_config, ptx_coef=1.7, microbatch_size=microbatch_size, max_grad_norm=1e9)
     plain_state, rollout = begin(config, moved=0.03)
-    plain, _ = accumulated(plain_state, rollout, config, tokenizer.eos_id)
+    update_on_minibatch(plain_state, rollout, [tokenizer.eos_id], config)
+    plain = gradient(plain_state)
     state, rollout = begin(config, moved=0.03, demonstrations=RowSource(rows, len(rows), 0))
-    ours, found = accumulated(state, rollout, config, tokenizer.eos_id)
+    start = copy.deepcopy(state.policy)
+    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    ours = gradient(state)
 
-    exact = copy.deepcopy(state.policy).double()
+    exact = start.double()
     surprises = [
         -torch.log_softmax(exact.gpt(torch.tensor([row]))[0, place - 1], dim=-1)[row[place]]
         for row in rows

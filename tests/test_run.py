@@ -239,6 +239,17 @@ def test_init_from_a_run_on_other_data_is_refused_with_both_values(tmp_path, ref
     assert said.endswith("that run's stages do not fit this one: data.query_length is 20, here 24")
 
 
+@pytest.mark.parametrize("changes", [{"temperature": 0.7}, {"min_new_tokens": 3}, {"stop_token": "."}])
+def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path, refused, changes):
+    (name,) = changes
+    folder = stored(tmp_path / "run", "sft", "rm")
+    assert f"ppo.{name} is " in refused(options(folder, ppo=PPOConfig(**changes)), "ppo")
+    said = refused(options(tmp_path / "other", init_from=folder, ppo=PPOConfig(**changes)), "ppo")
+    assert f"that run's stages do not fit this one: ppo.{name} is " in said
+    folder = stored(tmp_path / "early", "sft")
+    open_run(options(folder, ppo=PPOConfig(**changes)), "rm")  # not yet normalised: any sampling will do
+
+
 # ---------------------------------------------------------------------------------------------- summary
 
 

@@ -27,6 +27,7 @@ from minippo.weights import save_pretrained
 from train_rm import (
     accuracy_limit,
     comparison_batches,
+    normalisation_queries,
     normalise_on_reference,
     pairs_won,
     score_batch,
@@ -207,7 +208,8 @@ def run(tmp_path, tokenizer, make_policy):
 def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
     held_out = tokenise(corpus.pairs, tokenizer, 64)
-    train_rm.train(model, corpus, held_out, tokenizer, run)
+    scores = train_rm.train(model, corpus, held_out, tokenizer, run)
+    assert scores == scores_of(model, held_out, tokenizer.pad_id)
     assert corpus.epochs == [0, 1, 2]
     lines = read_metrics(run.folder, "rm")
     assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
@@ -251,8 +253,9 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
 
     monkeypatch.setattr(train_rm, "respond", recorded)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    normalise_on_reference(model, corpus, run)
+    normalise_on_reference(model, normalisation_queries(run, corpus), run)
     assert len(texts) == 40
+    assert all(parameter.requires_grad for parameter in model.parameters())  # it may go on training
     scores = RewardScorer(model, tokenizer)(*(list(column) for column in zip(*texts, strict=True)))
     assert scores.mean().item() == pytest.approx(0, abs=1e-4)
     assert scores.var(correction=0).item() == pytest.approx(1, abs=1e-3)

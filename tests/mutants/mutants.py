@@ -36,7 +36,7 @@ MUTANTS = [
     Mutant(EQUATIONS, "- rejected_scores - margin", "- rejected_scores + margin", _tests("equations")),
     Mutant(EQUATIONS, "(1 - label_smoothing) * agree + label_smoothing * flipped", "(1 - label_smoothing) * agree - label_smoothing * flipped", _tests("equations")),
     Mutant(EQUATIONS, "offset=1, device", "offset=0, device", _tests("equations")),  # a completion against itself
-    Mutant(EQUATIONS, "right = torch.sigmoid(differences.abs()), (differences > 0).float()", "right = torch.sigmoid(differences.abs()), (differences >= 0).float()", _tests("equations")),
+    Mutant(EQUATIONS, "(differences > 0).double() + 0.5 * (differences == 0)", "(differences > 0).double()", _tests("equations")),
     # ------------------------------------------------------------------ masks and statistics
     Mutant(EQUATIONS, "return x[:, :-1][predicted], tokens[:, 1:][predicted]", "return x[:, 1:][predicted], tokens[:, 1:][predicted]", _tests("equations")),  # no shift by one
     Mutant(EQUATIONS, "    total, count = torch.where(mask, x, 0), mask\n", "    total, count = x * mask, mask\n", _tests("equations")),  # 0 * NaN
@@ -120,8 +120,10 @@ MUTANTS = [
     Mutant(PPO, "for _ in range(config.num_epochs)]", "for _ in range(1)]", _tests("ppo")),
     Mutant(PPO, "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", _tests("ppo")),  # the tail
     Mutant(PPO, "torch.randperm(B, generator=state.generator)", "torch.randperm(B)", _tests("ppo")),
-    Mutant(PPO, "        return figures\n    grad_norm", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    grad_norm", _tests("ppo")),  # steps with a loss of 0
-    Mutant(PPO, "weight=config.ptx_coef).item()", "weight=1.0).item()", _tests("ppo")),
+    Mutant(PPO, "        return figures\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", _tests("ppo")),  # steps with a loss of 0
+    Mutant(PPO, "weight=config.ptx_coef\n", "weight=1.0\n", _tests("ppo")),
+    Mutant(PPO, "num_tokens=num_tokens, weight", "weight", _tests("ppo")),
+    Mutant(PPO, 'taken = [figures for figures in found if "policy/grad_norm" in figures]', "taken = found", _tests("ppo")),
     Mutant(PPO, "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", _tests("ppo")),
     Mutant(PPO, "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", _tests("ppo")),
     Mutant(LM, "        (weight * part).backward()\n", "        part.backward()\n", _tests("ppo")),

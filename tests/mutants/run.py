@@ -79,7 +79,7 @@ def verdict(wait_status: int) -> str:
     if os.WIFSIGNALED(wait_status):
         return f"{KILLED} (never ended)" if os.WTERMSIG(wait_status) == signal.SIGALRM else f"{KILLED} (crashed)"
     code = os.WEXITSTATUS(wait_status)
-    return {0: SURVIVED, 1: KILLED, 2: f"{KILLED} (did not import)"}.get(code, f"ERROR {code}: no tests were run")
+    return {0: SURVIVED, 1: KILLED}.get(code, f"ERROR {code}: the tests did not run")
 
 
 def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[str, str]:
