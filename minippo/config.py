@@ -131,7 +131,7 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 24
+    num_iterations: int = 40
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
@@ -141,7 +141,7 @@ class PPOConfig:
     """Optimizer steps in an epoch; they divide the rollout."""
     microbatch_size: int = 32
     """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
-    lr: float = 4e-4
+    lr: float = 6e-4
     """Peak learning rate."""
     warmup: float = 0.0
     """Share of the iterations over which the learning rate rises."""
@@ -157,7 +157,7 @@ class PPOConfig:
     """Add it before the bias correction, as the first results of RLHF did."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.06
+    kl_coef: float = 0.1
     """Coefficient of the per-token KL penalty; the first one where it adapts."""
     kl_target: float | None = None
     """Adapt the coefficient to hold this KL per sequence, in nats (Ziegler et al. 2019); None: fixed."""
@@ -204,7 +204,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 8
+    save_every: int = 10
     """Iterations between two checkpoints."""
 
 
@@ -212,7 +212,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 8
+    every: int = 10
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""
