@@ -26,17 +26,18 @@ LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model"
 SFT, TRAIN_RM, TRAIN_PPO = "minippo/sft.py", "train_rm.py", "train_ppo.py"
 
 
-def _tests(name: str) -> str:
-    return f"tests/test_{name}.py"
+def _tests(name: str, about: str = "") -> str:
+    """All tests of a file, or with `about` those whose names hold one of its words, to be quick."""
+    return f"tests/test_{name}.py" + (f" -k {'_or_'.join(about.split())}" if about else "")
 
 
 MUTANTS = [
     # ------------------------------------------------------------------ reward-model losses
-    Mutant(EQUATIONS, "difference = chosen_scores - rejected_scores", "difference = rejected_scores - chosen_scores", _tests("equations")),
-    Mutant(EQUATIONS, "- rejected_scores - margin", "- rejected_scores + margin", _tests("equations")),
-    Mutant(EQUATIONS, "(1 - label_smoothing) * agree + label_smoothing * flipped", "(1 - label_smoothing) * agree - label_smoothing * flipped", _tests("equations")),
-    Mutant(EQUATIONS, "offset=1, device", "offset=0, device", _tests("equations")),  # a completion against itself
-    Mutant(EQUATIONS, "(differences > 0).double() + 0.5 * (differences == 0)", "(differences > 0).double()", _tests("equations")),
+    Mutant(EQUATIONS, "difference = chosen_scores - rejected_scores", "difference = rejected_scores - chosen_scores", _tests("equations", "preference margin label ranking calibr tied")),
+    Mutant(EQUATIONS, "- rejected_scores - margin", "- rejected_scores + margin", _tests("equations", "preference margin label ranking calibr tied")),
+    Mutant(EQUATIONS, "(1 - label_smoothing) * agree + label_smoothing * flipped", "(1 - label_smoothing) * agree - label_smoothing * flipped", _tests("equations", "preference margin label ranking calibr tied")),
+    Mutant(EQUATIONS, "offset=1, device", "offset=0, device", _tests("equations", "preference margin label ranking calibr tied")),  # a completion against itself
+    Mutant(EQUATIONS, "(differences > 0).double() + 0.5 * (differences == 0)", "(differences > 0).double()", _tests("equations", "preference margin label ranking calibr tied")),
     # ------------------------------------------------------------------ masks and statistics
     Mutant(EQUATIONS, "return x[:, :-1][predicted], tokens[:, 1:][predicted]", "return x[:, 1:][predicted], tokens[:, 1:][predicted]", _tests("equations")),  # no shift by one
     Mutant(EQUATIONS, "    total, count = torch.where(mask, x, 0), mask\n", "    total, count = x * mask, mask\n", _tests("equations")),  # 0 * NaN
@@ -47,32 +48,32 @@ MUTANTS = [
     Mutant(EQUATIONS, "torch.rsqrt(moments.variance + 1e-8) + moments.mean\n", "torch.rsqrt(moments.variance + 1e-8)\n", _tests("equations")),
     Mutant(EQUATIONS, "    return torch.where(mask, rescaled, 0)", "    return rescaled", _tests("equations")),
     # ------------------------------------------------------------------ log-probabilities, KL, rewards
-    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits / temperature, dim=-1)", _tests("equations")),  # in bfloat16
-    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits.float(), dim=-1)", _tests("equations")),
-    Mutant(EQUATIONS, "-(log_softmax.exp() * log_softmax).sum(-1)", "(log_softmax.exp() * log_softmax).sum(-1)", _tests("equations")),
-    Mutant(EQUATIONS, "    k1 = logprobs - ref_logprobs\n", "    k1 = ref_logprobs - logprobs\n", _tests("equations")),  # order
-    Mutant(EQUATIONS, "return 0.5 * k1**2", "return k1**2", _tests("equations")),
-    Mutant(EQUATIONS, "return torch.expm1(-k1) + k1", "return torch.expm1(k1) - k1", _tests("equations")),
-    Mutant(EQUATIONS, "(-kl_coef * kl).scatter_add", "(kl_coef * kl).scatter_add", _tests("equations")),  # sign
-    Mutant(EQUATIONS, "    last = last_response_index(response_mask).unsqueeze(1)\n", "    last = (last_response_index(response_mask).unsqueeze(1) + 1).clamp(max=kl.shape[1] - 1)\n", _tests("equations")),  # score after EOS
-    Mutant(EQUATIONS, "return torch.where(has_eos, scores, scores - missing_eos_score)", "return torch.where(has_eos, scores, scores + missing_eos_score)", _tests("equations")),
-    Mutant(EQUATIONS, "return torch.where(has_eos, scores, missing_eos_score)", "return torch.where(has_eos, missing_eos_score, scores)", _tests("equations")),
-    Mutant(EQUATIONS, "observed_kl / target - 1, -0.2), 0.2)", "observed_kl / target - 1, -0.2), 2.0)", _tests("equations")),
+    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits / temperature, dim=-1)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),  # in bfloat16
+    Mutant(EQUATIONS, "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits.float(), dim=-1)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "-(log_softmax.exp() * log_softmax).sum(-1)", "(log_softmax.exp() * log_softmax).sum(-1)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "    k1 = logprobs - ref_logprobs\n", "    k1 = ref_logprobs - logprobs\n", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),  # order
+    Mutant(EQUATIONS, "return 0.5 * k1**2", "return k1**2", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "return torch.expm1(-k1) + k1", "return torch.expm1(k1) - k1", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "(-kl_coef * kl).scatter_add", "(kl_coef * kl).scatter_add", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),  # sign
+    Mutant(EQUATIONS, "    last = last_response_index(response_mask).unsqueeze(1)\n", "    last = (last_response_index(response_mask).unsqueeze(1) + 1).clamp(max=kl.shape[1] - 1)\n", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),  # score after EOS
+    Mutant(EQUATIONS, "return torch.where(has_eos, scores, scores - missing_eos_score)", "return torch.where(has_eos, scores, scores + missing_eos_score)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "return torch.where(has_eos, scores, missing_eos_score)", "return torch.where(has_eos, missing_eos_score, scores)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant(EQUATIONS, "observed_kl / target - 1, -0.2), 0.2)", "observed_kl / target - 1, -0.2), 2.0)", _tests("equations", "masked logprob kl k1 k3 reward score missing controller")),
     # ------------------------------------------------------------------ advantages
-    Mutant(EQUATIONS, "    next_value = next_advantage = torch.zeros_like(values[:, 0])", "    next_value = next_advantage = values[:, -1]", _tests("equations")),  # bootstraps after the end
-    Mutant(EQUATIONS, "rewards[:, t] + gamma * next_value - values[:, t]", "rewards[:, t] + next_value - values[:, t]", _tests("equations")),
-    Mutant(EQUATIONS, "delta + gamma * lam * next_advantage, 0)", "delta + lam * next_advantage, 0)", _tests("equations")),
-    Mutant(EQUATIONS, "    values = torch.where(response_mask, values, 0)\n    advantages", "    advantages", _tests("equations")),  # leaks
-    Mutant(EQUATIONS, "    return advantages, advantages + values\n", "    return advantages, advantages\n", _tests("equations")),
-    Mutant(EQUATIONS, "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", _tests("equations")),
+    Mutant(EQUATIONS, "    next_value = next_advantage = torch.zeros_like(values[:, 0])", "    next_value = next_advantage = values[:, -1]", _tests("equations", "masked gae advantage lambda reward variance padding returns")),  # bootstraps after the end
+    Mutant(EQUATIONS, "rewards[:, t] + gamma * next_value - values[:, t]", "rewards[:, t] + next_value - values[:, t]", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
+    Mutant(EQUATIONS, "delta + gamma * lam * next_advantage, 0)", "delta + lam * next_advantage, 0)", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
+    Mutant(EQUATIONS, "    values = torch.where(response_mask, values, 0)\n    advantages", "    advantages", _tests("equations", "masked gae advantage lambda reward variance padding returns")),  # leaks
+    Mutant(EQUATIONS, "    return advantages, advantages + values\n", "    return advantages, advantages\n", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
+    Mutant(EQUATIONS, "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
     # ------------------------------------------------------------------ losses of the update
-    Mutant(EQUATIONS, "_masked_sum(torch.maximum(unclipped, clipped), response_mask)", "_masked_sum(torch.minimum(unclipped, clipped), response_mask)", _tests("equations")),
-    Mutant(EQUATIONS, "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", _tests("equations")),
-    Mutant(EQUATIONS, "torch.where(response_mask, new_logprobs - logprobs, 0)", "torch.where(response_mask, logprobs - new_logprobs, 0)", _tests("equations")),
-    Mutant(EQUATIONS, "_masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", _tests("equations")),  # over pads
-    Mutant(EQUATIONS, "_masked_sum((clipped > unclipped).float(), response_mask)", "_masked_sum((clipped >= unclipped).float(), response_mask)", _tests("equations")),
-    Mutant(EQUATIONS, "0.5 * _masked_sum(worst, response_mask)", "_masked_sum(worst, response_mask)", _tests("equations")),
-    Mutant(EQUATIONS, "torch.maximum(squared,", "torch.minimum(squared,", _tests("equations")),
+    Mutant(EQUATIONS, "_masked_sum(torch.maximum(unclipped, clipped), response_mask)", "_masked_sum(torch.minimum(unclipped, clipped), response_mask)", _tests("equations", "masked policy value clip ratio microbatch")),
+    Mutant(EQUATIONS, "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", _tests("equations", "masked policy value clip ratio microbatch")),
+    Mutant(EQUATIONS, "torch.where(response_mask, new_logprobs - logprobs, 0)", "torch.where(response_mask, logprobs - new_logprobs, 0)", _tests("equations", "masked policy value clip ratio microbatch")),
+    Mutant(EQUATIONS, "_masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", _tests("equations", "masked policy value clip ratio microbatch")),  # over pads
+    Mutant(EQUATIONS, "_masked_sum((clipped > unclipped).float(), response_mask)", "_masked_sum((clipped >= unclipped).float(), response_mask)", _tests("equations", "masked policy value clip ratio microbatch")),
+    Mutant(EQUATIONS, "0.5 * _masked_sum(worst, response_mask)", "_masked_sum(worst, response_mask)", _tests("equations", "masked policy value clip ratio microbatch")),
+    Mutant(EQUATIONS, "torch.maximum(squared,", "torch.minimum(squared,", _tests("equations", "masked policy value clip ratio microbatch")),
     # ------------------------------------------------------------------ transformer
     Mutant(MODEL, "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1], device=tokens.device).expand_as(attention_mask)", _tests("model")),  # counts pads
     Mutant(MODEL, "return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)", "return (attention_mask[:, None, :] & causal).unsqueeze(1)", _tests("model")),  # softmax over nothing

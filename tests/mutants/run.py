@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 
 import datasets  # noqa: F401 - loaded once, here, for all children
-import hypothesis  # noqa: F401
+import hypothesis
 import pytest
 import scipy.special
 import scipy.stats  # noqa: F401
@@ -68,7 +68,18 @@ def fork_tests(place: Path, tests: str, log: Path) -> int:
         del sys.modules[name]
     sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
     status = pytest.main(
-        ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--rootdir", str(place), *tests.split()]
+        [
+            "-x",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-m",
+            "not slow",
+            "--tb=line",
+            "--rootdir",
+            str(place),
+            *(part.replace("_or_", " or ") for part in tests.split()),
+        ]
     )
     sys.stdout.flush()
     os._exit(int(status))
@@ -115,6 +126,9 @@ def main() -> None:
     words = sys.argv[1:]
     chosen = [m for m in MUTANTS if not words or any(word in m.file + m.old + m.new for word in words)]
     started = time.perf_counter()
+    # One failing example is enough: no time goes into finding the smallest.
+    hypothesis.settings.register_profile("mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+    hypothesis.settings.load_profile("mutants")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         baseline = [(f"none-{i}", None, tests) for i, tests in enumerate(sorted({m.tests for m in chosen}))]
