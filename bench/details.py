@@ -1,4 +1,4 @@
-"""What each detail is worth: PPO on the bundled reviews with one option changed, all from one run's first two stages.
+"""What each detail is worth: PPO and the reward model on the bundled reviews with one option changed.
 
     python bench/details.py --init-from runs/reviews [--write]
 
@@ -20,7 +20,7 @@ MARK = "<!-- measured -->"
 VARIANTS: dict[str, list[str]] = {
     "as it is": [],
     "another seed": ["--seed", "2"],
-    "TensorFlow's epsilon": ["--ppo.tensorflow-eps"],
+    "epsilon as in TensorFlow 1": ["--ppo.tensorflow-eps"],
     "epsilon 1e-8": ["--ppo.adam-eps", "1e-8"],
     "advantages not whitened": ["--ppo.no-whiten-advantages"],
     "rewards whitened": ["--ppo.whiten-rewards"],
@@ -32,6 +32,16 @@ VARIANTS: dict[str, list[str]] = {
     "adaptive coefficient, target 6 nats": ["--ppo.kl-target", "6", "--ppo.kl-horizon", "1000"],
     "early stop at approximate KL 0.02": ["--ppo.max-approx-kl", "0.02"],
     "pretraining term 1": ["--ppo.ptx-coef", "1"],
+}
+
+
+REWARD_MODELS: dict[str, list[str]] = {
+    "as it is": [],
+    "another seed": ["--seed", "2"],
+    "label smoothing 0.1": ["--rm.label-smoothing", "0.1"],
+    "margin 0.5": ["--rm.margin", "0.5"],
+    "normalised before training": ["--rm.normalise-before"],
+    "cosine schedule": ["--rm.schedule", "cosine"],
 }
 
 
@@ -47,24 +57,33 @@ class Options:
     """Put the table into docs/details.md."""
 
 
+def summary(script: str, init_from: Path, folder: Path, stage: str, changes: list[str]) -> dict:
+    """What a run has found; it is trained where it is not there."""
+    if not (folder / stage).is_dir():
+        command = [sys.executable, script, "--init-from", str(init_from), "--run-dir", str(folder), *changes]
+        subprocess.run(command, check=True, stdout=sys.stderr)
+    return json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+
+
+def place(folder: Path, kind: str, name: str) -> Path:
+    """The folder of a variant."""
+    return folder / f"{kind}-{name.replace(' ', '-').replace(',', '')}"
+
+
 def main() -> None:
     """Run what is missing and print Markdown."""
     options = tyro.cli(Options)
     lines = [
         "## Measured",
         "",
-        "One run each on the bundled reviews, from the same reward model; what another seed changes is noise.",
-        "`python bench/details.py --write` makes this table.",
+        "One run each on the bundled reviews; what another seed changes is noise. `python bench/details.py --write` makes",
+        "these tables. PPO, from one reward model:",
         "",
         "| changed | score | gold score | judged positive | win rate | KL, nats | grammatical | length |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for name, changes in VARIANTS.items():
-        folder = options.folder / name.replace(" ", "-").replace(",", "").replace("'", "")
-        if not (folder / "ppo").is_dir():
-            command = [sys.executable, "train_ppo.py", "--init-from", str(options.init_from), "--run-dir", str(folder)]
-            subprocess.run([*command, *changes], check=True, stdout=sys.stderr)
-        found = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        found = summary("train_ppo.py", options.init_from, place(options.folder, "ppo", name), "ppo", changes)
         after = found["after"]
         cells = (
             after["score"],
@@ -76,6 +95,17 @@ def main() -> None:
         )
         numbers = " | ".join(f"{value:.2f}" for value in cells)
         lines.append(f"| {name} | {numbers} | {after['response_length']:.0f} |")
+    lines += [
+        "",
+        "Reward model, from one warm-started backbone:",
+        "",
+        "| changed | held-out accuracy | best possible | calibration error |",
+        "| --- | --- | --- | --- |",
+    ]
+    for name, changes in REWARD_MODELS.items():
+        found = summary("train_rm.py", options.init_from, place(options.folder, "rm", name), "rm", changes)
+        cells = (found["rm_accuracy"], found["rm_accuracy_limit"], found["rm_calibration_error"])
+        lines.append(f"| {name} | " + " | ".join(f"{value:.3f}" for value in cells) + " |")
     print("\n".join(lines))
     if options.write:
         page = PAGE.read_text(encoding="utf-8")
