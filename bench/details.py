@@ -76,8 +76,8 @@ def main() -> None:
     lines = [
         "## Measured",
         "",
-        "One run each on the bundled reviews; what another seed changes is noise. `python bench/details.py --write` makes",
-        "these tables. PPO, from one reward model:",
+        "One run each on the bundled reviews; what another seed changes is noise. `python bench/details.py --write`",
+        "makes these tables. PPO, from one reward model:",
         "",
         "| changed | score | gold score | judged positive | win rate | KL, nats | grammatical | length |",
         "| --- | --- | --- | --- | --- | --- | --- | --- |",

@@ -55,7 +55,7 @@ class ModelConfig:
 
     policy: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/policy.tiktoken", channels=96))
     """Policy, critic and reference."""
-    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", channels=64))
+    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", heads=2, channels=64))
     """Reward model."""
 
 
@@ -83,11 +83,9 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(
-        default_factory=lambda: LanguageModelConfig(tokens=1_100_000, batch_tokens=1024, lr=4e-3)
-    )
+    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_000_000, lr=8e-3))
     """Makes the reference policy."""
-    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
+    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=400_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
 
 
@@ -119,7 +117,7 @@ class RMConfig:
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 4600
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 950
+    eval_every: int = 1000
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -131,17 +129,17 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 40
+    num_iterations: int = 32
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
     num_epochs: int = 4
     """Passes over a rollout."""
-    num_minibatches: int = 4
+    num_minibatches: int = 2
     """Optimizer steps in an epoch; they divide the rollout."""
-    microbatch_size: int = 32
+    microbatch_size: int = 64
     """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
-    lr: float = 6e-4
+    lr: float = 8e-4
     """Peak learning rate."""
     warmup: float = 0.0
     """Share of the iterations over which the learning rate rises."""
@@ -204,7 +202,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 10
+    save_every: int = 8
     """Iterations between two checkpoints."""
 
 
@@ -212,7 +210,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 10
+    every: int = 8
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

@@ -213,7 +213,7 @@ def test_every_stage_answers_wrong_input_alike(empty, refused, command):
         (["--ppo.temperature", "0"], ["error: ppo.temperature must be above 0, not 0"]),
         (["--ppo.lr", "nan"], ["error: ppo.lr must be 0 or more, not nan"]),
         (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
-        (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 4 = 32"]),
+        (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),
         (["--data.query-length", "100"], ["prompts of 100 tokens and responses of 64", "context of 128"]),
         (["--run-dir"], ["--run-dir"]),
         (["--device", "tpu"], ["--device", "tpu"]),
