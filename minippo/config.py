@@ -55,7 +55,7 @@ class ModelConfig:
 
     policy: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/policy.tiktoken", channels=96))
     """Policy, critic and reference."""
-    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", heads=2, channels=64))
+    reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", channels=64))
     """Reward model."""
 
 
@@ -85,7 +85,7 @@ class SFTConfig:
 
     policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_000_000, lr=8e-3))
     """Makes the reference policy."""
-    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=400_000))
+    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
 
 
@@ -117,7 +117,7 @@ class RMConfig:
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 4600
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 1000
+    eval_every: int = 1900
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -129,7 +129,7 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 32
+    num_iterations: int = 28
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
@@ -137,7 +137,7 @@ class PPOConfig:
     """Passes over a rollout."""
     num_minibatches: int = 2
     """Optimizer steps in an epoch; they divide the rollout."""
-    microbatch_size: int = 64
+    microbatch_size: int = 32
     """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
     lr: float = 8e-4
     """Peak learning rate."""
@@ -202,7 +202,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 8
+    save_every: int = 7
     """Iterations between two checkpoints."""
 
 
@@ -210,7 +210,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 8
+    every: int = 7
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

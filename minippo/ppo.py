@@ -81,7 +81,8 @@ def accumulate_gradient(state: PPOState, batch: Rollout, end_ids: Sequence[int],
     if config.whiten_advantages:
         advantages = equations.whiten(advantages, batch.response_mask)
     sums: defaultdict[str, float] = defaultdict(float)
-    for rows in torch.arange(len(advantages), device=advantages.device).split(config.microbatch_size):
+    by_length = equations.last_response_index(batch.is_response).argsort()  # rows of like length have few pads
+    for rows in by_length.split(config.microbatch_size):
         loss, figures = microbatch_loss(state, batch, rows, advantages[rows], num_tokens, end_ids, config)
         loss.backward()
         for name, value in figures.items():

@@ -110,10 +110,12 @@ def judge_tokens(
     The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, an end forbidden
     where sampling forbade it. So with unchanged weights the ratio of two of them is 1.
     """
-    tokens, mask = batch.query_responses[rows], batch.response_mask[rows]
+    mask, is_response = batch.response_mask[rows], batch.is_response[rows]
+    longest = int(equations.last_response_index(is_response).max()) + 1
+    tokens = batch.query_responses[rows][:, :longest]
     # The state before a token chose it, and the value precedes it. Only the N real tokens of responses go on to the
     # heads: a head on pads is work for nothing.
-    before, drawn = equations.predicted_tokens(policy.gpt.hidden(tokens), tokens, batch.is_response[rows])
+    before, drawn = equations.predicted_tokens(policy.gpt.hidden(tokens), tokens, is_response[:, :longest])
     logits = policy.gpt.logits(before)  # (N, V)
     if config.min_new_tokens > 0:
         too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
