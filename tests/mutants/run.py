@@ -97,8 +97,9 @@ def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[st
     """Name -> verdict of all (name, mutant, tests), as many at a time as there are cores; prints each as it comes."""
     mutants_by_name = {name: mutant for name, mutant, _ in mutants}
     waiting, running, found = list(mutants), {}, {}
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     while waiting or running:
-        while waiting and len(running) < (os.cpu_count() or 1):
+        while waiting and len(running) < cores:
             name, mutant, tests = waiting.pop(0)
             place = scratch / name
             copy_tree(place)
