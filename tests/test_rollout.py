@@ -183,6 +183,17 @@ def test_each_row_gets_the_numbers_that_it_gets_alone(
         assert rollout.ref_logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=1e-5)
 
 
+def test_each_response_continues_its_own_prompt_however_long_the_others_are(collect, ppo_config, make_policy, queries):
+    """Next to no temperature, so that a response is the likeliest continuation, found here without padding or cache."""
+    model = make_policy(0, eos_logit=0.0)
+    rollout = collect(replace(ppo_config, temperature=1e-5), model=model)
+    for row, query in enumerate(queries):
+        tokens = list(query)
+        for token in real_tokens(rollout, row):
+            assert token == int(model(torch.tensor([tokens]))[0][0, -1].argmax())
+            tokens.append(token)
+
+
 def test_no_response_ends_before_the_minimum(collect, ppo_config, tokenizer):
     rollout = collect(replace(ppo_config, min_new_tokens=4))
     assert (rollout.responses[:, :4] != tokenizer.eos_id).all()
