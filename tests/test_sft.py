@@ -13,6 +13,7 @@ from safetensors.torch import load_file, save_file
 
 from minippo.config import BackboneConfig, Config, LanguageModelConfig
 from minippo.data import Demonstration, pad
+from minippo.errors import BrokenRun
 from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.run import Run
@@ -137,3 +138,12 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
     save_file(stored, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"290 embeddings, its tokenizer gpt2 {tokenizer.vocab_size} ids"):
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
+
+
+def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tokenizer, tmp_path):
+    rows = policy_rows(DEMONSTRATIONS, tokenizer)
+    with torch.no_grad():
+        gpt.final_norm.weight[0] = math.nan
+    config = LanguageModelConfig(tokens=10 * sum(map(len, rows[1:])), batch_tokens=10_000)
+    with pytest.raises(BrokenRun, match="sft policy: step 1: the loss is nan"):
+        train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
