@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
 
-class CPUAdamW(torch.optim.Optimizer):
+class CPUAdamW(Optimizer):
     """AdamW (Loshchilov & Hutter 2019, algorithm 2) that keeps its states out of the accelerator's memory.
 
     Both moments are float32 on the CPU, whatever the parameters' device and dtype; a parameter that is not float32
@@ -40,6 +42,11 @@ class CPUAdamW(torch.optim.Optimizer):
             )
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
+
+    # PyTorch wraps these for its compiler, whose import at the first call takes one to three seconds of every stage.
+    add_param_group = inspect.unwrap(Optimizer.add_param_group)
+    zero_grad = inspect.unwrap(Optimizer.zero_grad)
+    state_dict = inspect.unwrap(Optimizer.state_dict)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -121,7 +128,7 @@ def decayed_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[di
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+def set_lr(optimizer: Optimizer, lr: float) -> None:
     """Give every parameter group the learning rate `lr`."""
     for group in optimizer.param_groups:
         group["lr"] = lr

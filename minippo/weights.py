@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from minippo.model import GPT, GPTConfig
 
@@ -30,6 +32,16 @@ _SUPPORTED = {
     "scale_attn_weights": (True,),
     "scale_attn_by_inverse_layer_idx": (False,),
 }
+
+
+class _NoInitialisation(TorchFunctionMode):
+    """Leave new tensors as they are. (Random numbers on "meta" would import PyTorch's compiler, for seconds.)"""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
@@ -56,7 +68,7 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
         activation="relu" if public.get("activation_function") == "relu" else "gelu_new",
         unpadded_vocab_size=public.get("unpadded_vocab_size"),
     )
-    with torch.device("meta"):  # no memory for an initialisation that is overwritten at once
+    with torch.device("meta"), _NoInitialisation():  # neither memory nor time for what is overwritten at once
         gpt = GPT(config)
     stored = load_file(folder / "model.safetensors")
     stored = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}

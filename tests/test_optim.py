@@ -2,6 +2,8 @@
 
 import copy
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -303,3 +305,22 @@ def test_matrices_are_decayed_and_gains_and_biases_are_not():
     expected = [model[1].weight, model[1].bias, model[2].bias, model[3].bias]
     assert [id(p) for p in plain["params"]] == [id(p) for p in expected]
     CPUAdamW(decayed_groups(model.parameters(), 0.1)).step()
+
+
+def test_loading_and_stepping_leave_the_compiler_of_pytorch_alone(tmp_path):
+    # Its import takes one to three seconds, which every stage would pay.
+    script = f"""
+import sys, torch
+from minippo.model import GPT, GPTConfig
+from minippo.optim import CPUAdamW
+from minippo.weights import load_pretrained, save_pretrained
+save_pretrained(GPT(GPTConfig(vocab_size=9, context=4, layers=1, heads=1, channels=4)), {str(tmp_path)!r})
+gpt = load_pretrained({str(tmp_path)!r})
+optimizer = CPUAdamW(gpt.parameters())
+optimizer.zero_grad(set_to_none=True)
+gpt(torch.zeros(1, 2, dtype=torch.long)).sum().backward()
+optimizer.step()
+optimizer.state_dict()
+sys.exit("torch._dynamo" in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
