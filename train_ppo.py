@@ -10,13 +10,13 @@ import time
 import torch
 from tqdm import tqdm
 
-from minippo.checkpoint import PPOState, checkpoints, load_actor_critic, load_reward_model, restore, save, save_model
+from minippo.checkpoint import PPOState, checkpoints, load_actor_critic, restore, save, save_model
 from minippo.checks import check_promises
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.config import Config
 from minippo.data import Corpus, RowSource, load_corpus, query_ids, windows
 from minippo.errors import BrokenRun
-from minippo.evaluate import Answer, answer, figures, final_evaluation, report, side_by_side, win_rate
+from minippo.evaluate import Answer, answer, figures, final_evaluation, report, scorer_of, side_by_side, win_rate
 from minippo.heads import ActorCritic
 from minippo.language_model import policy_rows
 from minippo.metrics import Metrics
@@ -24,7 +24,7 @@ from minippo.optim import CPUAdamW, decayed_groups
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout, rollout_figures
 from minippo.run import Run, open_run, peak_memory_mb
-from minippo.scoring import RewardScorer, Scorer
+from minippo.scoring import Scorer, load_scorer
 from minippo.tokenizer import Tokenizer
 
 
@@ -62,6 +62,8 @@ def main() -> None:
             print(f"the policy is there already: {run.stage('ppo')}\n\n{report(run)}")
             return
         run.tokenizers()[0].end_ids(run.config.ppo.stop_token)
+        if run.config.ppo.scorer:
+            load_scorer(run.config.ppo.scorer)
         corpus = load_corpus(run.config)
     with broken_run_exits():
         train(run, corpus)
@@ -72,11 +74,11 @@ def train(run: Run, corpus: Corpus) -> None:
     """Stage 3, from wherever it was left."""
     started = time.perf_counter()
     config, folder = run.config, run.begin("ppo")
-    tokenizer, reward_tokenizer = run.tokenizers()
+    tokenizer, _ = run.tokenizers()
     torch.manual_seed(config.seed)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
     policy = load_actor_critic(run.stage("sft") / "policy", config.ppo.value_head).to(run.device)
-    scorer = RewardScorer(load_reward_model(run.stage("rm")).to(run.device), reward_tokenizer)
+    scorer = scorer_of(run)
     queries = query_ids(tokenizer, corpus.prompts("train"), config.data.query_length)
     held_out = query_ids(tokenizer, corpus.prompts("test")[: config.eval.prompts], config.data.query_length)
     prompts = RowSource(queries, config.ppo.rollout_batch_size, config.seed)

@@ -117,7 +117,7 @@ class RMConfig:
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 4600
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 1900
+    eval_every: int = 1800
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -129,7 +129,10 @@ class RMConfig:
 class PPOConfig:
     """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
 
-    num_iterations: int = 28
+    scorer: str = ""
+    """A function of your own instead of the reward model, as package.module:function. It is given B prompts and B
+    responses as lists of strings and returns a tensor of B scores. Empty: the reward model of stage 2."""
+    num_iterations: int = 40
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
@@ -202,7 +205,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 7
+    save_every: int = 10
     """Iterations between two checkpoints."""
 
 
@@ -210,7 +213,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 7
+    every: int = 10
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

@@ -12,13 +12,13 @@ import torch
 import tyro
 
 from minippo.checkpoint import load_actor_critic, load_reward_model
-from minippo.cli import wrong_input_exits
+from minippo.cli import broken_run_exits, wrong_input_exits
 from minippo.config import PPOConfig
 from minippo.data import Judge, load_corpus, query_ids
 from minippo.heads import ActorCritic
 from minippo.rollout import logprobs_and_values, respond
 from minippo.run import Run, load_run, write_whole
-from minippo.scoring import RewardScorer, Scorer
+from minippo.scoring import RewardScorer, Scorer, load_scorer
 from minippo.tokenizer import Tokenizer
 
 
@@ -36,6 +36,16 @@ class Answer:
     """Tokens, the end-of-text among them."""
     ended: bool
     """Whether it ends by itself."""
+
+
+def scorer_of(run: Run) -> Scorer:
+    """What scores the run's texts: the function that `ppo.scorer` names, or the reward model behind the bridge.
+
+    Raises ValueError where the function cannot be found.
+    """
+    if run.config.ppo.scorer:
+        return load_scorer(run.config.ppo.scorer)
+    return RewardScorer(load_reward_model(run.stage("rm")).to(run.device), run.tokenizers()[1])
 
 
 @torch.no_grad()
@@ -117,7 +127,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 TITLES = {
-    "score": "reward model's score",
+    "score": "score, trained for",
     "gold_score": "gold score",
     "gold": "judged positive",
     "kl": "KL to the reference, nats",
@@ -176,16 +186,17 @@ def report(run: Run) -> str:
     with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines: it splits at U+2028 as well
         rows = [json.loads(line) for line in file]
     before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
-    accuracy = f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
-    if summary.get("rm_accuracy_limit") is not None:
-        accuracy += f", best possible {summary['rm_accuracy_limit']:.3f}"
-    judged = "the gold score" if "gold_after" in summary else "the reward model"
+    function = run.config.ppo.scorer
+    scored_by = f"scores: {function}" if function else f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
+    if not function and summary.get("rm_accuracy_limit") is not None:
+        scored_by += f", best possible {summary['rm_accuracy_limit']:.3f}"
+    judged = "the gold score" if "gold_after" in summary else function or "the reward model"
     wins = f"wins against the reference's answer, by {judged}: {summary['win_rate']:.3f}"
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["stage_seconds"].items())
     return "\n\n".join(
         [
             f"{run.folder}: {len(rows)} held-out prompts ({seconds})",
-            accuracy + "\n" + wins,
+            scored_by + "\n" + wins,
             table(summary["before"], summary["after"]),
             side_by_side(before, after, run.config.eval.samples),
         ]
@@ -209,11 +220,12 @@ def main() -> None:
         run = load_run(options.run_dir, options.device)
         if not run.is_finished("ppo"):
             raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
-        tokenizer, reward_tokenizer = run.tokenizers()
+        tokenizer, _ = run.tokenizers()
+        scorer = scorer_of(run)
     policy = load_actor_critic(run.stage("ppo") / "policy").to(run.device)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device)
-    scorer = RewardScorer(load_reward_model(run.stage("rm")).to(run.device), reward_tokenizer)
-    found = final_evaluation(run, policy, reference, scorer, tokenizer)
+    with broken_run_exits():
+        found = final_evaluation(run, policy, reference, scorer, tokenizer)
     write_whole(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
     print(report(run))
 

@@ -32,6 +32,12 @@ NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
 LOCATIONS = ("data.folder", "data.imdb_path")
 
 
+def needed_stages(stage: str, config: Config) -> list[str]:
+    """The stages that `stage` builds on: those before it, but no reward model where a function scores instead."""
+    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    return [name for name in earlier if not (name == "rm" and config.ppo.scorer)]
+
+
 class Run:
     """`runs/NAME/`. A finished stage is a folder in it, put in place by one rename when it is whole."""
 
@@ -57,7 +63,7 @@ class Run:
         self.folder.mkdir(parents=True, exist_ok=True)
         write_whole(self.folder / "config.yaml", dump_config(self.config))
         if self.source is not None:
-            _copy_stages(self.source, self, list(STAGES)[: list(STAGES).index(stage)])
+            _copy_stages(self.source, self, needed_stages(stage, self.config))
         folder = self.folder / f"{stage}.unfinished"
         folder.mkdir(exist_ok=True)
         return folder
@@ -101,7 +107,7 @@ def open_run(options: Options, stage: str) -> Run:
     Raises ValueError where the folder holds another run, an earlier stage is missing, or `--init-from` is no such run.
     """
     folder, config = options.run_folder, options.settings
-    earlier = list(STAGES)[: list(STAGES).index(stage)]
+    earlier = needed_stages(stage, config)
     source = options.init_from
     if source is not None and source.resolve() == folder.resolve():
         raise ValueError(f"--init-from {source} is the run itself; give the new one a folder of its own (--run-dir)")

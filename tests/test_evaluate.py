@@ -147,7 +147,7 @@ def test_table_sets_both_columns_side_by_side():
     before, after = ({"score": 0.5, "kl": 0.0}, {"score": 1.25, "kl": 7.0})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(before, after).splitlines()]
     assert rows[0] == ["", "before", "after"]
-    assert rows[2:] == [["reward model's score", "0.500", "1.250"], ["KL to the reference, nats", "0.000", "7.000"]]
+    assert rows[2:] == [["score, trained for", "0.500", "1.250"], ["KL to the reference, nats", "0.000", "7.000"]]
 
 
 def test_samples_show_both_answers_to_the_first_prompts():

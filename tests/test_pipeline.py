@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import math
 import shutil
@@ -15,10 +16,13 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 import train_ppo
 import train_rm
-from minippo import evaluate, sft
-from minippo.checkpoint import checkpoints
+from minippo import evaluate, generate, score, sft
+from minippo.checkpoint import checkpoints, load_reward_model
 from minippo.config import PPOConfig
 from minippo.metrics import read_metrics
+from minippo.scoring import RewardScorer
+from minippo.tokenizer import load_tokenizer
+from minippo.weights import load_pretrained
 
 SIZES = """
 data: {limit: 60, query_length: 12, response_length: 10}
@@ -254,6 +258,140 @@ def test_run_moved_elsewhere_evaluates_to_the_same(finished, stage, tmp_path, mo
     assert "8 held-out prompts" in capsys.readouterr().out
     assert (moved / "answers.jsonl").read_bytes() == (finished / "answers.jsonl").read_bytes()
     assert json.loads((moved / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
+
+
+PROMPT = "A drama about a shy boxer. I came for the music."
+
+
+def greedy_answer(folder: Path, prompt: str, num_tokens: int) -> str:
+    """The likeliest continuation, without a cache: the whole text is read again for every token."""
+    tokenizer = load_tokenizer(folder.parent.parent / "tokenizers" / "policy.tiktoken")
+    gpt, ids = load_pretrained(folder).eval(), tokenizer.encode(prompt)
+    start, stop = len(ids), tokenizer.encode(".")[0]
+    with torch.no_grad():
+        for step in range(num_tokens):
+            logits = gpt(torch.tensor([ids]))[0, -1]
+            if step < 1:  # ppo.min_new_tokens
+                logits[[tokenizer.eos_id, stop]] = -torch.inf
+            ids.append(int(logits.argmax()))
+            if ids[-1] in (tokenizer.eos_id, stop):
+                break
+    return tokenizer.decode(ids[start:])
+
+
+def test_generate_prints_the_answers_of_policy_and_reference(finished, stage, capsys):
+    arguments = ("--run", finished, "--device", "cpu", "--prompt", PROMPT, "--max-new-tokens", 9)
+    stage(generate.main, *arguments, "--reference", "--temperature", 0)
+    expected = [
+        f"[{name}] {PROMPT}" + greedy_answer(finished / stage_name / "policy", PROMPT, 9)
+        for name, stage_name in (("policy", "ppo"), ("reference", "sft"))
+    ]
+    assert capsys.readouterr().out == "\n".join(expected) + "\n"
+
+
+def test_generate_draws_n_answers_from_the_seed(finished, stage, capsys):
+    def answers(*arguments: object) -> str:
+        stage(generate.main, "--run", finished, "--device", "cpu", "--prompt", PROMPT, *arguments)
+        return capsys.readouterr().out
+
+    three = answers("--n", 3)
+    assert all(three.count(f"[policy {number}] {PROMPT}") == 1 for number in (1, 2, 3))
+    assert answers("--n", 3) == three
+    assert answers("--n", 3, "--seed", 5) != three
+    one = answers("--top-k", 1)
+    assert one == answers("--temperature", 0) == answers("--top-p", 1e-9)
+
+
+def test_generate_reads_prompts_until_an_empty_line(finished, stage, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PROMPT}\n" + "far too long " * 50 + "\nA film.\n\nNever read.\n"))
+    stage(generate.main, "--run", finished, "--device", "cpu", "--max-new-tokens", 2)
+    out, err = capsys.readouterr()
+    assert [line.split("] ")[1][:7] for line in out.splitlines() if line.startswith("[policy]")] == [
+        "A drama",
+        "A film.",
+    ]
+    assert "the policy's context of 48 holds 46" in err
+
+
+def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monkeypatch):
+    scorer = RewardScorer(
+        load_reward_model(finished / "rm"), load_tokenizer(finished / "tokenizers" / "reward.tiktoken")
+    )
+    texts = [" A fine film.", " A bore."]
+    arguments = ("--run", finished, "--device", "cpu")
+    expected = [
+        f"{score:+.3f}\t{text}" for score, text in zip(scorer([PROMPT] * 2, texts).tolist(), texts, strict=True)
+    ]
+    stage(score.main, *arguments, "--prompt", PROMPT, *texts)
+    assert capsys.readouterr().out.splitlines() == expected
+    monkeypatch.setattr("sys.stdin", io.StringIO("\n".join(texts) + "\n"))
+    stage(score.main, *arguments, "--prompt", PROMPT, "--batch-size", 1)
+    assert capsys.readouterr().out.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("main", "arguments", "part"),
+    [
+        (generate.main, ["--prompt", "word " * 60], "tokens; beside 10 new ones the policy's context of 48 holds 38"),
+        (generate.main, ["--prompt", ""], "the prompt is empty"),
+        (generate.main, ["--prompt", "x", "--n", "0"], "n must be at least 1, not 0"),
+        (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be above 0 and at most 1, not 1.5"),
+        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be 0 or more, not -1.0"),
+        (score.main, ["x", "--batch-size", "0"], "batch-size must be at least 1, not 0"),
+    ],
+)
+def test_wrong_questions_to_a_finished_run_are_refused(finished, stage, capsys, main, arguments, part):
+    with pytest.raises(SystemExit) as end:
+        stage(main, "--run", finished, "--device", "cpu", *arguments)
+    out, err = capsys.readouterr()
+    assert (end.value.code, out) == (2, "")
+    assert part in err
+
+
+@pytest.mark.parametrize(("main", "part"), [(generate.main, "train the policy"), (score.main, "train the reward")])
+def test_a_run_without_the_stage_is_refused(finished, stage, capsys, tmp_path, main, part):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("rm", "ppo"))
+    with pytest.raises(SystemExit) as end:
+        stage(main, "--run", tmp_path / "run", "--device", "cpu", "--prompt", "x")
+    assert end.value.code == 2
+    assert part in capsys.readouterr().err
+
+
+# ---------------------------------------------------------------------------------------------- a reward of one's own
+
+
+def own_scorer(prompts: list[str], responses: list[str]) -> torch.Tensor:
+    return torch.tensor([float(len(response)) for response in responses])
+
+
+def test_ppo_trains_on_a_function_without_a_reward_model(finished, stage, sizes, tmp_path, capsys):
+    run, name = tmp_path / "own", f"{__name__}:own_scorer"
+    shutil.copytree(finished, tmp_path / "source", ignore=shutil.ignore_patterns("rm", "ppo"))
+    arguments = ("--config", sizes, "--device", "cpu", "--run-dir", run, "--ppo.scorer", name)
+    stage(train_ppo.main, *arguments, "--init-from", tmp_path / "source")
+    assert f"scores: {name}" in capsys.readouterr().out
+    assert not (run / "rm").exists()
+    rows = [json.loads(line) for line in (run / "answers.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    assert len(rows) == 8
+    for row in rows:
+        assert row["after"]["score"] == len(row["after"]["response"])
+    before = (run / "answers.jsonl").read_bytes()
+    stage(evaluate.main, "--run-dir", run, "--device", "cpu")
+    assert (run / "answers.jsonl").read_bytes() == before
+    capsys.readouterr()
+    stage(score.main, "--run", run, "--device", "cpu", "four")
+    assert capsys.readouterr().out == "+4.000\tfour\n"
+
+
+def test_a_scorer_that_does_not_exist_is_refused_before_anything_is_written(finished, sizes, stage, tmp_path, capsys):
+    with pytest.raises(SystemExit) as end:
+        stage(
+            train_ppo.main, "--config", sizes, "--run-dir", tmp_path / "run", "--init-from", finished,
+            "--ppo.scorer", "math:no_such",
+        )  # fmt: skip
+    assert end.value.code == 2
+    assert "math has no function 'no_such'" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 # ---------------------------------------------------------------------------------------------- what it promises
