@@ -51,9 +51,9 @@ SPOILT_SHARE = 0.22
 """Of the reviews that annotators see are spoilt in one of the ways of `writer.SPOILERS`."""
 NUM_ROWS = {
     "demonstrations": 20_000,
-    "preferences-train": 32_000,
+    "preferences-train": 12_000,
     "preferences-test": 4_000,
-    "rankings-train": 6_000,
+    "rankings-train": 24_000,
     "rankings-test": 600,
     "prompts-train": 4_000,
     "prompts-test": 512,
