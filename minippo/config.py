@@ -117,7 +117,7 @@ class RMConfig:
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 4600
     """Held-out comparisons for the accuracy."""
-    eval_every: int = 1800
+    eval_every: int = 2100
     """Steps between two measurements of the held-out accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
@@ -132,11 +132,11 @@ class PPOConfig:
     scorer: str = ""
     """A function of your own instead of the reward model, as package.module:function. It is given B prompts and B
     responses as lists of strings and returns a tensor of B scores. Empty: the reward model of stage 2."""
-    num_iterations: int = 40
+    num_iterations: int = 56
     """Iterations, each one rollout and the updates from it."""
     rollout_batch_size: int = 128
     """Prompts in a rollout, B."""
-    num_epochs: int = 4
+    num_epochs: int = 2
     """Passes over a rollout."""
     num_minibatches: int = 2
     """Optimizer steps in an epoch; they divide the rollout."""
@@ -158,7 +158,7 @@ class PPOConfig:
     """Add it before the bias correction, as the first results of RLHF did."""
     max_grad_norm: float = 1.0
     """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.1
+    kl_coef: float = 0.11
     """Coefficient of the per-token KL penalty; the first one where it adapts."""
     kl_target: float | None = None
     """Adapt the coefficient to hold this KL per sequence, in nats (Ziegler et al. 2019); None: fixed."""
@@ -166,7 +166,7 @@ class PPOConfig:
     """Sequences over which the coefficient adapts."""
     gamma: float = 1.0
     """Discount of a token's reward per token before it."""
-    lam: float = 0.95
+    lam: float = 0.98
     """GAE's lambda: 0 trusts the critic, 1 the rewards."""
     whiten_advantages: bool = True
     """Give the advantages of a minibatch mean 0 and variance 1."""
@@ -205,7 +205,7 @@ class PPOConfig:
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
     """Hold scores within -score_clip and score_clip; None: no limit."""
-    save_every: int = 10
+    save_every: int = 14
     """Iterations between two checkpoints."""
 
 
@@ -213,7 +213,7 @@ class PPOConfig:
 class EvalConfig:
     """What a run is measured on."""
 
-    every: int = 10
+    every: int = 14
     """Iterations between two evaluations."""
     prompts: int = 128
     """Held-out prompts of an evaluation during training."""

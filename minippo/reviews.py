@@ -53,7 +53,7 @@ NUM_ROWS = {
     "demonstrations": 20_000,
     "preferences-train": 12_000,
     "preferences-test": 4_000,
-    "rankings-train": 24_000,
+    "rankings-train": 30_000,
     "rankings-test": 600,
     "prompts-train": 4_000,
     "prompts-test": 512,
