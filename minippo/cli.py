@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import difflib
+import io
+import re
 import sys
 import types
 import typing
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from dataclasses import asdict, dataclass, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -53,10 +55,34 @@ def parse_options(description: str, arguments: Sequence[str] | None = None) -> O
         name = _config_argument(arguments)
         base = load_config(name)
     defaults = Options(**{field.name: getattr(base, field.name) for field in fields(Config)}, config=name)
-    options = tyro.cli(Options, args=arguments, default=defaults, description=description)
+    options = command_line(Options, description, arguments, defaults)
     with wrong_input_exits():
         check(options.settings)
     return options
+
+
+def command_line(
+    options: type[T], description: str | None = None, arguments: Sequence[str] | None = None, default: T | None = None
+) -> T:
+    """The options that the command line gives; a wrong one ends the program with a sentence and status 2."""
+    drawn = io.StringIO()
+    try:
+        with redirect_stderr(drawn):
+            return tyro.cli(options, args=arguments, default=default, description=description)
+    except SystemExit as end:
+        if end.code == 2:
+            print(f"error: {undrawn(drawn.getvalue())}", file=sys.stderr)
+        raise
+
+
+def undrawn(box: str) -> str:
+    """What stands in a box of tyro's, as one sentence: what is wrong, and the nearest right option where it knows one."""
+    lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]  # the first holds the title
+    wrong = lines[: lines.index("")] if "" in lines else lines
+    nearest = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+):\s+(--[\w.-]+)", " ".join(lines))
+    said = " ".join(wrong).rstrip(".").removeprefix("Error parsing ")
+    meant = f"; perhaps you meant {' and '.join(nearest)}" if nearest else ""
+    return f"{said[0].lower()}{said[1:]}{meant} (--help lists all)"
 
 
 @contextmanager

@@ -9,10 +9,9 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 
 from minippo.checkpoint import load_actor_critic, load_reward_model
-from minippo.cli import broken_run_exits, wrong_input_exits
+from minippo.cli import broken_run_exits, command_line, wrong_input_exits
 from minippo.config import PPOConfig
 from minippo.data import Judge, load_corpus, query_ids
 from minippo.heads import ActorCritic
@@ -215,7 +214,7 @@ class EvaluateOptions:
 
 def main() -> None:
     """`python -m minippo.evaluate --run-dir RUN`."""
-    options = tyro.cli(EvaluateOptions)
+    options = command_line(EvaluateOptions, __doc__)
     with wrong_input_exits():
         run = load_run(options.run_dir, options.device)
         if not run.is_finished("ppo"):

@@ -12,11 +12,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from torch import Tensor
 
 from minippo.checkpoint import load_actor_critic
-from minippo.cli import wrong_input_exits
+from minippo.cli import command_line, wrong_input_exits
 from minippo.data import pad
 from minippo.heads import ActorCritic
 from minippo.run import Run, load_run
@@ -145,7 +144,7 @@ def check(options: GenerateOptions) -> None:
 
 def main() -> None:
     """`python -m minippo.generate --run RUN`."""
-    options = tyro.cli(GenerateOptions, description=__doc__)
+    options = command_line(GenerateOptions, __doc__)
     with wrong_input_exits():
         check(options)
         run = load_run(options.run, options.device)

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minippo.cli import broken_run_exits, wrong_input_exits
+from minippo.cli import broken_run_exits, command_line, wrong_input_exits
 from minippo.evaluate import scorer_of
 from minippo.run import load_run
 
@@ -44,7 +44,7 @@ def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
 
 def main() -> None:
     """`python -m minippo.score --run RUN`."""
-    options = tyro.cli(ScoreOptions, description=__doc__)
+    options = command_line(ScoreOptions, __doc__)
     with wrong_input_exits():
         if options.batch_size < 1:
             raise ValueError(f"batch-size must be at least 1, not {options.batch_size}")
