@@ -88,13 +88,19 @@ def train(run: Run, corpus: Corpus) -> None:
         print(f"resuming after iteration {state.iteration}")
     else:
         save(state, folder)  # a save that cannot work shows now, not an hour in
-    metrics = Metrics(run.folder, "ppo", first_step=state.iteration + 1)
+    metrics = Metrics(run.folder, "ppo", first_step=state.iteration + 1 if state.iteration else 0)
 
     def evaluate(model: ActorCritic) -> list[Answer]:
         length = config.data.response_length
         return answer(model, reference, scorer, held_out, tokenizer, length, config.ppo, config.seed)
 
+    def evaluated(answers: list[Answer]) -> dict[str, float]:
+        found = figures(answers, corpus.judge) | {"win_rate": win_rate(answers, reference_answers, corpus.judge)}
+        return {f"eval/{key}": value for key, value in found.items()}
+
     reference_answers = evaluate(reference)
+    if state.iteration == 0:
+        metrics.log(0, evaluated(reference_answers))  # where the curves begin
     bar = tqdm(total=config.ppo.num_iterations, initial=state.iteration, desc="ppo", unit="iteration")
     while state.iteration < config.ppo.num_iterations:
         try:
@@ -105,8 +111,7 @@ def train(run: Run, corpus: Corpus) -> None:
             ) from error
         if due(state.iteration, config.eval.every, config.ppo.num_iterations):
             answers = evaluate(policy)
-            found |= {f"eval/{key}": value for key, value in figures(answers, corpus.judge).items()}
-            found["eval/win_rate"] = win_rate(answers, reference_answers, corpus.judge)
+            found |= evaluated(answers)
             samples = side_by_side(reference_answers, answers, config.eval.samples)
             metrics.samples(state.iteration, samples)
         metrics.log(state.iteration, found, timing)

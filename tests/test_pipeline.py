@@ -164,7 +164,10 @@ def test_answers_hold_every_prompt_with_both_answers_and_agree_with_the_summary(
 
 
 def test_metrics_hold_one_line_an_iteration_with_every_curve(finished):
-    lines = read_metrics(finished, "ppo")
+    reference, *lines = read_metrics(finished, "ppo")
+    assert reference["step"] == 0
+    assert reference["eval/kl"] == 0
+    assert reference["eval/win_rate"] == 0.5
     assert [line["step"] for line in lines] == [1, 2, 3, 4, 5]
     curves = {
         "objective/kl", "objective/kl_k3", "objective/kl_coef", "objective/scores", "objective/scores_std",
@@ -186,14 +189,14 @@ def test_metrics_hold_one_line_an_iteration_with_every_curve(finished):
 
 
 def test_first_iteration_starts_at_the_reference(finished):
-    first, second = read_metrics(finished, "ppo")[:2]
+    _, first, second = read_metrics(finished, "ppo")[:3]
     assert first["objective/kl"] == pytest.approx(0, abs=1e-5)
     assert abs(second["objective/kl"]) > 1e-4
     assert first["policy/approxkl"] > 0
 
 
 def test_logged_coefficient_is_the_one_that_made_the_rewards(finished):
-    lines = read_metrics(finished, "ppo")
+    _, *lines = read_metrics(finished, "ppo")
     coefficient = PPOConfig().kl_coef
     for line in lines:
         assert line["objective/kl_coef"] == pytest.approx(coefficient)
@@ -216,7 +219,7 @@ def test_tensorboard_shows_every_curve_of_every_stage(finished):
         events = EventAccumulator(str(finished / "tensorboard" / name)).Reload()
         assert tags <= set(events.Tags()["scalars"]), name
     events = EventAccumulator(str(finished / "tensorboard" / "ppo")).Reload()
-    lines = read_metrics(finished, "ppo")
+    _, *lines = read_metrics(finished, "ppo")
     assert [event.step for event in events.Scalars("objective/kl")] == [1, 2, 3, 4, 5]
     assert [event.value for event in events.Scalars("loss/value")] == pytest.approx([r["loss/value"] for r in lines])
 
@@ -432,8 +435,8 @@ def test_evaluation_does_not_disturb_training(finished, ppo_from, tmp_path):
 
     often = ppo_from(tmp_path / "often", "--eval.every", 1)
     seldom = ppo_from(tmp_path / "seldom", "--eval.every", 100, "--eval.prompts", 3)
-    assert sum("eval/score" in line for line in read_metrics(often, "ppo")) == 5
-    assert sum("eval/score" in line for line in read_metrics(seldom, "ppo")) == 1
+    assert sum("eval/score" in line for line in read_metrics(often, "ppo")) == 6
+    assert sum("eval/score" in line for line in read_metrics(seldom, "ppo")) == 2
     assert trained(often) == trained(seldom) == trained(finished)
     assert same_tensors(often / "ppo/policy/model.safetensors", seldom / "ppo/policy/model.safetensors")
 
@@ -493,7 +496,7 @@ def test_killed_before_the_first_checkpoint_begins_again(finished, ppo_from, tmp
         patch.setattr(train_ppo, "ppo_update", dies)
         with pytest.raises(Killed):
             ppo_from(tmp_path / "run")
-    assert len(ppo_lines(ppo_from(tmp_path / "run"))) == 5
+    assert len(ppo_lines(ppo_from(tmp_path / "run"))) == 6  # the reference's and those of five iterations
     assert ppo_lines(tmp_path / "run") == ppo_lines(finished)
 
 
@@ -553,7 +556,7 @@ def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path,
         ppo_from(tmp_path / "run")
     assert end.value.code == 1
     assert "iteration 1: before the first step every ratio should be 1" in capsys.readouterr().err
-    assert not (tmp_path / "run" / "metrics.jsonl").exists()
+    assert [line["step"] for line in read_metrics(tmp_path / "run", "ppo")] == [0]
     assert not (tmp_path / "run" / "ppo").exists()
 
 
