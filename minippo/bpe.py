@@ -100,7 +100,7 @@ def ranks_of_merges(merges: Sequence[Merge], single_bytes: Sequence[bytes] = SIN
 
     Then they agree on every text. For where they first differ, tiktoken would join x + y to a token whose merge is
     another pair (a, b). No merge has crossed the ends of those bytes, so in between the same has happened as happens
-    to them alone; but alone they become a and b, not x and y.
+    to them alone; but alone they become a and b, not x and y. And a word that is a token becomes it by merging, too.
 
     Otherwise some merge is never used, which training never writes. Its token, where it is a word of its own, is one
     token to tiktoken, while Hugging Face leaves the parts, or makes it by another merge with another place.

@@ -43,20 +43,21 @@ class Tokenizer:
     def __init__(
         self,
         encoding: tiktoken.Encoding,
-        special_tokens: Mapping[str, int],
+        special_tokens: Mapping[str, int] | None = None,
         *,
         ids: Sequence[int] | None = None,
         eos: str = END_OF_TEXT,
         pad: str = "",
     ) -> None:
-        """`encoding` splits and merges; its own special tokens are not used. `special_tokens`: id of each token that
-        no text has. `ids[rank]`: id of the token of that rank; without it, ids are ranks. Without `pad` it is `eos`.
+        """`encoding` splits and merges. `special_tokens`: id of each token that no text has, by default those of the
+        encoding. `ids[rank]`: id of the token of that rank; by default its rank. `pad` is by default `eos`.
 
         Raises ValueError where two tokens have the same id, or the end-of-text or the pad has none.
         """
         ranks = encoding._mergeable_ranks
         self.encoding, self.name = encoding, encoding.name
-        self.special_tokens, self.eos, self.pad = dict(special_tokens), eos, pad or eos
+        self.special_tokens = dict(encoding._special_tokens if special_tokens is None else special_tokens)
+        self.eos, self.pad = eos, pad or eos
         self._ids = list(range(max(ranks.values()) + 1) if ids is None else ids)
         self._bytes = {self._ids[rank]: token for token, rank in ranks.items()}
         all_ids = {*self._bytes, *self.special_tokens.values()}
@@ -168,8 +169,7 @@ def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
         return _from_public(name, path)
     if name in tiktoken.list_encoding_names():
         with _fetching(name):
-            encoding = tiktoken.get_encoding(name)
-        return Tokenizer(encoding, encoding._special_tokens)
+            return Tokenizer(tiktoken.get_encoding(name))
     if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
         from huggingface_hub import snapshot_download  # only who asks for a public tokenizer needs the network
 

@@ -97,7 +97,7 @@ def test_every_merge_of_an_accepted_table_is_used_and_recovered():
 
 
 def test_two_merges_of_one_token_are_refused():
-    # Hugging Face makes abc of ab and c. Had a and bc the better place and no word ab, it would be another token.
+    # The second is never used: a and b are merged before b and c can be.
     with pytest.raises(ValueError, match=r"two of its merges make 'abc', the second is 'a' \+ 'bc'"):
         ranks_of_merges([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")])
 
