@@ -32,8 +32,9 @@ class BackboneConfig:
     """One transformer and its tokenizer."""
 
     tokenizer: str
-    """A name of tiktoken's ("gpt2"), a file in tiktoken's format, or "train:4096": a byte-level BPE of 4096 ids
-    trained on the demonstrations."""
+    """A name of tiktoken's ("gpt2"), a file in tiktoken's format, a folder with a GPT-2-type vocab.json and
+    merges.txt, the hub name of one ("facebook/opt-125m"), or "train:4096": a byte-level BPE of 4096 ids trained on
+    the demonstrations."""
     weights: str = ""
     """Start from these weights: a hub name ("gpt2") or a folder with config.json and model.safetensors. They bring
     their own sizes. Empty: from scratch."""

@@ -1,55 +1,98 @@
-"""Byte-level BPE: encode, decode, train; and the bridge from the policy's tokens to the reward model's.
+"""Text <-> token ids, and the bridge from the policy's tokens to the reward model's.
 
-Every tokenizer is a `tiktoken.Encoding` with one special token, `<|endoftext|>`. Text is always encoded as ordinary
-text: a review that spells `<|endoftext|>` becomes the letters, never the token.
+Every tokenizer is byte-level BPE by tiktoken, behind a table from tiktoken's ranks to the ids of the model. Text is
+always encoded as ordinary text: a review that spells `<|endoftext|>` or `</s>` becomes the letters, never the token.
 """
 
 from __future__ import annotations
 
 import base64
-import heapq
 import json
-from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from itertools import pairwise
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cached_property
+from operator import index
 from pathlib import Path
 
-import regex
 import tiktoken
 
-END_OF_TEXT = "<|endoftext|>"
-# How GPT-2 cuts text into words before merging (Radford et al. 2019): merges never cross these borders.
-GPT2_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
+from minippo.bpe import GPT2_SPLIT, SINGLE_BYTES, merges_of_ranks, ranks_of_merges, train_ranks
+from minippo.public_vocabulary import (
+    END_OF_TEXT,
+    VOCABULARY_FILES,
+    PublicVocabulary,
+    read_vocabulary,
+    write_vocabulary,
+)
+
+# tiktoken's newer spelling of the same pattern.
+_GPT2_SPLITS = (GPT2_SPLIT, r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""")
 
 
 class Tokenizer:
-    """Text <-> token ids. `vocab_size` counts the end-of-text token, which has the id `eos_id`.
+    """Text <-> token ids from 0 to `vocab_size` - 1, of which `eos_id` is the end of a text.
 
-    `pad_id` fills the unused places of a batch. Like GPT-2 we have no token for it and reuse `eos_id`; nothing ever
-    looks at a pad, because masks are built from positions and travel with the batch.
+    `pad_id` fills the unused places of a batch. GPT-2 has no token for it and reuses `eos_id`, OPT has one; nothing
+    ever looks at a pad, because masks are built from positions and travel with the batch.
+
+    Nothing is put before a text, not even OPT's `</s>`: the policy and the reward model see their texts from us alone,
+    in training and afterwards, and always without it. So the one end-of-text in what a model reads is the end.
     """
 
-    def __init__(self, encoding: tiktoken.Encoding) -> None:
-        self.encoding = encoding
-        self.name = encoding.name
-        self.vocab_size = encoding.n_vocab
-        self.eos_id = encoding.eot_token
-        self.pad_id = self.eos_id
-        self._special_ids = set(encoding._special_tokens.values())
+    def __init__(
+        self,
+        encoding: tiktoken.Encoding,
+        special_tokens: Mapping[str, int] | None = None,
+        *,
+        ids: Sequence[int] | None = None,
+        eos: str = END_OF_TEXT,
+        pad: str = "",
+    ) -> None:
+        """`encoding` splits and merges. `special_tokens`: id of each token that no text has, by default those of the
+        encoding. `ids[rank]`: id of the token of that rank; by default its rank. `pad` is by default `eos`.
+
+        Raises ValueError where two tokens have the same id, or the end-of-text or the pad has none.
+        """
+        ranks = encoding._mergeable_ranks
+        self.encoding, self.name = encoding, encoding.name
+        self.special_tokens = dict(encoding._special_tokens if special_tokens is None else special_tokens)
+        self.eos, self.pad = eos, pad or eos
+        self._ids = list(range(max(ranks.values()) + 1) if ids is None else ids)
+        self._bytes = {self._ids[rank]: token for token, rank in ranks.items()}
+        all_ids = {*self._bytes, *self.special_tokens.values()}
+        if len(all_ids) != len(ranks) + len(self.special_tokens) or min(all_ids) < 0:
+            raise ValueError(
+                f"tokenizer {self.name!r}: {len(ranks)} tokens and {len(self.special_tokens)} special tokens have "
+                f"{len(all_ids)} different ids, from {min(all_ids)} on"
+            )
+        for token in (self.eos, self.pad):
+            if token not in self.special_tokens:
+                raise ValueError(f"tokenizer {self.name!r} has no token {token!r}")
+        self.eos_id, self.pad_id = self.special_tokens[self.eos], self.special_tokens[self.pad]
+        self.vocab_size = max(all_ids) + 1
+
+    @cached_property
+    def textless_ids(self) -> tuple[int, ...]:
+        """The ids below `vocab_size`, other than `eos_id`, that no text has, and a policy should never draw: special
+        tokens, and ids that no token has."""
+        return tuple(i for i in range(self.vocab_size) if i not in self._bytes and i != self.eos_id)
 
     def encode(self, text: str) -> list[int]:
-        """The ids of `text`, as ordinary text and without an end-of-text token."""
-        return self.encoding.encode_ordinary(text)
+        """The ids of `text`, as ordinary text: no special token comes of it, before it or behind it."""
+        return [self._ids[rank] for rank in self.encoding.encode_ordinary(text)]
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
         """`encode` of each text; on short ones the threads of tiktoken's own batches take three times as long."""
         return [self.encode(text) for text in texts]
 
     def decode(self, ids: Iterable[int]) -> str:
-        """The text of `ids`. Special tokens have no text; what is not UTF-8 (a cut-off character) becomes U+FFFD."""
-        return self.encoding.decode_bytes([i for i in ids if i not in self._special_ids]).decode(
-            "utf-8", errors="replace"
-        )
+        """The text of `ids`. What is not UTF-8 (a cut-off character) becomes U+FFFD."""
+        return self.decode_bytes(ids).decode("utf-8", errors="replace")
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """The bytes of `ids`. The end-of-text, `textless_ids` and ids from `vocab_size` on have none."""
+        return b"".join([self._bytes.get(index(i), b"") for i in ids])
 
     def end_ids(self, stop_token: str = "") -> tuple[int, ...]:
         """The ids that end a response: end-of-text, and `stop_token` where one is given.
@@ -66,16 +109,38 @@ class Tokenizer:
     def save(self, path: Path) -> None:
         """Write the merges in tiktoken's text format: base64 of the token's bytes, a space, its rank.
 
-        What that format cannot say, an unusual split pattern or further special tokens, goes into `path`.json.
+        What that format cannot say, whatever differs from GPT-2's pattern, ids and one special token, goes into
+        `path`.json. So `load_tokenizer(path)` gives back any tokenizer, and needs nothing else.
         """
-        ranks, special = self.encoding._mergeable_ranks, self.encoding._special_tokens
+        ranks, pattern = self.encoding._mergeable_ranks, self.encoding._pat_str
+        ids = None if all(i == rank for rank, i in enumerate(self._ids)) else self._ids
         lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in sorted(ranks.items(), key=_rank))
         path.write_text("".join(lines), encoding="ascii", newline="\n")
-        if (self.encoding._pat_str, special) != (GPT2_SPLIT, {END_OF_TEXT: len(ranks)}):
-            rest = {"name": self.name, "pattern": self.encoding._pat_str, "special_tokens": special}
-            _rest_path(path).write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+        usual = {END_OF_TEXT: len(ranks)}
+        if (pattern, self.special_tokens, ids) != (GPT2_SPLIT, usual, None):
+            rest = {"name": self.name, "pattern": pattern, "special_tokens": self.special_tokens}
+            rest |= {"eos": self.eos, "pad": self.pad, "ids": ids}
+            _rest_path(path).write_text(json.dumps(rest) + "\n", encoding="utf-8")
         else:
             _rest_path(path).unlink(missing_ok=True)  # that of another tokenizer, saved here before
+
+    def save_public(self, folder: str | Path) -> None:
+        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`, from which `transformers` makes a tokenizer
+        with the same ids for ordinary text (its own finds special tokens in a text unless told not to).
+
+        Raises ValueError, before anything is written, where that is impossible: those files always mean GPT-2's split.
+        """
+        if self.encoding._pat_str not in _GPT2_SPLITS:
+            raise ValueError(
+                f"{self.name} does not split texts into words as GPT-2 does, so vocab.json and merges.txt cannot stand "
+                f"for it; its pattern is {self.encoding._pat_str[:60]}..."
+            )
+        try:
+            merges = merges_of_ranks(self.encoding._mergeable_ranks)
+        except ValueError as error:
+            raise ValueError(f"{self.name} cannot be written as merges: {error}") from error
+        ids = {token: i for i, token in self._bytes.items()}
+        write_vocabulary(PublicVocabulary(merges, ids, self.special_tokens, self.eos, self.pad), Path(folder))
 
 
 def _rest_path(path: Path) -> Path:
@@ -87,28 +152,56 @@ def _rank(item: tuple[bytes, int]) -> int:
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
-    """A tokenizer by tiktoken's name ("gpt2", "r50k_base", "cl100k_base") or from a file in tiktoken's format.
+    """A tokenizer from any of these, the first that there is:
 
-    Raises ValueError for a name that is neither, and for a file that does not hold a complete byte-level vocabulary.
+    - a file in tiktoken's format, with what it cannot say in a `.json` beside it (`Tokenizer.save`);
+    - a folder with `vocab.json` and `merges.txt`, or `tokenizer.json`, of GPT-2's type;
+    - one of tiktoken's names ("gpt2", "cl100k_base");
+    - the name of a repository with such files on the Hugging Face hub ("facebook/opt-125m").
+
+    Raises ValueError for what is none of them, and for a tokenizer whose ids cannot be reproduced exactly;
+    FileNotFoundError where files are missing or cannot be fetched.
     """
-    path = Path(name_or_path)
+    path, name = Path(name_or_path), str(name_or_path)
     if path.is_file():
-        ranks = _read_ranks(path)
-        if not _rest_path(path).is_file():
-            return _from_ranks(path.stem, ranks)
+        return _from_file(path)
+    if path.is_dir():
+        return _from_public(name, path)
+    if name in tiktoken.list_encoding_names():
+        with _fetching(name):
+            return Tokenizer(tiktoken.get_encoding(name))
+    if re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name):
+        from huggingface_hub import snapshot_download  # only who asks for a public tokenizer needs the network
+
+        with _fetching(name):
+            folder = snapshot_download(name, allow_patterns=list(VOCABULARY_FILES))
+        return _from_public(name, Path(folder))
+    known = ", ".join(tiktoken.list_encoding_names())
+    raise ValueError(
+        f"no tokenizer {name!r}: neither a file in tiktoken's format, nor a folder with vocab.json and merges.txt, nor "
+        f"one of tiktoken's names ({known}), nor a name on the Hugging Face hub (owner/name)"
+    )
+
+
+@contextmanager
+def _fetching(name: str) -> Iterator[None]:
+    """Say in one sentence what could not be had from the network."""
+    try:
+        yield
+    except OSError as error:
+        reason = str(error).strip().split("\n")[0]
+        raise FileNotFoundError(f"the tokenizer {name} is not here and cannot be fetched: {reason}") from error
+
+
+def _from_file(path: Path) -> Tokenizer:
+    ranks = _read_ranks(path)
+    if _rest_path(path).is_file():
         rest = json.loads(_rest_path(path).read_text(encoding="utf-8"))
-        return Tokenizer(
-            tiktoken.Encoding(
-                rest["name"],
-                pat_str=rest["pattern"],
-                mergeable_ranks=ranks,
-                special_tokens=rest["special_tokens"],
-            )
-        )
-    if str(name_or_path) not in tiktoken.list_encoding_names():
-        known = ", ".join(tiktoken.list_encoding_names())
-        raise ValueError(f"no tokenizer {str(name_or_path)!r}: neither a file nor one of tiktoken's names ({known})")
-    return Tokenizer(tiktoken.get_encoding(str(name_or_path)))
+        return Tokenizer(_encoding(rest.pop("name"), ranks, rest.pop("pattern")), **rest)
+    # Ranks that skip an id (p50k_base's do) would let end-of-text collide with a token.
+    if sorted(ranks.values()) != list(range(len(ranks))):
+        raise ValueError(f"{path}: its {len(ranks)} tokens do not have the ranks 0 to {len(ranks) - 1}")
+    return Tokenizer(_encoding(path.stem, ranks), {END_OF_TEXT: len(ranks)})
 
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
@@ -119,78 +212,36 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
         if not rank.isdigit():
             raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {line[:40]!r}")
         ranks[base64.b64decode(token)] = int(rank)
-    missing = sum(bytes([byte]) not in ranks for byte in range(256))
+    missing = sum(token not in ranks for token in SINGLE_BYTES)
     if missing:
         raise ValueError(f"{path} is not a byte-level vocabulary: {missing} of the 256 single bytes have no token")
     return ranks
 
 
-def _from_ranks(name: str, ranks: dict[bytes, int]) -> Tokenizer:
-    # Ranks that skip an id (p50k_base's do) would let end-of-text collide with a token.
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError(f"tokenizer {name!r}: its {len(ranks)} tokens do not have the ranks 0 to {len(ranks) - 1}")
-    special = {END_OF_TEXT: len(ranks)}
-    return Tokenizer(tiktoken.Encoding(name, pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special))
+def _from_public(name: str, folder: Path) -> Tokenizer:
+    try:
+        public = read_vocabulary(folder)
+        # Bytes ranked as their ids are, so that in GPT-2's own vocabulary all ids are ranks.
+        ranks = ranks_of_merges(public.merges, sorted(SINGLE_BYTES, key=public.ids.__getitem__))
+    except ValueError as error:
+        raise ValueError(f"the tokenizer {name} cannot be loaded: {error}") from error
+    ids = [public.ids[token] for token in ranks]  # in the order of the ranks
+    return Tokenizer(_encoding(name, ranks), public.special_tokens, ids=ids, eos=public.eos, pad=public.pad)
+
+
+def _encoding(name: str, ranks: dict[bytes, int], pattern: str = GPT2_SPLIT) -> tiktoken.Encoding:
+    return tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Tokenizer:
-    """Byte-pair encoding (Sennrich et al. 2016) on bytes (Radford et al. 2019), `vocab_size` ids in all.
+    """A byte-level BPE trained on `texts`, with `vocab_size` ids in all, the last of which is end-of-text.
 
-    Start from the 256 bytes; again and again give the most frequent neighbouring pair an id of its own. Of equally
-    frequent pairs the one with the smaller bytes is merged, so that the result depends on nothing but the texts.
-    The last id is end-of-text. Fewer ids come out where the texts run out of pairs.
+    Fewer ids come out where the texts run out of pairs.
     """
     if vocab_size < 257:
         raise ValueError(f"a byte-level vocabulary has at least 256 bytes and end-of-text, not {vocab_size} ids")
-    split = regex.compile(GPT2_SPLIT)
-    counts = Counter(word for text in texts for word in split.findall(text))
-    words = [[bytes([byte]) for byte in word.encode()] for word in counts]
-    frequency = list(counts.values())
-
-    pair_count: Counter[tuple[bytes, bytes]] = Counter()
-    where = defaultdict(set)  # pair -> the words that hold it
-    for index, word in enumerate(words):
-        for pair in pairwise(word):
-            pair_count[pair] += frequency[index]
-            where[pair].add(index)
-    # The heap may hold stale counts; an entry counts only if it agrees with `pair_count`.
-    heap = [(-count, pair) for pair, count in pair_count.items()]
-    heapq.heapify(heap)
-
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    while len(ranks) < vocab_size - 1 and heap:
-        count, pair = heapq.heappop(heap)
-        if -count != pair_count[pair] or count == 0:
-            continue
-        merged = pair[0] + pair[1]
-        ranks.setdefault(merged, len(ranks))
-        changed = set()
-        for index in where.pop(pair):
-            old = words[index]
-            new = _merge(old, pair)
-            for sign, word in ((-1, old), (1, new)):
-                for neighbours in pairwise(word):
-                    pair_count[neighbours] += sign * frequency[index]
-                    changed.add(neighbours)
-                    if sign > 0:
-                        where[neighbours].add(index)
-            words[index] = new
-        for neighbours in changed:
-            if pair_count[neighbours] > 0:
-                heapq.heappush(heap, (-pair_count[neighbours], neighbours))
-    return _from_ranks(name, ranks)
-
-
-def _merge(word: list[bytes], pair: tuple[bytes, bytes]) -> list[bytes]:
-    merged, position = [], 0
-    while position < len(word):
-        if tuple(word[position : position + 2]) == pair:
-            merged.append(pair[0] + pair[1])
-            position += 2
-        else:
-            merged.append(word[position])
-            position += 1
-    return merged
+    ranks = train_ranks(texts, vocab_size - 1)
+    return Tokenizer(_encoding(name, ranks), {END_OF_TEXT: len(ranks)})
 
 
 def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
@@ -201,7 +252,7 @@ def whole_characters(tokenizer: Tokenizer, ids: Sequence[int]) -> list[int]:
     kept = list(ids)
     while kept:
         try:
-            tokenizer.encoding.decode_bytes(kept).decode("utf-8")
+            tokenizer.decode_bytes(kept).decode("utf-8")
             return kept
         except UnicodeDecodeError:
             kept.pop()

@@ -242,6 +242,7 @@ def test_file_with_a_wrong_key_is_answered_in_a_sentence(tmp_path, refused):
         (["--data.folder", "nowhere"], ["nowhere has no demonstrations.jsonl.bz2 (data.folder)"]),
         (["--data.source", "imdb", "--data.imdb-path", "./nowhere"], ["no IMDB folder ./nowhere (data.imdb-path)"]),
         (["--model.policy.tokenizer", "gtp2"], ["no tokenizer 'gtp2'"]),
+        (["--model.policy.tokenizer", "."], [". is no tokenizer: it has no vocab.json"]),
         (["--model.policy.tokenizer", "train:100"], ["256 bytes and end-of-text, not 100 ids"]),
         (["--device", "cuda"], ["PyTorch sees no GPU"]),
         (["--init-from", "nowhere"], ["nowhere is no run: it has no config.yaml"]),

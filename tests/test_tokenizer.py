@@ -5,16 +5,18 @@ import json
 from collections import Counter
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import regex
 import tiktoken
 import tiktoken.load
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minippo.bpe import GPT2_SPLIT
 from minippo.tokenizer import (
     END_OF_TEXT,
-    GPT2_SPLIT,
     Tokenizer,
     load_tokenizer,
     reward_tokens,
@@ -64,16 +66,17 @@ def test_special_tokens_have_no_text(tokenizer):
     assert tokenizer.decode([tokenizer.eos_id, *ids, tokenizer.eos_id, tokenizer.pad_id]) == "good"
 
 
-def test_a_cut_off_character_becomes_a_replacement_and_never_crashes(tokenizer):
-    ids = Tokenizer(byte_encoding()).encode("a😀")
+def test_a_cut_off_character_becomes_a_replacement_and_never_crashes():
+    tokenizer = byte_tokenizer()
+    ids = tokenizer.encode("a😀")
     assert len(ids) == 5
     for length in range(2, 5):
-        text = Tokenizer(byte_encoding()).decode(ids[:length])
+        text = tokenizer.decode(ids[:length])
         assert text[0] == "a"
         assert set(text[1:]) == {"\ufffd"}
 
 
-@given(ids=st.lists(st.integers(0, 339), max_size=30))
+@given(ids=st.lists(st.integers(-3, 10_000), max_size=30))
 @settings(deadline=None, derandomize=True)
 def test_any_ids_have_a_text(tokenizer, ids):
     assert isinstance(tokenizer.decode(ids), str)
@@ -82,12 +85,26 @@ def test_any_ids_have_a_text(tokenizer, ids):
 def test_the_last_id_is_the_end_of_text_and_fills_as_the_pad(tokenizer):
     assert tokenizer.vocab_size == 340
     assert tokenizer.eos_id == tokenizer.pad_id == 339
-    assert tokenizer.encoding.decode([339]) == END_OF_TEXT
+    assert tokenizer.special_tokens == {END_OF_TEXT: 339}
 
 
-def byte_encoding():
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    return tiktoken.Encoding("bytes", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})
+def test_every_id_but_the_end_of_text_has_bytes(tokenizer):
+    assert tokenizer.textless_ids == ()
+    assert all(tokenizer.decode_bytes([i]) for i in range(339))
+
+
+def test_ids_of_a_tensor_are_decoded_too(tokenizer):
+    ids = tokenizer.encode("the film")
+    assert tokenizer.decode(torch.tensor(ids)) == tokenizer.decode(np.array(ids)) == "the film"
+
+
+def make(name, ranks, special_tokens, pattern=GPT2_SPLIT, **rest):
+    encoding = tiktoken.Encoding(name, pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+    return Tokenizer(encoding, special_tokens, **rest)
+
+
+def byte_tokenizer():
+    return make("bytes", {bytes([byte]): byte for byte in range(256)}, {END_OF_TEXT: 256})
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -165,9 +182,12 @@ def same(first, second):
     one, two = first.encoding, second.encoding
     return (
         one._mergeable_ranks == two._mergeable_ranks
-        and one._special_tokens == two._special_tokens
         and one._pat_str == two._pat_str
+        and first.special_tokens == second.special_tokens
         and (first.vocab_size, first.eos_id, first.pad_id) == (second.vocab_size, second.eos_id, second.pad_id)
+        and first.textless_ids == second.textless_ids
+        and [first.encode(text) for text in TEXTS] == [second.encode(text) for text in TEXTS]
+        and all(first.decode_bytes([i]) == second.decode_bytes([i]) for i in range(first.vocab_size + 2))
     )
 
 
@@ -177,7 +197,6 @@ def test_a_saved_tokenizer_loads_as_it_was(tokenizer, tmp_path):
     loaded = load_tokenizer(path)
     assert same(loaded, tokenizer)
     assert loaded.name == "reviews"
-    assert [loaded.encode(text) for text in TEXTS] == [tokenizer.encode(text) for text in TEXTS]
     loaded.save(tmp_path / "again.tiktoken")
     assert (tmp_path / "again.tiktoken").read_bytes() == path.read_bytes()
     assert [file.name for file in sorted(tmp_path.iterdir())] == ["again.tiktoken", "reviews.tiktoken"]
@@ -190,35 +209,97 @@ def test_tiktokens_own_reader_reads_the_file(tokenizer, tmp_path, monkeypatch):
     assert ranks == tokenizer.encoding._mergeable_ranks
 
 
-def unusual_encoding():
-    """A split pattern of its own, two special tokens, and ranks that skip an id, as p50k_base's do."""
-    ranks = {bytes([byte]): byte for byte in range(256)} | {b"ab": 256, b"abc": 258}
-    special = {END_OF_TEXT: 257, "<|begin|>": 259}
-    return tiktoken.Encoding("unusual", pat_str=r"\S+|\s+", mergeable_ranks=ranks, special_tokens=special)
+RANKS = {bytes([byte]): byte for byte in range(256)} | {b"fi": 256, b"film": 258}
 
 
-def test_pattern_and_special_tokens_beyond_the_format_are_kept_beside_it(tmp_path):
-    tokenizer, path = Tokenizer(unusual_encoding()), tmp_path / "vocabulary.tiktoken"
-    assert (tokenizer.vocab_size, tokenizer.eos_id) == (260, 257)
-    assert tokenizer.decode([259, 256, 257]) == "ab"
+def unusual_tokenizer():
+    """A split pattern of its own, special tokens, and ranks that skip an id, as p50k_base's and cl100k_base's do."""
+    return make("unusual", RANKS, {END_OF_TEXT: 257, "<|begin|>": 260}, pattern=r"\S+|\s+")
+
+
+def shuffled_tokenizer():
+    """Ids that are not the ranks, a pad, an end-of-text of its own, as OPT has them."""
+    ranks = {token: rank for rank, token in enumerate([*RANKS])}
+    ids = [4 + (rank * 7) % 258 for rank in range(258)]
+    return make("owner/like-opt", ranks, {"</s>": 2, "<pad>": 1, "<unk>": 3}, ids=ids, eos="</s>", pad="<pad>")
+
+
+@pytest.mark.parametrize("make_tokenizer", [unusual_tokenizer, shuffled_tokenizer, byte_tokenizer])
+def test_whatever_the_format_cannot_say_is_kept_beside_it(tmp_path, make_tokenizer):
+    tokenizer, path = make_tokenizer(), tmp_path / "bytes.tiktoken"
     tokenizer.save(path)
-    loaded = load_tokenizer(path)
+    (tmp_path / "elsewhere").mkdir()
+    for file in tmp_path.glob("bytes.*"):
+        file.rename(tmp_path / "elsewhere" / file.name)
+    loaded = load_tokenizer(tmp_path / "elsewhere" / "bytes.tiktoken")
     assert same(loaded, tokenizer)
-    assert loaded.name == "unusual"
+    assert loaded.name == tokenizer.name
+
+
+def test_ids_that_no_text_has_are_named_and_have_no_text():
+    tokenizer = unusual_tokenizer()
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id) == (261, 257, 257)
+    assert tokenizer.textless_ids == (259, 260)  # no token's, and a special one; the end-of-text is not among them
+    assert tokenizer.decode([260, 256, 257, 259, 261, 10**6, -1]) == "fi"
+    tokenizer = shuffled_tokenizer()
+    assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id) == (262, 2, 1)
+    assert tokenizer.textless_ids == (0, 1, 3)
+    (film,) = tokenizer.encode("film")
+    assert film == 4 + (257 * 7) % 258
+    assert tokenizer.decode([2, 0, film, 1, 3, 2, 262]) == "film"
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ({"ids": [*range(256), 255, 300]}, "258 tokens and 1 special tokens have 258 different ids"),
+        ({"ids": [*range(256), 299, 300], "special_tokens": {END_OF_TEXT: 299}}, "258 different ids"),
+        ({"ids": [*range(-1, 257)]}, "from -1 on"),
+        ({"eos": "</s>"}, "no token '</s>'"),
+        ({"pad": "<pad>"}, "no token '<pad>'"),
+    ],
+)
+def test_ids_that_cannot_be_told_apart_and_missing_special_tokens_are_refused(rest, words):
+    ranks = {token: rank for rank, token in enumerate([*RANKS])}
+    with pytest.raises(ValueError, match=words):
+        make("wrong", ranks, **({"special_tokens": {END_OF_TEXT: 400}} | rest))
 
 
 def test_a_tokenizer_saved_over_another_leaves_nothing_of_it(tokenizer, tmp_path):
     path = tmp_path / "vocabulary.tiktoken"
-    Tokenizer(unusual_encoding()).save(path)
+    unusual_tokenizer().save(path)
     tokenizer.save(path)
     assert same(load_tokenizer(path), tokenizer)
-    Tokenizer(byte_encoding()).save(path)
+    byte_tokenizer().save(path)
     assert load_tokenizer(path).vocab_size == 257  # the file as it is now, not as it was read first
 
 
 def test_a_name_that_is_neither_a_file_nor_tiktokens_is_refused():
-    with pytest.raises(ValueError, match=r"'gpt5-imagined': neither a file .*gpt2"):
-        load_tokenizer("gpt5-imagined")
+    for name in ("gpt5-imagined", "./nowhere/vocabulary", "/nowhere", "../opt", "one/two/three"):
+        with pytest.raises(ValueError, match=r": neither a file .* a folder .*gpt2.* the Hugging Face hub") as refusal:
+            load_tokenizer(name)
+        assert repr(name) in str(refusal.value)
+
+
+def test_a_name_of_tiktokens_is_its_encoding(monkeypatch):
+    special = {END_OF_TEXT: 257, "<|fim_prefix|>": 260}
+    encoding = tiktoken.Encoding("cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=RANKS, special_tokens=special)
+    monkeypatch.setattr(tiktoken, "get_encoding", {"cl100k_base": encoding}.get)
+    tokenizer = load_tokenizer("cl100k_base")
+    assert (tokenizer.name, tokenizer.vocab_size, tokenizer.eos_id) == ("cl100k_base", 261, 257)
+    assert tokenizer.textless_ids == (259, 260)
+    text = "<|fim_prefix|> film<|endoftext|>"
+    assert not {257, 259, 260} & {*tokenizer.encode(text)}
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_an_encoding_that_cannot_be_fetched_is_said_in_a_sentence(monkeypatch):
+    def offline(name):
+        raise ConnectionError("no route to host\nand more")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
+    with pytest.raises(FileNotFoundError, match=r"gpt2 is not here and cannot be fetched: no route to host$"):
+        load_tokenizer("gpt2")
 
 
 def write_ranks(path, ranks):
@@ -249,13 +330,24 @@ def test_ranks_with_which_end_of_text_would_collide_are_refused(tmp_path):
 
 
 def test_what_is_beside_a_file_is_readable_json(tmp_path):
-    Tokenizer(unusual_encoding()).save(tmp_path / "unusual.tiktoken")
+    unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
     rest = json.loads((tmp_path / "unusual.tiktoken.json").read_text(encoding="utf-8"))
     assert rest == {
         "name": "unusual",
         "pattern": r"\S+|\s+",
-        "special_tokens": {END_OF_TEXT: 257, "<|begin|>": 259},
+        "special_tokens": {END_OF_TEXT: 257, "<|begin|>": 260},
+        "eos": END_OF_TEXT,
+        "pad": END_OF_TEXT,
+        "ids": None,
     }
+
+
+def test_a_pattern_and_special_tokens_alone_are_enough_beside_a_file(tmp_path):
+    unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
+    path = tmp_path / "unusual.tiktoken.json"
+    rest = json.loads(path.read_text(encoding="utf-8"))
+    path.write_text(json.dumps({name: rest[name] for name in ("name", "pattern", "special_tokens")}))
+    assert same(load_tokenizer(tmp_path / "unusual.tiktoken"), unusual_tokenizer())
 
 
 # ---------------------------------------------------------------------------------------------- the bridge
@@ -263,7 +355,7 @@ def test_what_is_beside_a_file_is_readable_json(tmp_path):
 
 def is_whole(tokenizer, ids):
     try:
-        tokenizer.encoding.decode_bytes(ids).decode("utf-8")
+        tokenizer.decode_bytes(ids).decode("utf-8")
     except UnicodeDecodeError:
         return False
     return True
@@ -285,7 +377,7 @@ def test_a_prompt_cut_at_whole_characters_decodes_apart_and_together_to_the_same
 
 
 def test_whole_characters_cuts_inside_an_emoji():
-    tokenizer = Tokenizer(byte_encoding())
+    tokenizer = byte_tokenizer()
     ids = tokenizer.encode("a😀")
     copy = list(ids)
     assert [len(whole_characters(tokenizer, ids[:length])) for length in range(6)] == [0, 1, 1, 1, 1, 5]

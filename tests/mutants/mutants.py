@@ -23,6 +23,7 @@ ROLLOUT, PPO, CHECKS, OPTIM = (f"minippo/{name}.py" for name in ("rollout", "ppo
 DATA, TOKENIZER, SCORING, CHECKPOINT = (f"minippo/{name}.py" for name in ("data", "tokenizer", "scoring", "checkpoint"))
 CONFIG, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("config", "cli", "run", "evaluate"))
 LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model", "gold", "weights", "metrics"))
+BPE, PUBLIC = "minippo/bpe.py", "minippo/public_vocabulary.py"
 SFT, TRAIN_RM, TRAIN_PPO = "minippo/sft.py", "train_rm.py", "train_ppo.py"
 
 
@@ -139,10 +140,26 @@ MUTANTS = [
     Mutant(OPTIM, "parameter.dim() < 2]", "parameter.dim() < 1]", _tests("optim")),
     Mutant(OPTIM, "    rising = (step + 1) / max(1.0, warmup * num_steps)", "    rising = step / max(1.0, warmup * num_steps)", _tests("optim")),
     # ------------------------------------------------------------------ bridge, scoring
-    Mutant(TOKENIZER, "        return self.encoding.encode_ordinary(text)\n", "        return self.encoding.encode(text, allowed_special=\"all\")\n", _tests("tokenizer")),  # text becomes a token
+    Mutant(TOKENIZER, "for rank in self.encoding.encode_ordinary(text)]", "for rank in self.encoding.encode(text, allowed_special=\"all\")]", _tests("tokenizer", "tiktokens")),  # text becomes a token
     Mutant(TOKENIZER, "[[*ids[: max_length - 1], tokenizer.eos_id] for", "[[*ids, tokenizer.eos_id][:max_length] for", _tests("tokenizer")),  # no end where cut
     Mutant(TOKENIZER, "texts = [prompt + response for", "texts = [response for", _tests("tokenizer")),
     Mutant(TOKENIZER, "errors=\"replace\"", "errors=\"strict\"", _tests("tokenizer")),  # a cut-off character
+    Mutant(TOKENIZER, "[self._ids[rank] for rank in", "[rank for rank in", _tests("public_vocabulary")),  # ranks for ids
+    Mutant(TOKENIZER, " if i not in self._bytes and i != self.eos_id)", " if i not in self._bytes)", _tests("public_vocabulary")),  # the end may not be drawn
+    Mutant(TOKENIZER, "\"pad\": self.pad, \"ids\": ids}", "\"pad\": self.pad}", _tests("public_vocabulary")),  # a run that is moved has other ids
+    Mutant(TOKENIZER, "sorted(SINGLE_BYTES, key=public.ids.__getitem__)", "SINGLE_BYTES", _tests("public_vocabulary")),  # not GPT-2's own ranks
+    Mutant(BPE, "        if parts != [a, b]:\n", "        if len(parts) != 2:\n", _tests("bpe")),  # another merge leads there
+    Mutant(BPE, "        if a + b in ranks:\n", "        if False:\n", _tests("bpe")),
+    Mutant(BPE, "in sorted(merges, key=lambda merge: len(merge[0] + merge[1])):", "in merges:", _tests("bpe")),  # a wrong example
+    Mutant(BPE, "        _, place = min(joined)\n", "        _, place = joined[0]\n", _tests("bpe")),
+    Mutant(PUBLIC, "_read_json(folder / \"special_tokens_map.json\") | _read_json(folder / \"tokenizer_config.json\")", "_read_json(folder / \"tokenizer_config.json\") | _read_json(folder / \"special_tokens_map.json\")", _tests("public_vocabulary")),
+    Mutant(PUBLIC, "        _check_pipeline(whole)\n", "", _tests("public_vocabulary")),  # another split, without a word
+    Mutant(PUBLIC, "    if ordinary:\n", "    if False:\n", _tests("public_vocabulary")),  # tokens found in texts
+    Mutant(PUBLIC, "(vocabulary.get(\"</s>\"), vocabulary.get(\"<pad>\")) == (2, 1)", "\"</s>\" in vocabulary", _tests("public_vocabulary")),
+    Mutant(PUBLIC, "\"add_bos_token\": False", "\"add_bos_token\": True", _tests("public_vocabulary")),
+    Mutant(PUBLIC, ".read_text(encoding=\"utf-8\").split(\"\\n\")", ".read_text(encoding=\"utf-8\").split()", _tests("public_vocabulary")),
+    Mutant(PUBLIC, "*range(ord(\"®\"), ord(\"ÿ\") + 1)", "*range(ord(\"¬\"), ord(\"ÿ\") + 1)", _tests("public_vocabulary")),  # the soft hyphen does not print
+    Mutant(PUBLIC, "        (folder / name).unlink(missing_ok=True)", "        pass", _tests("public_vocabulary")),
     Mutant(SCORING, "scores[torch.tensor(chosen)] = ", "scores[start : start + batch_size] = ", _tests("scoring")),
     Mutant(SCORING, "reward_model.eval().requires_grad_(False)", "reward_model", _tests("scoring")),  # goes on training
     # ------------------------------------------------------------------ data

@@ -1,0 +1,208 @@
+"""Public tokenizers in and out: `vocab.json` and `merges.txt` as GPT-2, OPT and RoBERTa have them, or the
+`tokenizer.json` that holds both."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from minippo.bpe import Merge
+
+END_OF_TEXT = "<|endoftext|>"
+VOCABULARY_FILES = (
+    "vocab.json",
+    "merges.txt",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+)
+# Of transformers' tokenizers that read vocab.json and merges.txt, those that split and merge as GPT-2's does.
+_LIKE_GPT2 = ("GPT2Tokenizer", "RobertaTokenizer", "BartTokenizer", "LongformerTokenizer", "LEDTokenizer")
+# What a tokenizer.json must say, GPT-2's own first, which also holds where it says nothing.
+_PIPELINE = {
+    ("normalizer",): (None,),
+    ("pre_tokenizer", "type"): ("ByteLevel",),
+    ("pre_tokenizer", "add_prefix_space"): (False,),
+    ("pre_tokenizer", "use_regex"): (True,),
+    ("model", "type"): ("BPE",),
+    ("model", "dropout"): (None, 0),
+    ("model", "continuing_subword_prefix"): (None, ""),
+    ("model", "end_of_word_suffix"): (None, ""),
+    ("model", "byte_fallback"): (False,),
+    ("model", "ignore_merges"): (False,),
+}
+
+
+def _letters() -> list[str]:
+    # Bytes that print stand for themselves, the others for the letters from U+0100 on (Radford et al. 2019).
+    printing = {*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)}
+    other = iter(range(256, 512))
+    return [chr(byte if byte in printing else next(other)) for byte in range(256)]
+
+
+_LETTER_OF_BYTE = _letters()
+_BYTE_OF_LETTER = {letter: byte for byte, letter in enumerate(_LETTER_OF_BYTE)}
+
+
+@dataclass(frozen=True)
+class PublicVocabulary:
+    """What the files say."""
+
+    merges: list[Merge]
+    """The one that goes first is first."""
+    ids: dict[bytes, int]
+    """Of the tokens that texts have: the 256 bytes, and what the merges make."""
+    special_tokens: dict[str, int]
+    """All others, which no text has: the end of a text, a pad, "madeupword0000"."""
+    eos: str
+    pad: str
+
+
+def read_vocabulary(folder: Path) -> PublicVocabulary:
+    """Read a folder with `vocab.json` and `merges.txt`, or with a `tokenizer.json`, which counts where both are there.
+
+    The end-of-text and the pad are those of `tokenizer_config.json` or `special_tokens_map.json`. Where these name
+    none: `</s>` and `<pad>` if they have the ids 2 and 1, as in OPT and RoBERTa, else `<|endoftext|>` for both.
+
+    Raises FileNotFoundError where files are missing, and ValueError for a tokenizer that is not of GPT-2's type.
+    """
+    settings = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+    kind = (settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
+    if settings.get("add_prefix_space"):
+        raise ValueError("it puts a space before every text (add_prefix_space in its tokenizer_config.json)")
+    if (folder / "tokenizer.json").is_file():
+        whole = _read_json(folder / "tokenizer.json")
+        _check_pipeline(whole)
+        vocabulary, merges = whole["model"].get("vocab", {}), whole["model"].get("merges", [])
+        added = [(row["content"], row["id"], row["special"]) for row in whole.get("added_tokens", [])]
+    else:
+        for name in ("vocab.json", "merges.txt"):
+            if not (folder / name).is_file():
+                raise FileNotFoundError(f"{folder} is no tokenizer: it has no {name}, and no tokenizer.json")
+        if kind not in _LIKE_GPT2:
+            raise ValueError(f"it is a {kind}; what splits texts as GPT-2 does can be loaded: {', '.join(_LIKE_GPT2)}")
+        vocabulary, merges = _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+        added = _added_tokens(settings, _read_json(folder / "added_tokens.json"))
+    ordinary = [token for token, _, special in added if not special]
+    if ordinary:
+        raise ValueError(
+            f"it looks for {len(ordinary)} added tokens in a text before it merges ({ordinary[0]!r}); tiktoken cannot"
+        )
+    vocabulary = vocabulary | {token: index for token, index, _ in added}
+    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
+    return _vocabulary(vocabulary, pairs, _name(settings.get("eos_token")), _name(settings.get("pad_token")))
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; an empty one where there is no file."""
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is no JSON: {error}") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} should hold a JSON object, and holds a {type(found).__name__}")
+    return found
+
+
+def _read_merges(path: Path) -> list[str]:
+    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines would also split at letters that stand for bytes
+    return [line for line in lines if line and not line.startswith("#version")]
+
+
+def _check_pipeline(whole: dict[str, Any]) -> None:
+    for keys, allowed in _PIPELINE.items():
+        found = whole
+        for key in keys:
+            found = found.get(key, allowed[0]) if isinstance(found, dict) else found
+        if found not in allowed:
+            raise ValueError(
+                f"its tokenizer.json says {'.'.join(keys)} {json.dumps(found)[:60]}, and only what splits and merges "
+                f"texts as GPT-2 does can be, with {json.dumps(allowed[0])} there"
+            )
+
+
+def _added_tokens(settings: dict[str, Any], added: dict[str, int]) -> list[tuple[str, int, bool]]:
+    """The tokens named beside `vocab.json`: text, id, and whether it is special, so never looked for in our texts."""
+    rows = settings.get("added_tokens_decoder", {}).items()
+    found = [(row["content"], int(index), row["special"]) for index, row in rows]
+    # The older added_tokens.json does not say which are special: those that have a role elsewhere.
+    special = {_name(value) for key, value in settings.items() if key.endswith("_token")}
+    special |= {_name(token) for token in settings.get("additional_special_tokens") or []}
+    special |= {token for token, _, is_special in found if is_special}
+    return found + [(token, index, token in special) for token, index in added.items()]
+
+
+def _name(token: Any) -> str:
+    """The text of a special token, which is given as that, or as an object that has it, or not at all."""
+    return (token["content"] if isinstance(token, dict) else token) or ""
+
+
+def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pad: str) -> PublicVocabulary:
+    odd = [token for token, index in vocabulary.items() if type(index) is not int]
+    if odd:
+        raise ValueError(f"its token {odd[0]!r} has the id {vocabulary[odd[0]]!r}, which is no whole number")
+    for number, pair in enumerate(pairs, start=1):
+        if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
+            raise ValueError(f"its merge {number}, {' '.join(pair)[:40]!r}, does not join two known tokens to a third")
+        if not _BYTE_OF_LETTER.keys() >= {*"".join(pair)}:
+            raise ValueError(f"its merge {number}, {' '.join(pair)[:40]!r}, has letters that stand for no byte")
+    missing = sum(letter not in vocabulary for letter in _LETTER_OF_BYTE)
+    if missing:
+        raise ValueError(f"it is not byte-level: {missing} of the 256 single bytes have no token")
+    words = {*_LETTER_OF_BYTE, *("".join(pair) for pair in pairs)}
+    special_tokens = {token: index for token, index in vocabulary.items() if token not in words}
+    if not eos:
+        like_opt = (vocabulary.get("</s>"), vocabulary.get("<pad>")) == (2, 1)
+        eos, pad = ("</s>", pad or "<pad>") if like_opt else (END_OF_TEXT, pad)
+    for token in (eos, pad or eos):
+        if token not in special_tokens:
+            problem = "is an ordinary token, too" if token in words else "is not in its vocabulary"
+            raise ValueError(f"its special token {token!r} {problem}")
+    return PublicVocabulary(
+        merges=[(_bytes(first), _bytes(second)) for first, second in pairs],
+        ids={_bytes(word): vocabulary[word] for word in words},
+        special_tokens=special_tokens,
+        eos=eos,
+        pad=pad or eos,
+    )
+
+
+def _bytes(word: str) -> bytes:
+    return bytes(_BYTE_OF_LETTER[letter] for letter in word)
+
+
+def _word(token: bytes) -> str:
+    return "".join(_LETTER_OF_BYTE[byte] for byte in token)
+
+
+def write_vocabulary(vocabulary: PublicVocabulary, folder: Path) -> None:
+    """Write the files from which `transformers`, its `AutoTokenizer` too, makes a tokenizer with the same ids.
+
+    Nothing is put before a text, as our models are trained, also where the public model's own tokenizer does so.
+    """
+    ids = {_word(token): index for token, index in vocabulary.ids.items()} | vocabulary.special_tokens
+    settings = {
+        "tokenizer_class": "GPT2Tokenizer",
+        "bos_token": vocabulary.eos,
+        "eos_token": vocabulary.eos,
+        "unk_token": vocabulary.eos,
+        "pad_token": vocabulary.pad,
+        "add_bos_token": False,
+        "add_prefix_space": False,
+        "clean_up_tokenization_spaces": False,
+    }
+    texts = {
+        "vocab.json": json.dumps(dict(sorted(ids.items(), key=lambda item: item[1])), ensure_ascii=False),
+        "merges.txt": "".join(["#version: 0.2\n", *(f"{_word(a)} {_word(b)}\n" for a, b in vocabulary.merges)]),
+        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
+    }
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in VOCABULARY_FILES:
+        (folder / name).unlink(missing_ok=True)  # another tokenizer's, left here, would be read with these
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8", newline="\n")
