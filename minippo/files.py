@@ -134,7 +134,7 @@ def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[s
         with OPEN[suffix](path, "rb") as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
-                    yield f"{path}, line {number}", _json_row(line, f"{path}, line {number}")
+                    yield f"{path}, line {number}", _json_row(line.rstrip(), f"{path}, line {number}")
     except (EOFError, OSError, zlib.error) as error:  # of the compression; that the file is there is known
         raise ValueError(f"{path} cannot be read: {error}") from None
 
@@ -143,9 +143,9 @@ def _json_row(line: bytes, place: str) -> dict[str, Any]:
     try:
         row = json.loads(line.decode("utf-8", errors="replace"))  # what is no UTF-8 makes the example unusable
     except json.JSONDecodeError as error:
-        raise ValueError(f"{place} is not JSON: {error.msg} (character {error.pos + 1})") from None
+        raise ValueError(f"{place}: no JSON, {error.msg} (character {error.pos + 1})") from None
     if not isinstance(row, dict):
-        raise ValueError(f"{place} holds {shown(row)}, expected an object with a value for each column")
+        raise ValueError(f"{place}: found {shown(row)}, expected an object with a value for each column")
     return row
 
 

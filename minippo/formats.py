@@ -46,7 +46,7 @@ def shown(value: object) -> str:
     if value is None:
         return "null"
     text = repr(value)
-    return f"{text if len(text) <= 40 else text[:40] + '...'} ({type(value).__name__})"
+    return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -112,6 +112,7 @@ def _continued(row: Row, values: Mapping[str, Any]) -> Example:
     """Completions of the row's prompt; `values` has them by their column."""
     texts = [text_of(value, column) for column, value in values.items()]
     prompt = value_of(row, "prompt")
+    prompt_text = text_of(prompt, "prompt")
     if len(texts) > 1 and all(is_conversation(value) and value[0]["role"] != "assistant" for value in values.values()):
         return _compared(texts)  # they hold the prompt themselves
     for column, value in values.items():
@@ -122,8 +123,8 @@ def _continued(row: Row, values: Mapping[str, Any]) -> Example:
         if is_list and value[0]["role"] != "assistant":
             raise ValueError(f"column {column!r} does not begin with the assistant's turn")
     if is_conversation(prompt):
-        return Example(text_of(prompt, "prompt") + ANSWER, tuple(text.removeprefix(ANSWER) for text in texts))
-    return Example(text_of(prompt, "prompt"), tuple(texts))
+        return Example(prompt_text + ANSWER, tuple(text.removeprefix(ANSWER) for text in texts))
+    return Example(prompt_text, tuple(texts))
 
 
 def _compared(texts: Sequence[str]) -> Example:

@@ -80,7 +80,7 @@ class OwnData:
         }
 
     def _usable(self, kind: Kind, split: Split, rows: datasets.Dataset) -> datasets.Dataset:
-        problems = np.asarray(rows.with_format("numpy")["problem"][:])
+        problems = _column(rows, "problem")
         if (problems == USABLE).all():
             self.report[f"{kind}, {split}"] = {"rows": len(rows)}
             return rows
@@ -88,7 +88,8 @@ class OwnData:
         if self.config.unusable == "refuse":
             raise ValueError(f"{rows[first]['place']}: {PROBLEMS[problems[first]]} (data.unusable is refuse)")
         found = {
-            PROBLEMS[problem]: int((problems == problem).sum()) for problem in np.unique(problems[problems != USABLE])
+            f"dropped: {PROBLEMS[problem]}": int((problems == problem).sum())
+            for problem in np.unique(problems[problems != USABLE])
         }
         if (problems != USABLE).all():
             raise ValueError(
@@ -98,21 +99,25 @@ class OwnData:
         return rows.select(np.flatnonzero(problems == USABLE))
 
     def _hold_out(self, rows: datasets.Dataset, path: str) -> dict[Split, datasets.Dataset]:
-        """Take a share of the rows away for testing: of any one prompt, all rows or none."""
+        """Take a share of the rows away for testing, of each label: of any one prompt all rows or none."""
         keys = _hashes(rows, lambda row: row["prompt"] or "\n".join(row["completions"]))
-        _, which, counts = np.unique(keys, return_inverse=True, return_counts=True)
-        order = _order(len(counts), self.seed)
-        num_prompts = 1 + int(np.searchsorted(counts[order].cumsum(), self.config.hold_out * len(rows)))
-        held_out = np.isin(which, order[:num_prompts])
-        if held_out.all():
-            raise ValueError(
-                f"{path}: of {len(rows)} rows with {len(counts)} different prompts no share of {self.config.hold_out} "
-                "can be held out; give more, or a split for testing (data.hold-out, data.test-split)"
-            )
+        labels, held_out = _column(rows, "label"), np.zeros(len(rows), bool)
+        for label in np.unique(labels):
+            these = np.flatnonzero(labels == label)
+            _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
+            order = _order(len(counts), self.seed)
+            num_prompts = 1 + int(np.searchsorted(counts[order].cumsum(), self.config.hold_out * len(these)))
+            if num_prompts >= len(counts):
+                raise ValueError(
+                    f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
+                    f"{self.config.hold_out} can be held out; give more, or a split for testing (data.hold-out, "
+                    "data.test-split)"
+                )
+            held_out[these[np.isin(which, order[:num_prompts])]] = True
         return {"train": rows.select(np.flatnonzero(~held_out)), "test": rows.select(np.flatnonzero(held_out))}
 
     def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
-        labels = np.asarray(rows.with_format("numpy")["label"][:])
+        labels = _column(rows, "label")
         if (labels == NO_LABEL).all():
             return None
         if (labels == NO_LABEL).any():
@@ -158,6 +163,10 @@ def _texts(rows: datasets.Dataset, of: Callable[[Mapping[str, Any]], T]) -> Text
 
 def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
+    return np.asarray(rows.with_format("numpy")[name][:])
 
 
 def _order(count: int, seed: int) -> np.ndarray:
