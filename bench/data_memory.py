@@ -2,8 +2,8 @@
 
     python bench/data_memory.py [--imdb-path FOLDER] [--tokenizer gpt2]
 
-Three ways, each in a process of its own: as lists of Python's integers, as it would be without more ado; streamed into a
-memory-mapped file; and again, when the file is there. What the imports alone take is listed apart.
+Three ways, each in a process of its own: as lists of Python's integers; streamed into a memory-mapped file; and again,
+when the file is there. What the imports and the opened dataset take is listed apart.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def measure(options: Options) -> None:
     started, rows = time.perf_counter(), []
     if options.way == "lists":
         demonstrations = list(texts)
-        rows = [tokenizer.encode(d.completion) + [tokenizer.eos_id] for d in demonstrations]
+        rows = [[*tokenizer.encode(d.completion), tokenizer.eos_id] for d in demonstrations]
     elif options.way == "file":
         rows = policy_rows(texts, tokenizer)
     count = sum(len(row) for row in rows)  # reads all of it

@@ -133,7 +133,9 @@ class OwnData:
         ):
             found = self._different(rows, path)
             if found:
-                return found if "test" in rows else self._hold_out(found["train"], path)
+                found = found if "test" in rows else self._hold_out(found["train"], path)
+                self.report["different prompts"] = {"for training": len(found["train"]), "held out": len(found["test"])}
+                return found
         return {}
 
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
@@ -150,7 +152,6 @@ class OwnData:
             return {}
         if not len(found["train"]):
             raise ValueError(f"{path}: every prompt for training is one for testing too")
-        self.report["different prompts"] = {split: len(prompts) for split, prompts in found.items()}
         return found
 
 

@@ -6,6 +6,7 @@ import bz2
 import gzip
 import itertools
 import json
+import os
 import random
 import re
 from pathlib import Path
@@ -18,7 +19,7 @@ from hypothesis import strategies as st
 from minippo import files
 from minippo.config import Config, DataConfig, check
 from minippo.corpora import load_corpus
-from minippo.formats import flatten, shared_prompt
+from minippo.formats import FORMATS, USABLE, flatten, recognise, shared_prompt
 from minippo.own_data import OwnData
 from minippo.texts import Comparison, Demonstration
 
@@ -204,6 +205,16 @@ def test_shared_prompt_by_hand():
         assert texts[0][: shared_prompt(texts)] == prompt
 
 
+@pytest.mark.parametrize("kind", ["preferences", "demonstrations", "prompts"])
+def test_example_rows_of_the_page_are_read_and_show_every_format(kind):
+    page = (Path(__file__).resolve().parents[1] / "docs" / "data.md").read_text(encoding="utf-8")
+    table = page.split(f"\n| {kind} | |\n")[1].split("\n\n")[0]
+    shown = [json.loads(row) for row in re.findall(r"`(\{.*\})`", table)]
+    assert [recognise(kind, list(row)) for row in shown] == list(FORMATS[kind])
+    for row in shown:
+        assert FORMATS[kind][recognise(kind, list(row))](row).problem() == USABLE
+
+
 # ---------------------------------------------------------------------------------------------- labelled texts
 
 
@@ -271,7 +282,7 @@ def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
     assert sorted(corpus.prompts("train")) == sorted(f"P{i}" for i in range(15))
     assert sorted(corpus.prompts("test")) == [f"P{i}" for i in range(15, 25)]
     assert list(corpus.prompts("train")) != [f"P{i}" for i in range(15)]  # the file may be sorted
-    assert corpus.report["different prompts"] == {"train": 15, "test": 10}
+    assert corpus.report["different prompts"] == {"for training": 15, "held out": 10}
     write(folder / "train.jsonl", [{"prompt": "P16"}])
     with pytest.raises(ValueError, match="every prompt for training is one for testing too"):
         own(prompts=folder)
@@ -334,19 +345,21 @@ def test_limit_takes_the_first_of_each(tmp_path):
 
 # ---------------------------------------------------------------------------------------------- wrong data
 
+TEXT = "expected text or a list of turns"
+TURN = "expected a text 'content' and a 'role' that is system, user, assistant"
 GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
 
 
 @pytest.mark.parametrize(
     ("line", "sentence"),
     [
-        ('{"prompt": "P", "chosen": 3, "rejected": "b"}', "column 'chosen' holds 3 (int), expected text or a list of turns"),
-        ('{"prompt": "P", "chosen": null, "rejected": "b"}', "column 'chosen' holds null, expected text or a list of turns"),
+        ('{"prompt": "P", "chosen": 3, "rejected": "b"}', "column 'chosen' holds 3 (int), " + TEXT),
+        ('{"prompt": "P", "chosen": null, "rejected": "b"}', "column 'chosen' holds null, " + TEXT),
         ('{"prompt": "P", "rejected": "b"}', "no column 'chosen', found 'prompt', 'rejected'"),
         ('{"prompt": "P", "chosen": "a"', "no JSON, Expecting ',' delimiter (character 30)"),
         ('["P", "a", "b"]', "found ['P', 'a', 'b'] (list), expected an object with a value for each column"),
-        ('{"prompt": "P", "chosen": ["a"], "rejected": "b"}', "column 'chosen' holds ['a'] (list), expected text or a list of turns"),
-        ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), expected text or a list of turns"),
+        ('{"prompt": "P", "chosen": ["a"], "rejected": "b"}', "column 'chosen' holds ['a'] (list), " + TEXT),
+        ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
         (
             '{"prompt": "P", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}',
             "column 'chosen' holds a list of turns and 'prompt' text, expected the same in both",
@@ -357,16 +370,14 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ),
         (
             '{"prompt": [{"role": "robot", "content": "a"}], "chosen": "a", "rejected": "b"}',
-            "column 'prompt', turn 1 holds {'role': 'robot', 'content': 'a'} (dict), expected a text 'content' and a 'role' "
-            "that is system, user, assistant",
+            "column 'prompt', turn 1 holds {'role': 'robot', 'content': 'a'} (dict), " + TURN,
         ),
         (
             '{"prompt": [{"role": "user", "content": "a"}, {"role": "user"}], "chosen": "a", "rejected": "b"}',
-            "column 'prompt', turn 2 holds {'role': 'user'} (dict), expected a text 'content' and a 'role' that is system, "
-            "user, assistant",
+            "column 'prompt', turn 2 holds {'role': 'user'} (dict), " + TURN,
         ),
     ],
-)  # fmt: skip
+)
 def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, line, sentence):
     path = tmp_path / "prefs.jsonl"
     path.write_text("\n".join([GOOD] * 15 + ["", line, GOOD]) + "\n")
@@ -378,13 +389,33 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
 @pytest.mark.parametrize(
     ("kind", "rows", "place", "sentence"),
     [
-        ("preferences", [{"text": "a", "label": 1}, {"text": "b", "label": 2}], 1, "column 'label' holds 2 (int), expected 1 (preferred) or 0"),
-        ("preferences", [{"text": "a", "label": 0}, {"text": "b", "label": None}], 1, "column 'label' holds null, expected 1 (preferred) or 0"),
-        ("preferences", [{"prompt": "P", "ranked": ["a"]}], 0, "column 'ranked' holds ['a'] (list), expected a list of two completions or more"),
-        ("preferences", [{"prompt": "P", "ranked": ["a", None]}], 0, "column 'ranked[1]' holds null, expected text or a list of turns"),
-        ("prompts", [{"prompt": "P"}, {"prompt": None}], 1, "column 'prompt' holds null, expected text or a list of turns"),
-        ("demonstrations", [{"text": "P"}, {"text": None}], 1, "column 'text' holds null, expected text or a list of turns"),
-        ("demonstrations", [{"messages": turns("Q", "A")}, {"messages": turns("Q", "A", "B")}], 1, "of which the last is the assistant's"),
+        (
+            "preferences",
+            [{"text": "a", "label": 1}, {"text": "b", "label": 2}],
+            1,
+            "column 'label' holds 2 (int), expected 1 (preferred) or 0",
+        ),
+        (
+            "preferences",
+            [{"text": "a", "label": 0}, {"text": "b", "label": None}],
+            1,
+            "column 'label' holds null, expected 1 (preferred) or 0",
+        ),
+        (
+            "preferences",
+            [{"prompt": "P", "ranked": ["a"]}],
+            0,
+            "holds ['a'] (list), expected a list of two completions or more",
+        ),
+        ("preferences", [{"prompt": "P", "ranked": ["a", None]}], 0, "column 'ranked[1]' holds null, " + TEXT),
+        ("prompts", [{"prompt": "P"}, {"prompt": None}], 1, "column 'prompt' holds null, " + TEXT),
+        ("demonstrations", [{"text": "P"}, {"text": None}], 1, "column 'text' holds null, " + TEXT),
+        (
+            "demonstrations",
+            [{"messages": turns("Q", "A")}, {"messages": turns("Q", "A", "B")}],
+            1,
+            "of which the last is the assistant's",
+        ),
         (
             "demonstrations",
             [{"prompt": turns("Q"), "completion": turns("Q", "A")}],
@@ -392,7 +423,7 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
             "column 'completion' does not begin with the assistant's turn",
         ),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
 def test_wrong_values_of_every_kind_are_named_with_line_or_row(tmp_path, kind, rows, place, sentence, suffix):
     path = write(tmp_path / f"own.{suffix}", rows)
@@ -508,7 +539,7 @@ def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
         "rows": 4, "dropped: empty prompt": 2,
     }  # fmt: skip
     rows = [{"prompt": "P", "completion": text} for text in ("a", "b", "\n")]
-    report = own(demonstrations=write(tmp_path / "d.jsonl", rows + [{"prompt": "Q", "completion": "c"}])).report
+    report = own(demonstrations=write(tmp_path / "d.jsonl", [*rows, {"prompt": "Q", "completion": "c"}])).report
     assert report["demonstrations, train"] == {"rows": 4, "dropped: empty completion": 1}
 
 
@@ -527,8 +558,6 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
     assert next(calls) == 1
     assert (list(again), again.fingerprint) == (list(first), first.fingerprint)
     write(path, [row | {"ranked": [text.replace("Good", "Fine") for text in row["ranked"]]} for row in rows])
-    import os
-
     os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # as long and as old as before
     assert path.stat().st_size == old.st_size
     changed = own(preferences=path).comparisons("train")

@@ -17,7 +17,7 @@ from minippo.errors import BrokenRun
 from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.run import Run
-from minippo.sft import backward_in_chunks, check_demonstrations, held_out_loss, make_backbone, train_language_model
+from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, train_language_model
 from minippo.texts import Demonstration, texts_of
 from minippo.weights import save_pretrained
 

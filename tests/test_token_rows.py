@@ -137,7 +137,7 @@ def test_rows_of_every_kind_are_encoded_a_thousand_at_a_time(tokenizer):
 
 def test_policy_and_reward_model_of_one_tokenizer_do_not_read_each_others_rows(tokenizer):
     """Prompt and completion are encoded apart for the one, together for the other."""
-    token = next(text for text in map(tokenizer.decode, zip(range(256, 299))) if len(text) > 1)  # noqa: B905
+    token = next(text for text in map(tokenizer.decode, zip(range(256, 299))) if len(text) > 1)
     texts = texts_of([Demonstration(token[:1], token[1:])], "one token over the border")
     assert list(policy_rows(texts, tokenizer)) != list(reward_rows(texts, tokenizer))
 
