@@ -81,6 +81,7 @@ def due(iteration: int, every: int, num_iterations: int) -> bool:
 def main() -> None:
     """`python train_ppo.py`."""
     options = parse_options(__doc__ or "")
+    started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "ppo")
         if run.is_finished("ppo"):
@@ -92,13 +93,12 @@ def main() -> None:
         data = prepare(run)
     print_report(data.report)
     with broken_run_exits():
-        train(run, data)
+        train(run, data, started)
     print(report(run))
 
 
-def train(run: Run, data: Prepared) -> None:
-    """Stage 3, from wherever it was left."""
-    started = time.perf_counter()
+def train(run: Run, data: Prepared, started: float) -> None:
+    """Stage 3, from wherever it was left; it has `started` when the data was read."""
     config, folder = run.config, run.begin("ppo")
     tokenizer, _ = run.tokenizers()
     torch.manual_seed(config.seed)

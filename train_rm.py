@@ -210,6 +210,7 @@ def prepare(run: Run, model: RewardModel) -> Prepared:
 def main() -> None:
     """`python train_rm.py`."""
     options = parse_options(__doc__ or "")
+    started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "rm")
         if run.is_finished("rm"):
@@ -219,12 +220,11 @@ def main() -> None:
         data = prepare(run, model)
     print_report(data.report)
     with broken_run_exits():
-        train_reward_model(run, model, data)
+        train_reward_model(run, model, data, started)
 
 
-def train_reward_model(run: Run, model: RewardModel, data: Prepared) -> None:
-    """Stage 2."""
-    started = time.perf_counter()
+def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: float) -> None:
+    """Stage 2, which has `started` when the data was read."""
     folder = run.begin("rm")
     _, tokenizer = run.tokenizers()
     if run.config.rm.normalise_before:

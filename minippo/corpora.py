@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import bz2
-import json
 import random
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -15,7 +13,7 @@ import numpy as np
 from minippo.cache import file_fingerprint
 from minippo.config import Config, DataConfig
 from minippo.data import bundled
-from minippo.files import load_from_hub
+from minippo.files import json_rows, load_from_hub
 from minippo.labelled import LabelledTexts
 from minippo.own_data import OwnData
 from minippo.reviews import gold_score, is_grammatical, split_sentences
@@ -99,8 +97,7 @@ class BundledReviews:
         return texts_of(items, f"{files} {names} {self.limit}")
 
     def _rows(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
-        with bz2.open(self._path(name), "rt", encoding="utf-8") as file:
-            rows = [json.loads(line) for line in file]
+        rows = [row for _, row in json_rows(self._path(name))]
         limit = self.limit if limit is None else limit
         return rows[:limit] if limit else rows
 

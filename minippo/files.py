@@ -111,7 +111,7 @@ def _file(path: Path, option: str) -> Source:
         raise ValueError(f"{path} does not end in {', '.join(SUFFIXES)} ({option})")
     if suffix == ".parquet":
         return Source(str(path), file_fingerprint(path), partial(_parquet_columns, path), partial(_parquet_rows, path))
-    return Source(str(path), file_fingerprint(path), partial(_json_columns, path), partial(_json_rows, path))
+    return Source(str(path), file_fingerprint(path), partial(_json_columns, path), partial(json_rows, path))
 
 
 def _table(name: str, table: datasets.Dataset) -> Source:
@@ -125,10 +125,14 @@ def _table(name: str, table: datasets.Dataset) -> Source:
 
 
 def _json_columns(path: Path) -> list[str]:
-    return [column for _, row in islice(_json_rows(path, ()), 1) for column in row]
+    return [column for _, row in islice(json_rows(path), 1) for column in row]
 
 
-def _json_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
+def json_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of a JSONL file, all columns of them whichever are asked for, each with its place.
+
+    Raises ValueError where the file is broken or a line is not an object.
+    """
     suffix = next(suffix for suffix in OPEN if path.name.endswith(suffix))
     try:
         with OPEN[suffix](path, "rb") as file:

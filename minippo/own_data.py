@@ -37,6 +37,7 @@ class OwnData:
         self._preferences = self._read("preferences", config.preferences)
         if self._preferences and "test" not in self._preferences:
             self._preferences = self._hold_out(self._preferences["train"], config.preferences)
+            self.report["preferences, held out"] = {"rows": len(self._preferences["test"])}
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         self._prompts = self._find_prompts()
 

@@ -92,10 +92,10 @@ def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
     read = {
         "demonstrations, train": {"rows": 120},
         "preferences, train": {"rows": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
-        "different prompts": report["sft"]["different prompts"],
+        "preferences, held out": {"rows": 11},
+        "different prompts": {"for training": 90, "held out": 11},
     }
     assert report["sft"] == read
-    assert sum(read["different prompts"].values()) == 101
     assert report["rm"].items() >= read.items()
     (longer,) = (counts for name, counts in report["rm"].items() if name.startswith("comparisons"))
     assert longer["dropped: longer than the reward model's context"] == 1
@@ -225,6 +225,7 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
     assert load_corpus(config).report == {
         "demonstrations, train": {"rows": 400},
         "preferences, train": {"rows": 401, "dropped: identical completions": 1},
+        "preferences, held out": {"rows": 106},
         "different prompts": {"for training": 28, "held out": 12},
     }
     assert "data: different prompts: 28 for training, 12 held out" in page
