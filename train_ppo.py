@@ -6,6 +6,8 @@ python train_ppo.py --config reviews
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from tqdm import tqdm
@@ -14,11 +16,11 @@ from minippo.checkpoint import PPOState, checkpoints, load_actor_critic, restore
 from minippo.checks import check_promises
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.config import Config
-from minippo.data import Corpus, RowSource, load_corpus, query_ids, windows
+from minippo.corpora import Corpus, load_corpus
+from minippo.data import RowSource, policy_rows, print_report, prompt_rows, windows
 from minippo.errors import BrokenRun
 from minippo.evaluate import Answer, answer, figures, final_evaluation, report, scorer_of, side_by_side, win_rate
 from minippo.heads import ActorCritic
-from minippo.language_model import policy_rows
 from minippo.metrics import Metrics
 from minippo.optim import CPUAdamW, decayed_groups
 from minippo.ppo import ppo_update
@@ -48,6 +50,29 @@ def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context
     return RowSource(rows, config.ppo.ptx_batch_size, config.seed)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What is read before the first step, and found to be in order."""
+
+    corpus: Corpus
+    queries: Sequence[list[int]]
+    held_out: Sequence[list[int]]
+    report: dict[str, dict[str, int]]
+
+
+def prepare(run: Run) -> Prepared:
+    """Raises ValueError where the data cannot be used."""
+    corpus, (tokenizer, _) = load_corpus(run.config), run.tokenizers()
+    if run.config.ppo.ptx_coef > 0 and not len(corpus.demonstrations()):
+        raise ValueError(f"ppo.ptx-coef is {run.config.ppo.ptx_coef}, but there are no demonstrations")
+    queries, dropped = prompt_rows(corpus.prompts("train"), tokenizer, run.config.data)
+    held_out, dropped_test = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
+    report = {"prompts, train": dropped, "prompts, test": dropped_test}
+    return Prepared(
+        corpus, queries, held_out, corpus.report | {name: counts for name, counts in report.items() if counts}
+    )
+
+
 def due(iteration: int, every: int, num_iterations: int) -> bool:
     """Whether something that happens every so many iterations, and at the last one, happens now."""
     return iteration % every == 0 or iteration == num_iterations
@@ -56,6 +81,7 @@ def due(iteration: int, every: int, num_iterations: int) -> bool:
 def main() -> None:
     """`python train_ppo.py`."""
     options = parse_options(__doc__ or "")
+    started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "ppo")
         if run.is_finished("ppo"):
@@ -64,25 +90,26 @@ def main() -> None:
         run.tokenizers()[0].end_ids(run.config.ppo.stop_token)
         if run.config.ppo.scorer:
             load_scorer(run.config.ppo.scorer)
-        corpus = load_corpus(run.config)
+        data = prepare(run)
+    print_report(data.report)
     with broken_run_exits():
-        train(run, corpus)
+        train(run, data, started)
     print(report(run))
 
 
-def train(run: Run, corpus: Corpus) -> None:
-    """Stage 3, from wherever it was left."""
-    started = time.perf_counter()
+def train(run: Run, data: Prepared, started: float) -> None:
+    """Stage 3, from wherever it was left; it has `started` when the data was read."""
     config, folder = run.config, run.begin("ppo")
     tokenizer, _ = run.tokenizers()
     torch.manual_seed(config.seed)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
     policy = load_actor_critic(run.stage("sft") / "policy", config.ppo.value_head).to(run.device)
     scorer = scorer_of(run)
-    queries = query_ids(tokenizer, corpus.prompts("train"), config.data.query_length)
-    held_out = query_ids(tokenizer, corpus.prompts("test")[: config.eval.prompts], config.data.query_length)
-    prompts = RowSource(queries, config.ppo.rollout_batch_size, config.seed)
-    state = make_state(run, policy, prompts, demonstration_source(run, corpus, tokenizer, policy.gpt.config.context))
+    judge, held_out = data.corpus.judge, data.held_out[: config.eval.prompts]
+    prompts = RowSource(data.queries, config.ppo.rollout_batch_size, config.seed)
+    state = make_state(
+        run, policy, prompts, demonstration_source(run, data.corpus, tokenizer, policy.gpt.config.context)
+    )
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")
@@ -95,7 +122,7 @@ def train(run: Run, corpus: Corpus) -> None:
         return answer(model, reference, scorer, held_out, tokenizer, length, config.ppo, config.seed)
 
     def evaluated(answers: list[Answer]) -> dict[str, float]:
-        found = figures(answers, corpus.judge) | {"win_rate": win_rate(answers, reference_answers, corpus.judge)}
+        found = figures(answers, judge) | {"win_rate": win_rate(answers, reference_answers, judge)}
         return {f"eval/{key}": value for key, value in found.items()}
 
     reference_answers = evaluate(reference)
@@ -122,8 +149,8 @@ def train(run: Run, corpus: Corpus) -> None:
     bar.close()
     metrics.close()
     save_model(policy, folder / "policy")
-    found = final_evaluation(run, policy, reference, scorer, tokenizer)
-    run.add_to_summary("ppo", time.perf_counter() - started, **found)
+    found = final_evaluation(run, policy, reference, scorer, tokenizer, data.held_out, judge)
+    run.add_to_summary("ppo", time.perf_counter() - started, data.report, **found)
     run.finish("ppo")
 
 

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from minippo.checkpoint import load_actor_critic, save_model
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.data import Comparison, Corpus, Judge, load_corpus, pad, query_ids
+from minippo.corpora import Corpus, Judge, load_corpus
+from minippo.data import comparison_rows, pad, print_report, prompt_rows
 from minippo.equations import calibration, calibration_error, ranking_loss
 from minippo.errors import BrokenRun, stop_unless_finite
 from minippo.heads import RewardModel
@@ -23,29 +26,22 @@ from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.rollout import respond
 from minippo.run import Run, open_run
 from minippo.scoring import score_tokens
+from minippo.texts import Comparison
+from minippo.token_rows import TokenGroups
 from minippo.tokenizer import Tokenizer, reward_tokens
 from minippo.weights import load_pretrained
 
-Rows = list[list[list[int]]]  # comparison -> its completions, best first -> reward-model ids
 
-
-def tokenise(comparisons: Sequence[Comparison], tokenizer: Tokenizer, context: int) -> Rows:
-    """Comparisons as the reward model reads them, by the function that scoring uses too."""
-    flat = [(comparison.prompt, completion) for comparison in comparisons for completion in comparison.ranked]
-    ids = iter(reward_tokens(tokenizer, [prompt for prompt, _ in flat], [text for _, text in flat], context))
-    return [[next(ids) for _ in comparison.ranked] for comparison in comparisons]
-
-
-def comparison_batches(rows: Rows, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
+def comparison_batches(rows: TokenGroups, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
     """One epoch of batches of indices in random order; comparisons of one size and of like length share a batch."""
-    order = torch.randperm(len(rows), generator=generator).tolist()
+    order = torch.randperm(len(rows), generator=generator).numpy()
     batches = []
-    for size in sorted({len(row) for row in rows}):
-        same = [index for index in order if len(rows[index]) == size]
-        same.sort(key=lambda index: max(map(len, rows[index])))
+    for size in np.unique(rows.sizes):
+        same = order[rows.sizes[order] == size]
+        same = same[np.argsort(rows.longest[same], kind="stable")]
         batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
     for place in torch.randperm(len(batches), generator=generator).tolist():
-        yield batches[place]
+        yield batches[place].tolist()
 
 
 def pairs_won(scores: Sequence[Sequence[float]]) -> float:
@@ -54,7 +50,7 @@ def pairs_won(scores: Sequence[Sequence[float]]) -> float:
     return sum(won) / len(won)
 
 
-def scores_of(model: RewardModel, rows: Rows, pad_id: int) -> list[list[float]]:
+def scores_of(model: RewardModel, rows: Sequence[list[list[int]]], pad_id: int) -> list[list[float]]:
     """The scores of held-out comparisons, of each completion."""
     model.eval()
     scores = iter(score_tokens(model, [ids for row in rows for ids in row], pad_id).tolist())
@@ -73,15 +69,23 @@ def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
 
 def make_reward_model(run: Run) -> RewardModel:
     """The warm-started backbone with a new head."""
-    gpt = load_pretrained(run.stage("sft") / "reward")
+    gpt = load_pretrained(run.earlier("sft") / "reward")
     torch.manual_seed(run.config.seed)
     model = RewardModel(gpt)
     gpt.set_dropout(run.config.rm.dropout)
     return model.to(run.device)
 
 
-def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokenizer, run: Run) -> list[list[float]]:
-    """Bradley-Terry training over the epochs; logs loss, training accuracy and held-out accuracy.
+def train(
+    model: RewardModel,
+    corpus: Corpus,
+    rows: TokenGroups,
+    held_out: Sequence[list[list[int]]],
+    tokenizer: Tokenizer,
+    run: Run,
+) -> list[list[float]]:
+    """Bradley-Terry training over the epochs, of which the first goes through `rows`; logs loss, training accuracy and
+    held-out accuracy.
 
     Returns the held-out scores at the end.
     """
@@ -89,14 +93,13 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
     generator = torch.Generator().manual_seed(run.config.seed)
     optimizer = CPUAdamW(decayed_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     metrics = Metrics(run.folder, "rm")
-    rows = tokenise(corpus.comparisons("train", epoch=0), tokenizer, context)
     steps_per_epoch = sum(1 for _ in comparison_batches(rows, config.batch_size, torch.Generator()))
     num_steps, step = config.epochs * steps_per_epoch, 0
     held_out_scores: list[list[float]] = []
     bar = tqdm(total=num_steps, desc="reward model", unit="step")
     for epoch in range(config.epochs):
         if epoch > 0:
-            rows = tokenise(corpus.comparisons("train", epoch), tokenizer, context)
+            rows, *_ = comparison_rows(corpus.comparisons("train", epoch), tokenizer, context, run.config.data)
         for batch in comparison_batches(rows, config.batch_size, generator):
             if step == num_steps:
                 break
@@ -130,7 +133,7 @@ def train(model: RewardModel, corpus: Corpus, held_out: Rows, tokenizer: Tokeniz
 
 
 def score_batch(
-    model: RewardModel, rows: Rows, eos_id: int, token_dropout: float, generator: torch.Generator
+    model: RewardModel, rows: Sequence[list[list[int]]], eos_id: int, token_dropout: float, generator: torch.Generator
 ) -> Tensor:
     """Scores (B, K) of B comparisons of K completions each, from one forward pass.
 
@@ -168,49 +171,76 @@ def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run
         raise BrokenRun(str(error)) from None
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """What is read before the first step, and found to be in order."""
+
+    corpus: Corpus
+    rows: TokenGroups
+    """The comparisons of the first epoch, in the reward model's tokens."""
+    held_out: list[Comparison]
+    held_out_rows: Sequence[list[list[int]]]
+    queries: Sequence[list[int]]
+    """The prompts on whose answers scores are normalised, in the policy's tokens."""
+    report: dict[str, dict[str, int]]
+
+
+def prepare(run: Run, model: RewardModel) -> Prepared:
+    """Raises ValueError where the data cannot be used."""
+    config, context = run.config, model.gpt.config.context
+    policy_tokenizer, tokenizer = run.tokenizers()
+    policy_tokenizer.end_ids(config.ppo.stop_token)
+    corpus = load_corpus(config)
+    rows, _, dropped = comparison_rows(corpus.comparisons("train"), tokenizer, context, config.data)
+    test = corpus.comparisons("test")
+    test_rows, kept, dropped_test = comparison_rows(test, tokenizer, context, config.data)
+    queries, dropped_prompts = prompt_rows(corpus.prompts("train"), policy_tokenizer, config.data)
+    count = config.rm.eval_comparisons
+    report = {"comparisons, train": dropped, "comparisons, test": dropped_test, "prompts, train": dropped_prompts}
+    return Prepared(
+        corpus,
+        rows,
+        [test[number] for number in kept[:count].tolist()] if corpus.judge else [],
+        test_rows[:count],
+        queries[: config.rm.normalisation_samples],
+        corpus.report | {name: counts for name, counts in report.items() if counts},
+    )
+
+
 def main() -> None:
     """`python train_rm.py`."""
     options = parse_options(__doc__ or "")
+    started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "rm")
         if run.is_finished("rm"):
             print(f"the reward model is there already: {run.stage('rm')}")
             return
-        corpus = load_corpus(run.config)
-        queries = normalisation_queries(run, corpus)
+        model = make_reward_model(run)
+        data = prepare(run, model)
+    print_report(data.report)
     with broken_run_exits():
-        train_reward_model(run, corpus, queries)
+        train_reward_model(run, model, data, started)
 
 
-def normalisation_queries(run: Run, corpus: Corpus) -> list[list[int]]:
-    """The prompts on whose answers scores are normalised, in the policy's tokens. Raises ValueError where it cannot."""
-    tokenizer, _ = run.tokenizers()
-    tokenizer.end_ids(run.config.ppo.stop_token)
-    prompts = corpus.prompts("train")[: run.config.rm.normalisation_samples]
-    return query_ids(tokenizer, prompts, run.config.data.query_length)
-
-
-def train_reward_model(run: Run, corpus: Corpus, queries: Sequence[list[int]]) -> None:
-    """Stage 2."""
-    started = time.perf_counter()
+def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: float) -> None:
+    """Stage 2, which has `started` when the data was read."""
     folder = run.begin("rm")
     _, tokenizer = run.tokenizers()
-    model = make_reward_model(run)
-    held_out = corpus.comparisons("test")[: run.config.rm.eval_comparisons]
-    held_out_rows = tokenise(held_out, tokenizer, model.gpt.config.context)
     if run.config.rm.normalise_before:
-        normalise_on_reference(model, queries, run)
-    scores = train(model, corpus, held_out_rows, tokenizer, run)
+        normalise_on_reference(model, data.queries, run)
+    scores = train(model, data.corpus, data.rows, data.held_out_rows, tokenizer, run)
     bins = calibration(score_differences(scores))  # of the scores that the loss has shaped, before they are scaled
-    normalise_on_reference(model, queries, run)
+    normalise_on_reference(model, data.queries, run)
+    judge = data.corpus.judge
     found = {
         "rm_accuracy": pairs_won(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": accuracy_limit(held_out, corpus.judge) if corpus.judge else None,
+        "rm_accuracy_limit": accuracy_limit(data.held_out, judge) if judge else None,
     }
     save_model(model, folder)
-    run.add_to_summary("rm", time.perf_counter() - started, **found)
+    run.add_to_summary("rm", time.perf_counter() - started, data.report, **found)
     run.finish("rm")
     limit = found["rm_accuracy_limit"]
     best = f", best possible {limit:.3f}" if limit is not None else ""

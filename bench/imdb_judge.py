@@ -19,7 +19,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from minippo.data import IMDB
+from minippo.corpora import IMDB
 from minippo.run import load_run
 
 

@@ -11,18 +11,37 @@ from typing import Literal
 class DataConfig:
     """Which reviews, and how much of them is seen at a time."""
 
-    source: Literal["reviews", "imdb"] = "reviews"
-    """The bundled reviews, or the IMDB reviews of Maas et al. 2011."""
+    source: Literal["reviews", "imdb", "files"] = "reviews"
+    """The bundled reviews, the IMDB reviews of Maas et al. 2011, or files of your own (docs/data.md)."""
     folder: str = "data"
     """Folder of the bundled reviews."""
     imdb_path: str = "stanfordnlp/imdb"
     """Hub name of the IMDB dataset, or a folder with train.parquet, test.parquet and unsupervised.parquet."""
+    demonstrations: str = ""
+    """Files: texts to imitate. A JSONL or parquet file, a folder of such files, or a dataset of the hub ("owner/name",
+    "owner/name:subset"). Columns: prompt, completion; or messages; or text."""
+    preferences: str = ""
+    """Files: what the reward model learns from. Columns: prompt, chosen, rejected; or prompt, ranked; or chosen,
+    rejected; or text, label."""
+    prompts: str = ""
+    """Files: what the policy answers. Columns: prompt; or text. Empty: the prompts of the preferences, or else of the
+    demonstrations."""
+    train_split: str = "train"
+    """Files: the name of the training split, in the names of a folder's files or in a dataset of the hub."""
+    test_split: str = "test"
+    """Files: the name of the split that is held out."""
+    hold_out: float = 0.05
+    """Files: where there is no such split, the share of the preferences, and of the prompts, that is held out."""
+    unusable: Literal["drop", "refuse"] = "drop"
+    """What becomes of an example that cannot be used, being empty, unreadable, undecided or too long: it is left out
+    and counted, or the run does not begin."""
     query_length: int = 24
     """P, the most tokens of a prompt."""
     response_length: int = 64
     """R, the most tokens of a response."""
     crop_words: int = 100
-    """IMDB: the words in a text that the reward model is trained on, about as many as it will be asked about."""
+    """IMDB, or other texts with labels: the words of one that the reward model is trained on, about as many as it will
+    be asked about."""
     limit: int = 0
     """Use only the first so many demonstrations and the first so many comparisons; 0 uses all."""
 
@@ -315,6 +334,19 @@ def check(config: Config) -> None:
     ):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be above 0, not {number}")
+    given = [name for name in ("demonstrations", "preferences", "prompts") if getattr(data, name)]
+    if given and data.source != "files":
+        raise ValueError(f"data.{given[0]} is {getattr(data, given[0])}, but data.source is {data.source}, not files")
+    if data.source == "files" and not given:
+        raise ValueError(
+            "data.source is files, but none of data.demonstrations, data.preferences, data.prompts is given"
+        )
+    if not 0 < data.hold_out < 1:
+        raise ValueError(f"data.hold-out must be above 0 and below 1, not {data.hold_out}")
+    if not data.train_split or not data.test_split or data.train_split == data.test_split:
+        raise ValueError(
+            f"data.train-split and data.test-split must be two names, not {data.train_split!r} and {data.test_split!r}"
+        )
     if data.limit == 1:
         raise ValueError("data.limit must be 0 for all, or at least 2, since one demonstration is held out; not 1")
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:

@@ -13,7 +13,8 @@ import torch
 from minippo.checkpoint import load_actor_critic, load_reward_model
 from minippo.cli import broken_run_exits, command_line, wrong_input_exits
 from minippo.config import PPOConfig
-from minippo.data import Judge, load_corpus, query_ids
+from minippo.corpora import Judge, load_corpus
+from minippo.data import prompt_rows
 from minippo.heads import ActorCritic
 from minippo.rollout import logprobs_and_values, respond
 from minippo.run import Run, load_run, write_whole
@@ -156,11 +157,17 @@ def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) 
 
 
 def final_evaluation(
-    run: Run, policy: ActorCritic, reference: ActorCritic, scorer: Scorer, tokenizer: Tokenizer
+    run: Run,
+    policy: ActorCritic,
+    reference: ActorCritic,
+    scorer: Scorer,
+    tokenizer: Tokenizer,
+    held_out: Sequence[list[int]],
+    judge: Judge | None,
 ) -> dict[str, object]:
     """Answer the held-out prompts with both, write all answers to `answers.jsonl`, and return the summary's entries."""
-    config, corpus = run.config, load_corpus(run.config)
-    queries = query_ids(tokenizer, corpus.prompts("test")[: config.eval.final_prompts], config.data.query_length)
+    config = run.config
+    queries = held_out[: config.eval.final_prompts]
     before, after = (
         answer(model, reference, scorer, queries, tokenizer, config.data.response_length, config.ppo, config.seed)
         for model in (reference, policy)
@@ -170,13 +177,13 @@ def final_evaluation(
         for b, a in zip(before, after, strict=True)
     ]
     write_whole(run.folder / "answers.jsonl", "".join(lines))
-    old, new = figures(before, corpus.judge), figures(after, corpus.judge)
+    old, new = figures(before, judge), figures(after, judge)
     found: dict[str, object] = {"before": old, "after": new, "prompts": len(queries)}
     for key in ("score", "gold", "gold_score"):
         if key in new:
             found |= {f"{key}_before": old[key], f"{key}_after": new[key]}
     found |= {key: new[key] for key in ("kl", "eos_rate", "response_length")}
-    return found | {"win_rate": win_rate(after, before, corpus.judge)}
+    return found | {"win_rate": win_rate(after, before, judge)}
 
 
 def report(run: Run) -> str:
@@ -221,10 +228,12 @@ def main() -> None:
             raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
         tokenizer, _ = run.tokenizers()
         scorer = scorer_of(run)
+        corpus = load_corpus(run.config)
+        held_out, _ = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
     policy = load_actor_critic(run.stage("ppo") / "policy").to(run.device)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device)
     with broken_run_exits():
-        found = final_evaluation(run, policy, reference, scorer, tokenizer)
+        found = final_evaluation(run, policy, reference, scorer, tokenizer, held_out, corpus.judge)
     write_whole(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
     print(report(run))
 

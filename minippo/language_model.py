@@ -1,29 +1,14 @@
-"""What language-model training works on: demonstrations as rows of ids, their loss and its gradient."""
+"""What language-model training works with: the loss of rows of ids and its gradient."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from minippo.data import Demonstration, length_batches, pad
+from minippo.data import length_batches, pad
 from minippo.equations import language_model_loss, predicted_tokens
 from minippo.model import GPT
-from minippo.tokenizer import Tokenizer, reward_tokens
-
-
-def policy_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
-    """Demonstrations as the policy will see them: prompt and completion encoded apart, then end-of-text."""
-    prompts = tokenizer.encode_batch([d.prompt for d in demonstrations])
-    completions = tokenizer.encode_batch([d.completion for d in demonstrations])
-    return [p + c + [tokenizer.eos_id] for p, c in zip(prompts, completions, strict=True)]
-
-
-def reward_rows(demonstrations: Sequence[Demonstration], tokenizer: Tokenizer) -> list[list[int]]:
-    """Demonstrations as the reward model will see them."""
-    prompts, completions = [d.prompt for d in demonstrations], [d.completion for d in demonstrations]
-    return reward_tokens(tokenizer, prompts, completions, max_length=10**9)
+from minippo.token_rows import TokenRows
 
 
 def backward_in_chunks(
@@ -53,12 +38,12 @@ def backward_in_chunks(
 
 
 @torch.no_grad()
-def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
+def held_out_loss(gpt: GPT, pieces: TokenRows, pad_id: int, batch_tokens: int) -> float:
     """Mean loss per token over `pieces`, nats, dropout off."""
     gpt.eval()
     device = gpt.token_embedding.weight.device
     total, count = 0.0, 0
-    for batch in length_batches([len(piece) for piece in pieces], batch_tokens, torch.Generator()):
+    for batch in length_batches(pieces.lengths, batch_tokens, torch.Generator()):
         tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
         num_tokens = int(mask[:, 1:].sum())
         before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)

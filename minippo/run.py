@@ -29,7 +29,7 @@ STAGES = {
 SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
 NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
 # Where files lie is not what they are: these may differ between two machines.
-LOCATIONS = ("data.folder", "data.imdb_path")
+LOCATIONS = ("data.folder", "data.imdb_path", "data.demonstrations", "data.preferences", "data.prompts")
 
 
 def needed_stages(stage: str, config: Config) -> list[str]:
@@ -50,6 +50,10 @@ class Run:
     def stage(self, name: str) -> Path:
         """Folder of a finished stage."""
         return self.folder / name
+
+    def earlier(self, name: str) -> Path:
+        """Folder of a stage that is built on; before the stages of the source are taken over, the source's."""
+        return self.source / name if self.source is not None and not self.is_finished(name) else self.stage(name)
 
     def is_finished(self, stage: str) -> bool:
         """Whether the stage has been run to its end."""
@@ -77,11 +81,13 @@ class Run:
         path = self.folder / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def add_to_summary(self, stage: str, seconds: float, **found: Any) -> None:
-        """Merge what a stage has found into `summary.json`, with its duration and its peak memory."""
+    def add_to_summary(self, stage: str, seconds: float, data_report: dict[str, dict[str, int]], **found: Any) -> None:
+        """Merge what a stage has found into `summary.json`, with its duration, its peak memory and how much data there
+        was."""
         summary = self.summary()
-        for key, value in (("stage_seconds", seconds), ("peak_memory_mb", peak_memory_mb())):
-            summary[key] = summary.get(key, {}) | {stage: round(value, 1)}
+        took = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
+        for key, value in (took | {"data_report": data_report}).items():
+            summary[key] = summary.get(key, {}) | {stage: value}
         summary |= found
         summary["versions"] = versions()
         write_whole(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
@@ -177,7 +183,7 @@ def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
         found = json.loads((source / "summary.json").read_text(encoding="utf-8"))
         taken = {key: value for key, value in found.items() if key.startswith("rm_")}
         taken["init_from"] = str(source)
-        for key in ("stage_seconds", "peak_memory_mb"):
+        for key in ("stage_seconds", "peak_memory_mb", "data_report"):
             taken[key] = {name: found[key][name] for name in stages if name in found.get(key, {})}
         write_whole(run.folder / "summary.json", json.dumps(taken, indent=2) + "\n")
 

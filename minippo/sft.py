@@ -12,14 +12,26 @@ import torch
 from tqdm import tqdm
 
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.config import BackboneConfig, LanguageModelConfig
-from minippo.data import Demonstration, length_batches, load_corpus, make_tokenizer, pad, windows
+from minippo.config import BackboneConfig, Config, LanguageModelConfig
+from minippo.corpora import load_corpus
+from minippo.data import (
+    TOKENIZER_TEXTS,
+    length_batches,
+    make_tokenizer,
+    pad,
+    policy_rows,
+    print_report,
+    reward_rows,
+    windows,
+)
 from minippo.errors import stop_unless_finite
-from minippo.language_model import backward_in_chunks, held_out_loss, policy_rows, reward_rows
+from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.run import Run, open_run
+from minippo.texts import Demonstration, Texts
+from minippo.token_rows import TokenRows
 from minippo.tokenizer import Tokenizer
 from minippo.weights import load_pretrained, save_pretrained
 
@@ -47,19 +59,19 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
 
 
 def train_language_model(
-    gpt: GPT, rows: Sequence[list[int]], config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
+    gpt: GPT, rows: TokenRows, config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
 ) -> float:
     """Train `gpt` on `config.tokens` tokens of `rows`, in windows of its context. Returns the held-out loss, nats."""
     device = run.device
     num_held_out = max(1, len(rows) // 50)
     held_out = windows(rows[:num_held_out], gpt.config.context)
     pieces = windows(rows[num_held_out:], gpt.config.context)
-    lengths = [len(piece) for piece in pieces]
+    lengths = pieces.lengths
     generator = torch.Generator().manual_seed(run.config.seed)
     optimizer = CPUAdamW(decayed_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     # As many steps as the tokens last, where an epoch's batches hold all tokens of the rows once.
     batches_per_epoch = sum(1 for _ in length_batches(lengths, config.batch_tokens, torch.Generator()))
-    num_steps = round(config.tokens / sum(lengths) * batches_per_epoch)
+    num_steps = round(config.tokens / int(lengths.sum()) * batches_per_epoch)
     metrics = Metrics(run.folder, f"sft-{name}")
     gpt.to(device).train()
     bar = tqdm(total=num_steps, desc=f"sft {name}", unit="step")
@@ -99,20 +111,41 @@ def main() -> None:
         if run.is_finished("sft"):
             print(f"the reference policy is there already: {run.stage('sft')}")
             return
-        demonstrations = load_corpus(run.config).demonstrations()
-        texts = [d.prompt + d.completion for d in demonstrations]
+        corpus = load_corpus(run.config)
+        demonstrations = corpus.demonstrations()
+        check_demonstrations(run.config, len(demonstrations))
+        texts = [d.prompt + d.completion for d in demonstrations[:TOKENIZER_TEXTS]]
         torch.manual_seed(run.config.seed)
         configs = (run.config.model.policy, run.config.model.reward)
         tokenizers = tuple(make_tokenizer(config.tokenizer, texts) for config in configs)
         backbones = [make_backbone(*pair) for pair in zip(configs, tokenizers, strict=True)]
+    print_report(corpus.report)
     with broken_run_exits():
-        train_backbones(run, backbones, tokenizers, demonstrations)
+        train_backbones(run, backbones, tokenizers, demonstrations, corpus.report)
+
+
+def check_demonstrations(config: Config, count: int) -> None:
+    """Raise ValueError where there are not enough for what is to be trained on them: one at least is held out."""
+    uses = []
+    for name in ("policy", "reward"):
+        backbone, training = getattr(config.model, name), getattr(config.sft, name)
+        if training.tokens > 0:
+            uses.append(f"sft.{name}.tokens is {training.tokens}")
+        if backbone.tokenizer.startswith("train:"):
+            uses.append(f"model.{name}.tokenizer is {backbone.tokenizer}")
+    if count < 2 and (uses or count):
+        why = " and ".join(uses[:2]) or "one is held out"
+        raise ValueError(f"{why}, but of demonstrations there are {count} (data.demonstrations)")
 
 
 def train_backbones(
-    run: Run, backbones: Sequence[GPT], tokenizers: Sequence[Tokenizer], demonstrations: Sequence[Demonstration]
+    run: Run,
+    backbones: Sequence[GPT],
+    tokenizers: Sequence[Tokenizer],
+    demonstrations: Texts[Demonstration],
+    data_report: dict[str, dict[str, int]],
 ) -> None:
-    """Stage 1: the policy's, then the reward model's."""
+    """Stage 1: the policy's, then the reward model's. Without demonstrations they stay as they are."""
     started = time.perf_counter()
     folder = run.begin("sft")
     run.save_tokenizers(*tokenizers)
@@ -121,10 +154,11 @@ def train_backbones(
         ("policy", "reward"), backbones, tokenizers, (policy_rows, reward_rows), strict=True
     ):
         config = getattr(run.config.sft, name)
-        loss = train_language_model(gpt, rows(demonstrations, tokenizer), config, tokenizer, run, name)
+        if len(demonstrations):
+            token_rows = rows(demonstrations, tokenizer)
+            found[f"sft_{name}_loss"] = train_language_model(gpt, token_rows, config, tokenizer, run, name)
         save_pretrained(gpt, folder / name)
-        found[f"sft_{name}_loss"] = loss
-    run.add_to_summary("sft", time.perf_counter() - started, **found)
+    run.add_to_summary("sft", time.perf_counter() - started, data_report, **found)
     run.finish("sft")
 
 

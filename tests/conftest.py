@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import tempfile
+from collections.abc import Callable, Sequence
 
+import numpy as np
 import pytest
 import torch
 
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig
+from minippo.token_rows import TokenGroups, TokenRows
 from minippo.tokenizer import Tokenizer, train_bpe
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
+
+_CACHE = tempfile.TemporaryDirectory()  # for this run of the tests alone, gone when it ends
+os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
 TEXTS = (
     "The plot is gripping and the café scenes are lovely. I could have watched for hours.",
@@ -25,6 +32,32 @@ TEXTS = (
 def tokenizer() -> Tokenizer:
     """A byte-level vocabulary in which some characters take two tokens."""
     return train_bpe(TEXTS, 300)
+
+
+@pytest.fixture(scope="session")
+def token_rows() -> Callable[[Sequence[list[int]]], TokenRows]:
+    """Rows of ids in memory."""
+
+    def make(rows: Sequence[list[int]]) -> TokenRows:
+        ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        starts = ends - np.array([len(row) for row in rows], np.int64)
+        return TokenRows(np.array([token for row in rows for token in row], np.uint16), starts, ends)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def token_groups(token_rows) -> Callable[[Sequence[list[list[int]]]], TokenGroups]:
+    """Groups of rows of ids in memory."""
+
+    def make(groups: Sequence[list[list[int]]]) -> TokenGroups:
+        sizes = np.array([len(group) for group in groups], np.int64)
+        longest = np.array([max(map(len, group)) for group in groups], np.int64)
+        return TokenGroups(
+            token_rows([row for group in groups for row in group]), sizes.cumsum() - sizes, sizes, longest
+        )
+
+    return make
 
 
 @pytest.fixture(scope="session")

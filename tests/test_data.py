@@ -1,242 +1,17 @@
-"""Where texts come from, and how they become batches."""
+"""How texts become rows of ids, and rows become batches."""
 
 from __future__ import annotations
 
-import bz2
 import itertools
-import json
-import random
 from collections import Counter
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minippo import data
-from minippo.config import Config, DataConfig
-from minippo.data import (
-    IMDB,
-    BundledReviews,
-    RowSource,
-    bundled,
-    clean,
-    crop,
-    length_batches,
-    load_corpus,
-    make_tokenizer,
-    pad,
-    query_ids,
-    windows,
-)
-
-ROWS = 40  # reviews of each label in a split
-
-
-def review(split: str, label: int, number: int) -> str:
-    """A review of 16 words or more whose words say where it comes from; the first one in the file is doubled."""
-    sort = ("bad", "good", "unlabelled")[label]
-    return " ".join(f"{sort}{number}{split}{word}" for word in range(16 + number % 5)) + "<br /><br />the end"
-
-
-@pytest.fixture(scope="module")
-def imdb_folder(tmp_path_factory):
-    """The public dataset's layout: sorted by label, all negative reviews first; -1 where there is no label."""
-    datasets = pytest.importorskip("datasets")
-    folder = tmp_path_factory.mktemp("imdb")
-    for split in ("train", "test", "unsupervised"):
-        labels = [2] * ROWS if split == "unsupervised" else [0] * ROWS + [1] * ROWS
-        texts = [review(split, label, row % ROWS) for row, label in enumerate(labels)]
-        labels = [-1 if label == 2 else label for label in labels]
-        rows = {"text": [texts[0], *texts], "label": [labels[0], *labels]}
-        datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
-    return folder
-
-
-@pytest.fixture
-def imdb(imdb_folder, monkeypatch):
-    monkeypatch.setattr(IMDB, "EVALUATION_PROMPTS", 30)
-
-    def load(seed=1, **changes) -> IMDB:
-        defaults = {"query_length": 4, "crop_words": 7}
-        return IMDB(DataConfig(source="imdb", imdb_path=str(imdb_folder), **{**defaults, **changes}), seed)
-
-    return load
-
-
-# ---------------------------------------------------------------------------------------------- IMDB
-
-
-def test_imdb_language_model_reads_training_and_unlabelled_reviews_without_line_break_tags(imdb):
-    texts = [demonstration.completion for demonstration in imdb().demonstrations()]
-    assert len(texts) == (2 * ROWS + 1) + (ROWS + 1)
-    assert sum("unlabelled" in text for text in texts) == ROWS + 1
-    assert not any("test" in text for text in texts)
-    assert not any("<br" in text for text in texts)
-    assert all(text.endswith(" the end") for text in texts)
-    assert all(demonstration.prompt == "" for demonstration in imdb().demonstrations())
-    assert {"unlabelled" in text for text in texts[:20]} == {True, False}  # shuffled: the first ones are held out
-
-
-def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
-    assert imdb(limit=5).demonstrations() == imdb().demonstrations()[:5]
-    assert imdb(limit=5).comparisons("train") == imdb().comparisons("train")[:5]
-
-
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_imdb_pairs_are_positive_first_from_their_own_split_and_each_review_serves_once(imdb, split):
-    comparisons = imdb().comparisons(split)
-    assert len(comparisons) == ROWS
-    for place, word in ((0, "good"), (1, "bad")):
-        texts = [comparison.ranked[place] for comparison in comparisons]
-        assert all(split in text and text.count(word) == text.count(split) > 0 for text in texts)
-        sources = [text.split(split)[0] for text in texts]
-        assert len(set(sources)) >= ROWS - 1  # one negative review is there twice
-
-
-def test_imdb_crops_are_runs_of_so_many_words(imdb):
-    for comparison in imdb(crop_words=7).comparisons("train"):
-        for text in comparison.ranked:
-            words = text.split(" ")
-            assert len(words) == 7
-            numbers = [int(word.split("train")[1]) for word in words if "train" in word]
-            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
-    starts = {c.ranked[0].split(" ")[0].split("train")[1] for c in imdb().comparisons("train")}
-    assert len(starts) > 3  # from anywhere, not the beginning always
-
-
-def test_imdb_crops_leave_shorter_reviews_whole(imdb):
-    texts = {comparison.ranked[0] for comparison in imdb(crop_words=100).comparisons("train")}
-    assert texts == {clean(review("train", 1, number)) for number in range(ROWS)}
-
-
-def test_imdb_pairs_and_crops_anew_every_epoch_and_alike_every_time(imdb):
-    def partners(epoch):
-        return {
-            (c.ranked[0].split("train")[0], c.ranked[1].split("train")[0]) for c in imdb().comparisons("train", epoch)
-        }
-
-    assert imdb().comparisons("train", 1) == imdb().comparisons("train", 1)
-    assert len(partners(0) & partners(1)) < ROWS / 2
-    assert imdb(seed=2).comparisons("train") != imdb(seed=1).comparisons("train")
-
-
-def test_imdb_prompts_of_both_splits_hold_both_sentiments_and_share_none(imdb):
-    train, test = imdb().prompts("train"), imdb().prompts("test")
-    assert len(test) == 30
-    assert len(train) == 2 * ROWS - 30  # the doubled review is asked about once
-    assert not set(train) & set(test)
-    for prompts in (train, test, test[:15], train[:15]):
-        assert {prompt[:3] for prompt in prompts} == {"bad", "goo"}
-    assert all("test" in prompt for prompt in train + test)
-    assert imdb().prompts("train") == train
-
-
-def test_imdb_prompts_hold_as_many_tokens_as_are_asked_for(imdb, tokenizer):
-    for prompt in imdb(query_length=4).prompts("train"):
-        whole = tokenizer.encode(
-            clean(review("test", prompt.startswith("good"), int(prompt.split("test")[0].lstrip("badgo"))))
-        )
-        assert query_ids(tokenizer, [prompt], 4) == [whole[:4]]
-
-
-def test_imdb_has_no_judge(imdb):
-    assert imdb().judge is None
-
-
-def test_imdb_folder_without_its_files_is_named_with_what_is_missing(imdb_folder, tmp_path):
-    (tmp_path / "train.parquet").write_bytes((imdb_folder / "train.parquet").read_bytes())
-    config = DataConfig(source="imdb", imdb_path=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"is no IMDB folder: .*test.parquet.*unsupervised.parquet not found"):
-        IMDB(config, 1)
-
-
-def test_imdb_path_that_is_neither_a_folder_nor_a_hub_name_is_refused_without_asking_the_network(tmp_path):
-    for path in (str(tmp_path / "nothing"), "./no/imdb", "imdb"):
-        with pytest.raises(FileNotFoundError, match=r"no IMDB folder .*data.imdb-path"):
-            IMDB(DataConfig(source="imdb", imdb_path=path), 1)
-
-
-def test_tags_and_runs_of_white_space_become_single_spaces():
-    assert clean("Fine.<br /><br />Really  fine.\n\tYes<br />") == "Fine. Really fine. Yes"
-
-
-@given(num_words=st.integers(1, 12), length=st.integers(1, 20), seed=st.integers(0, 99))
-def test_crop_is_a_run_of_the_words(num_words, length, seed):
-    words = [str(word) for word in range(length)]
-    cut = crop(" ".join(words), num_words, random.Random(seed)).split(" ")
-    start = int(cut[0])
-    assert cut == words[start : start + num_words]
-    assert len(cut) == min(num_words, length)
-
-
-def test_every_place_of_a_text_can_be_cropped_the_last_one_too():
-    chance = random.Random(0)
-    assert {crop("a b c d", 3, chance) for _ in range(50)} == {"a b c", "b c d"}
-
-
-# ---------------------------------------------------------------------------------------------- bundled reviews
-
-
-@pytest.fixture
-def folder(tmp_path):
-    """A folder in the layout of the bundled reviews, three rows a file."""
-
-    def put(name, rows):
-        with bz2.open(tmp_path / f"{name}.jsonl.bz2", "wt", encoding="utf-8") as file:
-            file.write("".join(json.dumps(row) + "\n" for row in rows))
-
-    put("demonstrations", [{"prompt": f"P{i}:", "completion": f" c{i}"} for i in range(3)])
-    for split in ("train", "test"):
-        put(
-            f"preferences-{split}",
-            [{"prompt": f"{split}{i}", "chosen": f" good{i}", "rejected": f" bad{i}"} for i in range(3)],
-        )
-        put(f"rankings-{split}", [{"prompt": f"{split}{i}", "ranked": [" a", " b", " c"]} for i in range(3)])
-        put(f"prompts-{split}", [{"prompt": f"{split}{i}"} for i in range(3)])
-    return tmp_path
-
-
-def test_bundled_comparisons_are_pairs_and_rankings_best_first(folder):
-    corpus = BundledReviews(DataConfig(folder=str(folder)))
-    comparisons = corpus.comparisons("test")
-    assert [(c.prompt, c.ranked) for c in comparisons[:1] + comparisons[-1:]] == [
-        ("test0", (" good0", " bad0")),
-        ("test2", (" a", " b", " c")),
-    ]
-    assert len(comparisons) == 6
-    assert corpus.comparisons("train", 0) == corpus.comparisons("train", 1)
-
-
-def test_bundled_limit_spares_prompts(folder):
-    corpus = BundledReviews(DataConfig(folder=str(folder), limit=2))
-    assert [d.completion for d in corpus.demonstrations()] == [" c0", " c1"]
-    assert len(corpus.prompts("train")) == 3
-
-
-@pytest.mark.parametrize("name", ["demonstrations", "preferences-test", "rankings-train", "prompts-test"])
-def test_bundled_folder_without_a_file_is_named_with_the_file(folder, name):
-    (folder / f"{name}.jsonl.bz2").unlink()
-    with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}.jsonl.bz2"):
-        BundledReviews(DataConfig(folder=str(folder)))
-
-
-def test_bundled_prompts_of_the_two_splits_share_none():
-    corpus = load_corpus(Config())
-    train, test = corpus.prompts("train"), corpus.prompts("test")
-    assert train
-    assert test
-    assert not set(train) & set(test)
-
-
-def test_bundled_files_are_found_from_any_folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    assert load_corpus(Config()).prompts("test")
-    assert bundled("data") == data.REPOSITORY / "data"
-    (tmp_path / "data").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no demonstrations"):  # the person's own folder comes first
-        load_corpus(Config())
-
+from minippo.data import RowSource, length_batches, make_tokenizer, pad, query_ids, windows
 
 # ---------------------------------------------------------------------------------------------- prompts
 
@@ -326,8 +101,9 @@ def test_padding_keeps_every_row_and_marks_it_real(rows, side):
 
 
 @given(rows=rows_of_ids, length=st.integers(2, 5))
-def test_windows_cover_every_row_in_order_and_leave_out_only_single_ids(rows, length):
-    pieces = windows(rows, length)
+def test_windows_cover_every_row_in_order_and_leave_out_only_single_ids(token_rows, rows, length):
+    pieces = windows(token_rows(rows), length)
+    assert pieces.lengths.tolist() == [len(piece) for piece in pieces]
     assert all(2 <= len(piece) <= length for piece in pieces)
     expected = []
     for row in rows:
@@ -338,7 +114,7 @@ def test_windows_cover_every_row_in_order_and_leave_out_only_single_ids(rows, le
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), budget=st.integers(1, 80), seed=st.integers(0, 9))
 def test_batches_by_length_cover_all_once_within_the_budget(lengths, budget, seed):
-    batches = list(length_batches(lengths, budget, torch.Generator().manual_seed(seed)))
+    batches = list(length_batches(np.array(lengths), budget, torch.Generator().manual_seed(seed)))
     assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
     for batch in batches:
         assert len(batch) * max(lengths[index] for index in batch) <= budget or len(batch) == 1
@@ -347,7 +123,7 @@ def test_batches_by_length_cover_all_once_within_the_budget(lengths, budget, see
 
 
 def test_batches_by_length_are_drawn_anew_from_their_generator():
-    lengths = [5] * 60 + [9] * 60
+    lengths = np.array([5] * 60 + [9] * 60)
     generator = torch.Generator().manual_seed(0)
     first, second = (list(length_batches(lengths, 45, generator)) for _ in range(2))
     assert first != second

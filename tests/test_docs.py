@@ -33,7 +33,7 @@ def test_every_test_that_the_details_name_exists():
 
 def test_every_option_that_the_pages_name_exists():
     known = options(Config()) | {"--config", "--run-dir", "--init-from", "--device", "--help", "--seed"}
-    for page in ("docs/details.md", "docs/log.md", "README.md"):
+    for page in ("docs/details.md", "docs/log.md", "docs/data.md", "README.md"):
         text = (REPOSITORY / page).read_text(encoding="utf-8")
         named = set(re.findall(r"--(?:ppo|rm|sft|data|model|eval)\.[a-z.-]*[a-z]", text))
         assert {name.replace(".no-", ".") for name in named} <= known, page
@@ -53,7 +53,9 @@ def test_every_row_has_as_many_cells_as_its_heading():
             assert len(line.strip("|").split("|")) == 4, line
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/details.md", "docs/log.md", "docs/metrics.md", "data/README.md"])
+@pytest.mark.parametrize(
+    "page", ["README.md", "docs/details.md", "docs/log.md", "docs/metrics.md", "docs/data.md", "data/README.md"]
+)
 def test_files_that_the_pages_name_exist(page):
     text = (REPOSITORY / page).read_text(encoding="utf-8")
     for name in re.findall(r"`((?:minippo|tests|bench|docs|data)/[\w/.]+\.\w+)`", text):

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from minippo.config import Config, EvalConfig
-from minippo.data import Judge
+from minippo.corpora import Judge
 from minippo.evaluate import Answer, answer, distinct_n, figures, report, side_by_side, table, win_rate
 from minippo.run import Run
 
@@ -170,7 +170,7 @@ def test_report_reads_back_any_text(tmp_path, judged):
     run = Run(tmp_path, replace(Config(), eval=EvalConfig(samples=1)), "cpu")
     more = {"gold_after": 1.0} if judged else {}
     run.add_to_summary(
-        "ppo", 3.0, before=found, after=found, rm_accuracy=0.7, rm_accuracy_limit=None, win_rate=0.5, **more
+        "ppo", 3.0, {}, before=found, after=found, rm_accuracy=0.7, rm_accuracy_limit=None, win_rate=0.5, **more
     )
     text = report(run)
     assert "2 held-out prompts (ppo 3 s)" in text

@@ -31,6 +31,7 @@ def stored(folder: Path, *stages: str, config: Config | None = None) -> Path:
         "rm_accuracy_limit": 0.9,
         "stage_seconds": {"sft": 1.0, "rm": 2.0, "ppo": 3.0},
         "peak_memory_mb": {"sft": 10.0, "rm": 20.0, "ppo": 30.0},
+        "data_report": {"sft": {"prompts": {"rows": 9}}, "ppo": {}},
         "score_after": 1.5,
     }
     (folder / "summary.json").write_text(json.dumps(summary))
@@ -195,6 +196,7 @@ def test_init_from_copies_the_earlier_stages_and_their_settings(tmp_path):
         "init_from": str(source),
         "stage_seconds": {"sft": 1.0, "rm": 2.0},
         "peak_memory_mb": {"sft": 10.0, "rm": 20.0},
+        "data_report": {"sft": {"prompts": {"rows": 9}}},
     }
 
 
@@ -256,10 +258,11 @@ def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path
 def test_summary_gathers_what_each_stage_found(tmp_path):
     run = Run(tmp_path, Config(), "cpu")
     assert run.summary() == {}
-    run.add_to_summary("sft", 12.34, sft_policy_loss=2.5)
-    run.add_to_summary("rm", 5.0, rm_accuracy=0.75)
+    run.add_to_summary("sft", 12.34, {"prompts": {"rows": 5}}, sft_policy_loss=2.5)
+    run.add_to_summary("rm", 5.0, {}, rm_accuracy=0.75)
     summary = run.summary()
     assert summary["stage_seconds"] == {"sft": 12.3, "rm": 5.0}
+    assert summary["data_report"] == {"sft": {"prompts": {"rows": 5}}, "rm": {}}
     assert set(summary["peak_memory_mb"]) == {"sft", "rm"}
     assert all(50 < memory < 100_000 for memory in summary["peak_memory_mb"].values())
     assert (summary["sft_policy_loss"], summary["rm_accuracy"]) == (2.5, 0.75)

@@ -12,15 +12,18 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minippo.config import BackboneConfig, Config, LanguageModelConfig
-from minippo.data import Demonstration, pad
+from minippo.data import pad, policy_rows, reward_rows
 from minippo.errors import BrokenRun
 from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.run import Run
-from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, policy_rows, reward_rows, train_language_model
+from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, train_language_model
+from minippo.texts import Demonstration, texts_of
 from minippo.weights import save_pretrained
 
-DEMONSTRATIONS = [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)]
+DEMONSTRATIONS = texts_of(
+    [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)], "eight of test_sft"
+)
 
 
 @pytest.fixture
@@ -34,7 +37,7 @@ def test_policy_rows_are_prompt_and_completion_encoded_apart_then_the_end(tokeni
     for demonstration, row in zip(DEMONSTRATIONS, policy_rows(DEMONSTRATIONS, tokenizer), strict=True):
         prompt, completion = tokenizer.encode(demonstration.prompt), tokenizer.encode(demonstration.completion)
         assert row == [*prompt, *completion, tokenizer.eos_id]
-    (row,) = policy_rows([Demonstration("<|endoftext|>", "")], tokenizer)
+    (row,) = policy_rows(texts_of([Demonstration("<|endoftext|>", "")], "spelled"), tokenizer)
     assert row.count(tokenizer.eos_id) == 1  # text that spells the token stays text
 
 
@@ -43,7 +46,7 @@ def test_reward_rows_are_the_joined_text_then_the_end(tokenizer):
         assert row == [*tokenizer.encode(demonstration.prompt + demonstration.completion), tokenizer.eos_id]
 
 
-def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer):
+def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_rows):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     pieces = [row[: 3 + 2 * place] for place, row in enumerate(rows)]
     total = count = 0
@@ -55,7 +58,9 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer):
     gpt.set_dropout(0.5)
     gpt.train()
     for batch_tokens in (1, 50, 10_000):
-        assert held_out_loss(gpt, pieces, tokenizer.pad_id, batch_tokens) == pytest.approx(total / count, abs=1e-5)
+        assert held_out_loss(gpt, token_rows(pieces), tokenizer.pad_id, batch_tokens) == pytest.approx(
+            total / count, abs=1e-5
+        )
 
 
 def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
@@ -84,7 +89,7 @@ def test_backward_in_chunks_gives_the_loss_and_gradients_of_the_whole_batch(gpt,
 
 
 def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_path, monkeypatch):
-    rows = policy_rows(DEMONSTRATIONS * 10, tokenizer)
+    rows = policy_rows(texts_of(list(DEMONSTRATIONS) * 10, "eighty of test_sft"), tokenizer)
     num_tokens = sum(map(len, rows[1:]))
     seen, hidden = [], GPT.hidden
 

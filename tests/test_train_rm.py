@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 import train_rm
 from minippo.checkpoint import save_model
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
-from minippo.data import Comparison, Judge
+from minippo.corpora import Judge
+from minippo.data import comparison_rows, prompt_rows
 from minippo.equations import ranking_loss
 from minippo.heads import RewardModel
 from minippo.metrics import read_metrics
@@ -23,21 +24,26 @@ from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
 from minippo.run import Run
 from minippo.scoring import RewardScorer
+from minippo.texts import Comparison, texts_of
 from minippo.weights import save_pretrained
 from train_rm import (
     accuracy_limit,
     comparison_batches,
-    normalisation_queries,
     normalise_on_reference,
     pairs_won,
     score_batch,
     score_differences,
     scores_of,
-    tokenise,
 )
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
 RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
+
+
+def tokenise(comparisons, tokenizer, context, whole=True):
+    """What training reads of these, whatever it was asked for before."""
+    found, *_ = comparison_rows(texts_of(comparisons, repr(comparisons), whole), tokenizer, context, DataConfig())
+    return found
 
 
 @pytest.fixture
@@ -63,8 +69,8 @@ def test_comparisons_are_read_as_scoring_reads_them(tokenizer, reward_model):
         torch.testing.assert_close(plain_scores(reward_model, [row], tokenizer)[0], expected, rtol=0, atol=1e-5)
 
 
-def test_texts_beyond_the_context_are_cut_at_their_end_and_still_end(tokenizer):
-    (row,) = tokenise(PAIRS[:1], tokenizer, context=5)
+def test_crops_beyond_the_context_are_cut_at_their_end_and_still_end(tokenizer):
+    (row,) = tokenise(PAIRS[:1], tokenizer, context=5, whole=False)
     for completion, ids in zip(PAIRS[0].ranked, row, strict=True):
         assert ids == [*tokenizer.encode(PAIRS[0].prompt + completion)[:4], tokenizer.eos_id]
 
@@ -105,8 +111,9 @@ def test_hidden_tokens_become_end_of_text_while_the_last_one_stays(tokenizer):
 
 
 @given(sizes=st.lists(st.integers(2, 4), min_size=1, max_size=30), batch_size=st.integers(1, 8), seed=st.integers(0, 9))
-def test_batches_cover_every_comparison_once_and_never_mix_sizes(sizes, batch_size, seed):
+def test_batches_cover_every_comparison_once_and_never_mix_sizes(token_groups, sizes, batch_size, seed):
     rows = [[[0] * (1 + (7 * place + index) % 5) for index in range(size)] for place, size in enumerate(sizes)]
+    rows = token_groups(rows)
     batches = list(comparison_batches(rows, batch_size, torch.Generator().manual_seed(seed)))
     assert Counter(itertools.chain(*batches)) == Counter(range(len(rows)))
     for batch in batches:
@@ -115,8 +122,8 @@ def test_batches_cover_every_comparison_once_and_never_mix_sizes(sizes, batch_si
     assert len(batches) == sum(math.ceil(count / batch_size) for count in Counter(sizes).values())
 
 
-def test_batches_are_drawn_anew_every_epoch():
-    rows = [[[0], [0]]] * 40
+def test_batches_are_drawn_anew_every_epoch(token_groups):
+    rows = token_groups([[[0], [0]]] * 40)
     generator = torch.Generator().manual_seed(0)
     first, second = (list(comparison_batches(rows, 8, generator)) for _ in range(2))
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
@@ -159,7 +166,7 @@ def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
 
 
 def test_preference_loss_overfits_one_batch(tokenizer, reward_model):
-    rows = tokenise(RANKINGS, tokenizer, context=64)
+    rows = list(tokenise(RANKINGS, tokenizer, context=64))
     rows = [row[::-1] for row in rows[:2]] + rows[2:]  # not to be had from one word alone
     optimizer = CPUAdamW(reward_model.parameters(), lr=1e-2)
     for _ in range(150):
@@ -181,10 +188,10 @@ class SmallCorpus:
 
     def comparisons(self, split, epoch=0):
         self.epochs.append(epoch)
-        return self.pairs
+        return texts_of(self.pairs, repr(self.pairs))
 
     def prompts(self, split):
-        return [f"{'The plot is' if i % 2 else 'café'} {i}" for i in range(50)]
+        return texts_of([f"{'The plot is' if i % 2 else 'café'} {i}" for i in range(50)], "fifty", whole=False)
 
 
 @pytest.fixture
@@ -208,9 +215,9 @@ def run(tmp_path, tokenizer, make_policy):
 def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
     held_out = tokenise(corpus.pairs, tokenizer, 64)
-    scores = train_rm.train(model, corpus, held_out, tokenizer, run)
+    scores = train_rm.train(model, corpus, held_out, held_out, tokenizer, run)
     assert scores == scores_of(model, held_out, tokenizer.pad_id)
-    assert corpus.epochs == [0, 1, 2]
+    assert corpus.epochs == [1, 2]  # the first one's are given
     lines = read_metrics(run.folder, "rm")
     assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
     assert [line["step"] for line in lines if "eval/accuracy" in line] == [2, 4, 6, 8, 9]
@@ -223,7 +230,8 @@ def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
     for _ in range(2):
         torch.manual_seed(len(texts))  # the state of the global generator does not matter
         model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
-        train_rm.train(model, corpus, tokenise(corpus.pairs, tokenizer, 64), tokenizer, run)
+        rows = tokenise(corpus.pairs, tokenizer, 64)
+        train_rm.train(model, corpus, rows, rows, tokenizer, run)
         texts.append((run.folder / "metrics.jsonl").read_text())
     assert texts[0] == texts[1]
 
@@ -234,7 +242,8 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
         run.config = replace(run.config, rm=replace(run.config.rm, eval_every=every))
         model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
         model.gpt.set_dropout(0.2)
-        train_rm.train(model, corpus, tokenise(corpus.pairs, tokenizer, 64), tokenizer, run)
+        rows = tokenise(corpus.pairs, tokenizer, 64)
+        train_rm.train(model, corpus, rows, rows, tokenizer, run)
         found = read_metrics(run.folder, "rm")
         lines.append([{k: v for k, v in line.items() if k != "eval/accuracy"} for line in found])
     assert lines[0] == lines[1]
@@ -253,7 +262,8 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
 
     monkeypatch.setattr(train_rm, "respond", recorded)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    normalise_on_reference(model, normalisation_queries(run, corpus), run)
+    queries, _ = prompt_rows(corpus.prompts("train"), tokenizer, run.config.data)
+    normalise_on_reference(model, queries[:40], run)
     assert len(texts) == 40
     assert all(parameter.requires_grad for parameter in model.parameters())  # it may go on training
     scores = RewardScorer(model, tokenizer)(*(list(column) for column in zip(*texts, strict=True)))

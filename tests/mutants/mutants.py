@@ -24,6 +24,8 @@ DATA, TOKENIZER, SCORING, CHECKPOINT = (f"minippo/{name}.py" for name in ("data"
 CONFIG, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("config", "cli", "run", "evaluate"))
 LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model", "gold", "weights", "metrics"))
 BPE, PUBLIC = "minippo/bpe.py", "minippo/public_vocabulary.py"
+CORPORA, OWN_DATA, LABELLED, FORMATS = (f"minippo/{name}.py" for name in ("corpora", "own_data", "labelled", "formats"))
+FILES, TEXTS, TOKEN_ROWS, CACHE = (f"minippo/{name}.py" for name in ("files", "texts", "token_rows", "cache"))
 SFT, TRAIN_RM, TRAIN_PPO = "minippo/sft.py", "train_rm.py", "train_ppo.py"
 
 
@@ -163,17 +165,30 @@ MUTANTS = [
     Mutant(SCORING, "scores[torch.tensor(chosen)] = ", "scores[start : start + batch_size] = ", _tests("scoring")),
     Mutant(SCORING, "reward_model.eval().requires_grad_(False)", "reward_model", _tests("scoring")),  # goes on training
     # ------------------------------------------------------------------ data
-    Mutant(DATA, "        return texts[:n] if split == \"test\" else texts[n:]", "        return texts[:n] if split == \"test\" else texts", _tests("data")),
-    Mutant(DATA, "        random.Random(self.seed).shuffle(texts)  # and is sorted by label\n", "", _tests("data")),
-    Mutant(DATA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("data")),  # one pairing for ever
-    Mutant(DATA, "            chance.shuffle(texts)\n", "            pass\n", _tests("data")),  # pairs by row index
-    Mutant(DATA, "by_label[label].append(crop(clean(text), self.config.crop_words, chance))", "by_label[label].append(clean(text))", _tests("data")),  # whole reviews
+    Mutant(CORPORA, "texts_of(texts[:n] if split == \"test\" else texts[n:], name", "texts_of(texts[:n] if split == \"test\" else texts, name", _tests("corpora")),
+    Mutant(CORPORA, "        random.Random(self.seed).shuffle(texts)  # and is sorted by label\n", "", _tests("corpora")),
+    Mutant(CORPORA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("corpora")),  # one pairing for ever
+    Mutant(LABELLED, "            chance.shuffle(order)\n", "            pass\n", _tests("corpora")),  # pairs by row index
+    Mutant(LABELLED, "crop(text, starts[row], self.crop_words)", "text", _tests("corpora")),  # whole reviews
     Mutant(DATA, "whole_characters(tokenizer, ids[:query_length])", "ids[:query_length]", _tests("data")),
     Mutant(DATA, "if epoch != self._epoch:", "if self._epoch < 0:", _tests("data")),
+    Mutant(DATA, "np.flatnonzero(lengths <= most)", "np.flatnonzero(lengths < most)", _tests("token_rows")),
+    Mutant(DATA, "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", _tests("data")),
+    Mutant(DATA, "(place + 1 - starts[-1]) * length > batch_tokens", "(place - starts[-1]) * length > batch_tokens", _tests("data")),
+    Mutant(TEXTS, "self.read(start + first, start + last)", "self.read(first, last)", _tests("token_rows")),
+    Mutant(TOKEN_ROWS, "cache_key(\"tokens\", *parts, tokenizer_fingerprint(tokenizer))", "cache_key(\"tokens\", *parts)", _tests("token_rows")),  # another tokenizer's ids
+    Mutant(CACHE, "[code_fingerprint(), *parts]", "[*parts]", _tests("token_rows")),  # what the old code made
+    Mutant(CACHE, "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", _tests("own_data", "read_once")),  # what an old file said
+    Mutant(FORMATS, "common.rindex(ANSWER)", "common.index(ANSWER)", _tests("own_data", "conversation")),
+    Mutant(FORMATS, "return text + ANSWER if", "return text if", _tests("own_data", "demonstrations")),  # the policy would have to open its own turn
+    Mutant(FILES, "enumerate(file, start=1)", "enumerate(file)", _tests("own_data", "line")),
+    Mutant(FILES, "errors=\"replace\"", "errors=\"ignore\"", _tests("own_data", "unusable")),  # silently another text
+    Mutant(OWN_DATA, "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", _tests("own_data", "held_out")),  # tested on prompts that were trained on
+    Mutant(OWN_DATA, "firsts = firsts[~np.isin(hashes[firsts], seen)]", "firsts = firsts[hashes[firsts] != seen[0]]", _tests("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
     Mutant(TRAIN_RM, "won = [row[i] > row[j]", "won = [row[i] >= row[j]", _tests("train_rm")),  # ties count as right
     Mutant(TRAIN_RM, "return sum(won) / len(won)", "return sum(won) / len(scores)", _tests("train_rm")),
-    Mutant(TRAIN_RM, "            rows = tokenise(corpus.comparisons(\"train\", epoch), tokenizer, context)\n", "            pass\n", _tests("train_rm")),
+    Mutant(TRAIN_RM, "            rows, *_ = comparison_rows(corpus.comparisons(\"train\", epoch), tokenizer, context, run.config.data)\n", "            pass\n", _tests("train_rm")),
     # ------------------------------------------------------------------ checkpoints and runs
     Mutant(CHECKPOINT, "    state.generator.set_state(tensors[\"generator\"])\n", "", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    state.prompts.drawn = rest[\"prompts_drawn\"]\n", "", _tests("checkpoint")),

@@ -1,0 +1,166 @@
+"""Where texts come from: the bundled reviews, the IMDB reviews, or somebody's own files."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+
+from minippo.cache import file_fingerprint
+from minippo.config import Config, DataConfig
+from minippo.data import bundled
+from minippo.files import json_rows, load_from_hub
+from minippo.labelled import LabelledTexts
+from minippo.own_data import OwnData
+from minippo.reviews import gold_score, is_grammatical, split_sentences
+from minippo.texts import Comparison, Demonstration, Split, Texts, texts_of
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Judge:
+    """What plays the human, where a corpus has it: never used in training."""
+
+    gold_score: Callable[[str, str], float]
+    """Of a prompt and a response; above 0 is positive."""
+    split_sentences: Callable[[str], list[str]]
+    is_grammatical: Callable[[str], bool]
+    """Of a sentence."""
+
+
+class Corpus(Protocol):
+    """What the three stages ask of a source of texts. What it does not have is empty."""
+
+    judge: Judge | None
+    report: dict[str, dict[str, int]]
+    """What was read, and how many rows were unusable and why."""
+
+    def demonstrations(self) -> Texts[Demonstration]:
+        """What the reference policy imitates."""
+        ...
+
+    def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
+        """What the reward model learns from. Where pairs are made rather than given, every epoch pairs anew."""
+        ...
+
+    def prompts(self, split: Split) -> Texts[str]:
+        """What the policy answers, in a random order that is always the same; the two splits share none."""
+        ...
+
+
+def load_corpus(config: Config) -> Corpus:
+    """The corpus that `config.data` names. Raises FileNotFoundError where its files are not there, ValueError where
+    something is wrong in them."""
+    if config.data.source == "imdb":
+        return IMDB(config.data, config.seed)
+    if config.data.source == "files":
+        return OwnData(config.data, config.seed)
+    return BundledReviews(config.data)
+
+
+class BundledReviews:
+    """The reviews of `minippo/reviews.py`, from the files that it wrote."""
+
+    judge = Judge(gold_score, split_sentences, is_grammatical)
+
+    def __init__(self, config: DataConfig) -> None:
+        self.folder, self.limit = bundled(config.folder), config.limit
+        self.report: dict[str, dict[str, int]] = {}
+        splits = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in ("train", "test")]
+        for name in ("demonstrations", *splits):
+            if not self._path(name).is_file():
+                raise FileNotFoundError(f"{self.folder} has no {self._path(name).name} (data.folder)")
+
+    def demonstrations(self) -> Texts[Demonstration]:
+        rows = self._rows("demonstrations")
+        return self._texts([Demonstration(row["prompt"], row["completion"]) for row in rows], "demonstrations")
+
+    def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
+        pairs, rankings = f"preferences-{split}", f"rankings-{split}"
+        found = [Comparison(row["prompt"], (row["chosen"], row["rejected"])) for row in self._rows(pairs)]
+        found += [Comparison(row["prompt"], tuple(row["ranked"])) for row in self._rows(rankings)]
+        return self._texts(found, pairs, rankings)
+
+    def prompts(self, split: Split) -> Texts[str]:
+        return self._texts([row["prompt"] for row in self._rows(f"prompts-{split}", limit=0)], f"prompts-{split}")
+
+    def _path(self, name: str) -> Path:
+        return self.folder / f"{name}.jsonl.bz2"
+
+    def _texts(self, items: list[T], *names: str) -> Texts[T]:
+        files = " ".join(file_fingerprint(self._path(name)) for name in names)
+        return texts_of(items, f"{files} {names} {self.limit}")
+
+    def _rows(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
+        rows = [row for _, row in json_rows(self._path(name))]
+        limit = self.limit if limit is None else limit
+        return rows[:limit] if limit else rows
+
+
+class IMDB:
+    """The Large Movie Review Dataset (Maas et al. 2011): sentiment labels become preferences.
+
+    Language models train on the training and the unlabelled reviews. A comparison is a positive against a negative
+    review, both cut to `crop_words` words at a random place. Prompts are beginnings of test reviews, which no language
+    model and no reward model has been trained on: one thousand for evaluation, the others for PPO.
+    """
+
+    judge = None
+    EVALUATION_PROMPTS = 1000
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.report: dict[str, dict[str, int]] = {}
+        files = {split: f"{config.imdb_path}/{split}.parquet" for split in ("train", "test", "unsupervised")}
+        if Path(config.imdb_path).exists():
+            missing = [path for path in files.values() if not Path(path).is_file()]
+            if missing:
+                raise FileNotFoundError(f"{config.imdb_path} is no IMDB folder: {', '.join(missing)} not found")
+            import datasets  # slow to import
+
+            datasets.disable_progress_bars()
+            self.rows = datasets.load_dataset("parquet", data_files=files)
+        elif config.imdb_path.count("/") == 1 and not config.imdb_path.startswith((".", "/")):
+            self.rows = load_from_hub(config.imdb_path)
+        else:
+            raise FileNotFoundError(f"no IMDB folder {config.imdb_path} (data.imdb-path)")
+        self._labelled: dict[Split, LabelledTexts] = {}
+
+    def demonstrations(self) -> Texts[Demonstration]:
+        import datasets
+
+        rows = datasets.concatenate_datasets([self.rows["train"], self.rows["unsupervised"]])
+        order = list(range(len(rows)))
+        random.Random(self.seed).shuffle(order)
+        rows = rows.select(order)
+
+        def read(first: int, last: int) -> list[Demonstration]:
+            return [Demonstration("", clean(text)) for text in rows[first:last]["text"]]
+
+        return Texts(len(rows), read, f"{rows._fingerprint} {self.seed}")[: self.config.limit or None]
+
+    def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
+        if split not in self._labelled:
+            rows = self.rows[split]
+            labels = np.asarray(rows["label"][:])
+            self._labelled[split] = LabelledTexts(rows, labels, lambda row: clean(row["text"]), self.config.crop_words)
+        return self._labelled[split].pairs(f"{self.seed} {split} {epoch}")[: self.config.limit or None]
+
+    def prompts(self, split: Split) -> Texts[str]:
+        # A word is a token or more, so these words hold every prompt of `query_length` tokens.
+        texts = [" ".join(clean(text).split(" ")[: self.config.query_length]) for text in self.rows["test"]["text"]]
+        texts = list(dict.fromkeys(texts))  # the file holds some reviews twice, and many begin alike
+        random.Random(self.seed).shuffle(texts)  # and is sorted by label
+        n = self.EVALUATION_PROMPTS
+        name = f"{self.rows['test']._fingerprint} {self.seed} {self.config.query_length} {split} {n}"
+        return texts_of(texts[:n] if split == "test" else texts[n:], name, whole=False)
+
+
+def clean(text: str) -> str:
+    """An IMDB review without its HTML line breaks."""
+    return " ".join(text.replace("<br />", " ").split())

@@ -1,0 +1,185 @@
+"""Somebody's own demonstrations, preferences and prompts as a corpus. docs/data.md says what they may look like."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+import torch
+
+from minippo.config import DataConfig
+from minippo.files import find_sources, read_examples
+from minippo.formats import NO_LABEL, PROBLEMS, USABLE, Kind
+from minippo.labelled import LabelledTexts
+from minippo.texts import Comparison, Demonstration, Split, Texts, texts_of
+
+if TYPE_CHECKING:
+    import datasets
+
+T = TypeVar("T")
+CHUNK = 1000  # rows at a time
+
+
+class OwnData:
+    """What `data.demonstrations`, `data.preferences` and `data.prompts` name; what is not given is empty.
+
+    All of it is read, and found to be in order, when the corpus is made. Raises ValueError where it is not.
+    """
+
+    judge = None
+
+    def __init__(self, config: DataConfig, seed: int) -> None:
+        self.config, self.seed = config, seed
+        self.report: dict[str, dict[str, int]] = {}
+        self._demonstrations = self._read("demonstrations", config.demonstrations)
+        self._preferences = self._read("preferences", config.preferences)
+        if self._preferences and "test" not in self._preferences:
+            self._preferences = self._hold_out(self._preferences["train"], config.preferences)
+            self.report["preferences, held out"] = {"rows": len(self._preferences["test"])}
+        self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
+        self._prompts = self._find_prompts()
+
+    def demonstrations(self) -> Texts[Demonstration]:
+        """In a random order, since the first ones are held out and a file may be sorted."""
+        if not self._demonstrations:
+            return texts_of([], "no demonstrations")
+        rows = self._demonstrations["train"]
+        rows = rows.select(_order(len(rows), self.seed))
+        return _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))[
+            : self.config.limit or None
+        ]
+
+    def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
+        """The same in every epoch, or where there are labelled texts, these paired anew."""
+        if split not in self._preferences:
+            return texts_of([], "no preferences")
+        pairing = self._labelled[split]
+        if pairing is not None:
+            found = pairing.pairs(f"{self.seed} {split} {epoch}")
+        else:
+            rows = self._preferences[split]
+            found = _texts(rows, lambda row: Comparison(row["prompt"], tuple(row["completions"])))
+        return found[: self.config.limit or None]
+
+    def prompts(self, split: Split) -> Texts[str]:
+        """Those given; or else those of the preferences; or else those of the demonstrations."""
+        if split not in self._prompts:
+            return texts_of([], "no prompts")
+        return _texts(self._prompts[split], lambda row: row["prompt"])
+
+    def _read(self, kind: Kind, path: str) -> dict[Split, datasets.Dataset]:
+        """The usable examples, by split; none at all where no path is given."""
+        if not path:
+            return {}
+        sources = find_sources(path, f"data.{kind}", self.config.train_split, self.config.test_split)
+        if kind == "demonstrations":
+            sources["test"] = []  # what somebody has set apart is not trained on
+        return {
+            split: self._usable(kind, split, read_examples(kind, found)) for split, found in sources.items() if found
+        }
+
+    def _usable(self, kind: Kind, split: Split, rows: datasets.Dataset) -> datasets.Dataset:
+        problems = _column(rows, "problem")
+        if (problems == USABLE).all():
+            self.report[f"{kind}, {split}"] = {"rows": len(rows)}
+            return rows
+        first = int(np.flatnonzero(problems != USABLE)[0])
+        if self.config.unusable == "refuse":
+            raise ValueError(f"{rows[first]['place']}: {PROBLEMS[problems[first]]} (data.unusable is refuse)")
+        found = {
+            f"dropped: {PROBLEMS[problem]}": int((problems == problem).sum())
+            for problem in np.unique(problems[problems != USABLE])
+        }
+        if (problems != USABLE).all():
+            raise ValueError(
+                f"none of the {len(rows)} {kind} is usable; {rows[first]['place']}: {PROBLEMS[problems[first]]}"
+            )
+        self.report[f"{kind}, {split}"] = {"rows": len(rows)} | found
+        return rows.select(np.flatnonzero(problems == USABLE))
+
+    def _hold_out(self, rows: datasets.Dataset, path: str) -> dict[Split, datasets.Dataset]:
+        """Take a share of the rows away for testing, of each label: of any one prompt all rows or none."""
+        keys = _hashes(rows, lambda row: row["prompt"] or "\n".join(row["completions"]))
+        labels, held_out = _column(rows, "label"), np.zeros(len(rows), bool)
+        for label in np.unique(labels):
+            these = np.flatnonzero(labels == label)
+            _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
+            order = _order(len(counts), self.seed)
+            num_prompts = 1 + int(np.searchsorted(counts[order].cumsum(), self.config.hold_out * len(these)))
+            if num_prompts >= len(counts):
+                raise ValueError(
+                    f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
+                    f"{self.config.hold_out} can be held out; give more, or a split for testing (data.hold-out, "
+                    "data.test-split)"
+                )
+            held_out[these[np.isin(which, order[:num_prompts])]] = True
+        return {"train": rows.select(np.flatnonzero(~held_out)), "test": rows.select(np.flatnonzero(held_out))}
+
+    def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
+        labels = _column(rows, "label")
+        if (labels == NO_LABEL).all():
+            return None
+        if (labels == NO_LABEL).any():
+            raise ValueError(f"{self.config.preferences} has both labelled texts and comparisons, expected one of them")
+        return LabelledTexts(rows, labels, lambda row: row["completions"][0], self.config.crop_words)
+
+    def _find_prompts(self) -> dict[Split, datasets.Dataset]:
+        config = self.config
+        for path, rows in (
+            (config.prompts, self._read("prompts", config.prompts)),
+            (config.preferences, self._preferences),
+            (config.demonstrations, self._demonstrations),
+        ):
+            found = self._different(rows, path)
+            if found:
+                found = found if "test" in rows else self._hold_out(found["train"], path)
+                self.report["different prompts"] = {"for training": len(found["train"]), "held out": len(found["test"])}
+                return found
+        return {}
+
+    def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
+        """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
+        seen, found = np.array([_hash("")], np.uint64), {}
+        for split in ("test", "train"):
+            if split in rows:
+                hashes = _hashes(rows[split], lambda row: row["prompt"])
+                _, firsts = np.unique(hashes, return_index=True)
+                firsts = firsts[~np.isin(hashes[firsts], seen)]
+                seen = np.concatenate([seen, hashes[firsts]])
+                found[split] = rows[split].select(firsts[_order(len(firsts), self.seed)])
+        if len(seen) == 1:
+            return {}
+        if not len(found["train"]):
+            raise ValueError(f"{path}: every prompt for training is one for testing too")
+        return found
+
+
+def _texts(rows: datasets.Dataset, of: Callable[[Mapping[str, Any]], T]) -> Texts[T]:
+    def read(first: int, last: int) -> list[T]:
+        return [of(row) for row in _rows(rows[first:last])]
+
+    return Texts(len(rows), read, rows._fingerprint, place=lambda number: rows[number]["place"])
+
+
+def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
+    return np.asarray(rows.with_format("numpy")[name][:])
+
+
+def _order(count: int, seed: int) -> np.ndarray:
+    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+
+
+def _hash(text: str) -> int:
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+def _hashes(rows: datasets.Dataset, text_of: Callable[[Mapping[str, Any]], str]) -> np.ndarray:
+    """Eight bytes for each row's text, instead of the texts, which memory may not hold."""
+    hashes = (_hash(text_of(row)) for batch in rows.iter(CHUNK) for row in _rows(batch))
+    return np.fromiter(hashes, np.uint64, len(rows))

@@ -1,0 +1,222 @@
+"""Where texts come from: the bundled reviews and IMDB."""
+
+from __future__ import annotations
+
+import bz2
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from minippo import data
+from minippo.config import Config, DataConfig
+from minippo.corpora import IMDB, BundledReviews, clean, load_corpus
+from minippo.data import bundled, query_ids
+from minippo.labelled import crop
+
+ROWS = 40  # reviews of each label in a split
+
+
+def review(split: str, label: int, number: int) -> str:
+    """A review of 16 words or more whose words say where it comes from; the first one in the file is doubled."""
+    sort = ("bad", "good", "unlabelled")[label]
+    return " ".join(f"{sort}{number}{split}{word}" for word in range(16 + number % 5)) + "<br /><br />the end"
+
+
+@pytest.fixture(scope="module")
+def imdb_folder(tmp_path_factory):
+    """The public dataset's layout: sorted by label, all negative reviews first; -1 where there is no label."""
+    datasets = pytest.importorskip("datasets")
+    folder = tmp_path_factory.mktemp("imdb")
+    for split in ("train", "test", "unsupervised"):
+        labels = [2] * ROWS if split == "unsupervised" else [0] * ROWS + [1] * ROWS
+        texts = [review(split, label, row % ROWS) for row, label in enumerate(labels)]
+        labels = [-1 if label == 2 else label for label in labels]
+        rows = {"text": [texts[0], *texts], "label": [labels[0], *labels]}
+        datasets.Dataset.from_dict(rows).to_parquet(folder / f"{split}.parquet")
+    return folder
+
+
+@pytest.fixture
+def imdb(imdb_folder, monkeypatch):
+    monkeypatch.setattr(IMDB, "EVALUATION_PROMPTS", 30)
+
+    def load(seed=1, **changes) -> IMDB:
+        defaults = {"query_length": 4, "crop_words": 7}
+        return IMDB(DataConfig(source="imdb", imdb_path=str(imdb_folder), **{**defaults, **changes}), seed)
+
+    return load
+
+
+# ---------------------------------------------------------------------------------------------- IMDB
+
+
+def test_imdb_language_model_reads_training_and_unlabelled_reviews_without_line_break_tags(imdb):
+    texts = [demonstration.completion for demonstration in imdb().demonstrations()]
+    assert len(texts) == (2 * ROWS + 1) + (ROWS + 1)
+    assert sum("unlabelled" in text for text in texts) == ROWS + 1
+    assert not any("test" in text for text in texts)
+    assert not any("<br" in text for text in texts)
+    assert all(text.endswith(" the end") for text in texts)
+    assert all(demonstration.prompt == "" for demonstration in imdb().demonstrations())
+    assert {"unlabelled" in text for text in texts[:20]} == {True, False}  # shuffled: the first ones are held out
+
+
+def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
+    assert list(imdb(limit=5).demonstrations()) == list(imdb().demonstrations())[:5]
+    assert list(imdb(limit=5).comparisons("train")) == list(imdb().comparisons("train"))[:5]
+
+
+@pytest.mark.parametrize("split", ["train", "test"])
+def test_imdb_pairs_are_positive_first_from_their_own_split_and_each_review_serves_once(imdb, split):
+    comparisons = imdb().comparisons(split)
+    assert len(comparisons) == ROWS
+    for place, word in ((0, "good"), (1, "bad")):
+        texts = [comparison.ranked[place] for comparison in comparisons]
+        assert all(split in text and text.count(word) == text.count(split) > 0 for text in texts)
+        sources = [text.split(split)[0] for text in texts]
+        assert len(set(sources)) >= ROWS - 1  # one negative review is there twice
+
+
+def test_imdb_crops_are_runs_of_so_many_words(imdb):
+    for comparison in imdb(crop_words=7).comparisons("train"):
+        for text in comparison.ranked:
+            words = text.split(" ")
+            assert len(words) == 7
+            numbers = [int(word.split("train")[1]) for word in words if "train" in word]
+            assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    starts = {c.ranked[0].split(" ")[0].split("train")[1] for c in imdb().comparisons("train")}
+    assert len(starts) > 3  # from anywhere, not the beginning always
+
+
+def test_imdb_crops_leave_shorter_reviews_whole(imdb):
+    texts = {comparison.ranked[0] for comparison in imdb(crop_words=100).comparisons("train")}
+    assert texts == {clean(review("train", 1, number)) for number in range(ROWS)}
+
+
+def test_imdb_pairs_and_crops_anew_every_epoch_and_alike_every_time(imdb):
+    def partners(epoch):
+        return {
+            (c.ranked[0].split("train")[0], c.ranked[1].split("train")[0]) for c in imdb().comparisons("train", epoch)
+        }
+
+    assert list(imdb().comparisons("train", 1)) == list(imdb().comparisons("train", 1))
+    assert len(partners(0) & partners(1)) < ROWS / 2
+    assert list(imdb(seed=2).comparisons("train")) != list(imdb(seed=1).comparisons("train"))
+
+
+def test_imdb_prompts_of_both_splits_hold_both_sentiments_and_share_none(imdb):
+    train, test = imdb().prompts("train"), imdb().prompts("test")
+    assert len(test) == 30
+    assert len(train) == 2 * ROWS - 30  # the doubled review is asked about once
+    assert not set(train) & set(test)
+    for prompts in (train, test, test[:15], train[:15]):
+        assert {prompt[:3] for prompt in prompts} == {"bad", "goo"}
+    assert all("test" in prompt for prompt in [*train, *test])
+    assert list(imdb().prompts("train")) == list(train)
+
+
+def test_imdb_prompts_hold_as_many_tokens_as_are_asked_for(imdb, tokenizer):
+    for prompt in imdb(query_length=4).prompts("train"):
+        whole = tokenizer.encode(
+            clean(review("test", prompt.startswith("good"), int(prompt.split("test")[0].lstrip("badgo"))))
+        )
+        assert query_ids(tokenizer, [prompt], 4) == [whole[:4]]
+
+
+def test_imdb_has_no_judge(imdb):
+    assert imdb().judge is None
+
+
+def test_imdb_folder_without_its_files_is_named_with_what_is_missing(imdb_folder, tmp_path):
+    (tmp_path / "train.parquet").write_bytes((imdb_folder / "train.parquet").read_bytes())
+    config = DataConfig(source="imdb", imdb_path=str(tmp_path))
+    with pytest.raises(FileNotFoundError, match=r"is no IMDB folder: .*test.parquet.*unsupervised.parquet not found"):
+        IMDB(config, 1)
+
+
+def test_imdb_path_that_is_neither_a_folder_nor_a_hub_name_is_refused_without_asking_the_network(tmp_path):
+    for path in (str(tmp_path / "nothing"), "./no/imdb", "imdb"):
+        with pytest.raises(FileNotFoundError, match=r"no IMDB folder .*data.imdb-path"):
+            IMDB(DataConfig(source="imdb", imdb_path=path), 1)
+
+
+def test_tags_and_runs_of_white_space_become_single_spaces():
+    assert clean("Fine.<br /><br />Really  fine.\n\tYes<br />") == "Fine. Really fine. Yes"
+
+
+@given(num_words=st.integers(1, 12), length=st.integers(1, 20), start=st.integers(0, 19))
+def test_crop_is_a_run_of_the_words(num_words, length, start):
+    words = [str(word) for word in range(length)]
+    assert crop(" ".join(words), start, num_words).split() == words[start : start + num_words]
+
+
+def test_every_place_of_a_text_can_be_cropped_the_last_one_too(imdb):
+    corpus = imdb(crop_words=16)  # of 17 words the shortest, "end" the last of all
+    crops = [text for epoch in range(9) for pair in corpus.comparisons("train", epoch) for text in pair.ranked]
+    assert {text.split(" ")[-1] == "end" for text in crops} == {True, False}
+    assert {text.split(" ")[0].endswith("train0") for text in crops} == {True, False}
+
+
+# ---------------------------------------------------------------------------------------------- bundled reviews
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A folder in the layout of the bundled reviews, three rows a file."""
+
+    def put(name, rows):
+        with bz2.open(tmp_path / f"{name}.jsonl.bz2", "wt", encoding="utf-8") as file:
+            file.write("".join(json.dumps(row) + "\n" for row in rows))
+
+    put("demonstrations", [{"prompt": f"P{i}:", "completion": f" c{i}"} for i in range(3)])
+    for split in ("train", "test"):
+        put(
+            f"preferences-{split}",
+            [{"prompt": f"{split}{i}", "chosen": f" good{i}", "rejected": f" bad{i}"} for i in range(3)],
+        )
+        put(f"rankings-{split}", [{"prompt": f"{split}{i}", "ranked": [" a", " b", " c"]} for i in range(3)])
+        put(f"prompts-{split}", [{"prompt": f"{split}{i}"} for i in range(3)])
+    return tmp_path
+
+
+def test_bundled_comparisons_are_pairs_and_rankings_best_first(folder):
+    corpus = BundledReviews(DataConfig(folder=str(folder)))
+    comparisons = corpus.comparisons("test")
+    assert [(c.prompt, c.ranked) for c in (comparisons[0], comparisons[-1])] == [
+        ("test0", (" good0", " bad0")),
+        ("test2", (" a", " b", " c")),
+    ]
+    assert len(comparisons) == 6
+    assert list(corpus.comparisons("train", 0)) == list(corpus.comparisons("train", 1))
+
+
+def test_bundled_limit_spares_prompts(folder):
+    corpus = BundledReviews(DataConfig(folder=str(folder), limit=2))
+    assert [d.completion for d in corpus.demonstrations()] == [" c0", " c1"]
+    assert len(corpus.prompts("train")) == 3
+
+
+@pytest.mark.parametrize("name", ["demonstrations", "preferences-test", "rankings-train", "prompts-test"])
+def test_bundled_folder_without_a_file_is_named_with_the_file(folder, name):
+    (folder / f"{name}.jsonl.bz2").unlink()
+    with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}.jsonl.bz2"):
+        BundledReviews(DataConfig(folder=str(folder)))
+
+
+def test_bundled_prompts_of_the_two_splits_share_none():
+    corpus = load_corpus(Config())
+    train, test = corpus.prompts("train"), corpus.prompts("test")
+    assert train
+    assert test
+    assert not set(train) & set(test)
+
+
+def test_bundled_files_are_found_from_any_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert load_corpus(Config()).prompts("test")
+    assert bundled("data") == data.REPOSITORY / "data"
+    (tmp_path / "data").mkdir()
+    with pytest.raises(FileNotFoundError, match="has no demonstrations"):  # the person's own folder comes first
+        load_corpus(Config())
