@@ -76,7 +76,7 @@ def command_line(
 
 
 def undrawn(box: str) -> str:
-    """What stands in a box of tyro's, as one sentence: what is wrong, and the nearest right option where it knows one."""
+    """What stands in a box of tyro's, as one sentence: what is wrong, and the nearest right option if it knows one."""
     lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]  # the first holds the title
     wrong = lines[: lines.index("")] if "" in lines else lines
     nearest = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+):\s+(--[\w.-]+)", " ".join(lines))
