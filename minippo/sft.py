@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.config import BackboneConfig, LanguageModelConfig
+from minippo.config import BackboneConfig, Config, LanguageModelConfig, check_context
 from minippo.data import Demonstration, length_batches, load_corpus, make_tokenizer, pad, windows
 from minippo.errors import stop_unless_finite
 from minippo.language_model import backward_in_chunks, held_out_loss, policy_rows, reward_rows
@@ -21,29 +21,43 @@ from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.run import Run, open_run
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_pretrained, save_pretrained
+from minippo.weights import load_pretrained, pretrained_config, save_pretrained
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     """A transformer for this tokenizer, from public weights or from scratch."""
     if config.weights:
-        gpt = load_pretrained(config.weights)
-        if gpt.config.vocab_size < tokenizer.vocab_size:
+        embeddings = pretrained_config(config.weights).vocab_size
+        if embeddings < tokenizer.vocab_size:
             raise ValueError(
-                f"{config.weights} has {gpt.config.vocab_size} embeddings, its tokenizer {config.tokenizer} "
+                f"{config.weights} has {embeddings} embeddings, its tokenizer {config.tokenizer} "
                 f"{tokenizer.vocab_size} ids"
             )
-        return gpt
-    return GPT(
-        GPTConfig(
-            vocab_size=tokenizer.vocab_size,
-            context=config.context,
-            layers=config.layers,
-            heads=config.heads,
-            channels=config.channels,
-            activation=config.activation,
+        gpt = load_pretrained(config.weights)
+    else:
+        gpt = GPT(
+            GPTConfig(
+                vocab_size=tokenizer.vocab_size,
+                context=config.context,
+                layers=config.layers,
+                heads=config.heads,
+                channels=config.channels,
+                activation=config.activation,
+            )
         )
-    )
+    padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
+    gpt.describe(never_sampled=(*tokenizer.textless_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    return gpt
+
+
+def check_weights(config: Config) -> None:
+    """Raise ValueError or FileNotFoundError where public weights cannot be had or do not fit; fetches no weights."""
+    for name in ("policy", "reward"):
+        weights = getattr(config.model, name).weights
+        if weights:
+            context = pretrained_config(weights).context
+            if name == "policy":
+                check_context(config.data, context, f"model.policy.weights {weights}")
 
 
 def train_language_model(
@@ -99,6 +113,7 @@ def main() -> None:
         if run.is_finished("sft"):
             print(f"the reference policy is there already: {run.stage('sft')}")
             return
+        check_weights(run.config)
         demonstrations = load_corpus(run.config).demonstrations()
         texts = [d.prompt + d.completion for d in demonstrations]
         torch.manual_seed(run.config.seed)

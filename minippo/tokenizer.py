@@ -37,6 +37,11 @@ class Tokenizer:
         self.pad_id = self.eos_id
         self._special_ids = set(encoding._special_tokens.values())
 
+    @property
+    def textless_ids(self) -> tuple[int, ...]:
+        """The ids that no text has, end-of-text not counted: other special tokens, and ids that nothing stands for."""
+        return tuple(sorted(set(range(self.vocab_size)) - set(self.encoding._mergeable_ranks.values()) - {self.eos_id}))
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text`, as ordinary text and without an end-of-text token."""
         return self.encoding.encode_ordinary(text)
