@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from itertools import pairwise
 from typing import Any
 
@@ -19,12 +20,12 @@ def spare_id(tokenizer: Tokenizer) -> int:
 
     Raises ValueError where all of them are parts of other tokens.
     """
-    ranks = tokenizer.encoding._mergeable_ranks
-    used = {byte for token in ranks if len(token) > 1 for byte in token}
+    ids = _ids(tokenizer)
+    used = {byte for token in ids if len(token) > 1 for byte in token}
     spare = [byte for byte in _NOT_IN_UTF8 if byte not in used]
     if not spare:
         raise ValueError(f"tokenizer {tokenizer.name} has no id to pad with: its tokens use every byte")
-    return ranks[bytes([spare[0]])]
+    return ids[bytes([spare[0]])]
 
 
 def tokenizer_files(tokenizer: Tokenizer, pad_id: int) -> dict[str, str]:
@@ -33,7 +34,7 @@ def tokenizer_files(tokenizer: Tokenizer, pad_id: int) -> dict[str, str]:
     `pad_id` is the id of a special token or `spare_id`. Raises ValueError where merges of pairs cannot say what the
     tokenizer does.
     """
-    ids, special = tokenizer.encoding._mergeable_ranks, dict(tokenizer.encoding._special_tokens)
+    ids, special = _ids(tokenizer), dict(tokenizer.encoding._special_tokens)
     merges = [[_letters(part) for part in pair] for pair in merged_pairs(tokenizer)]
     if pad_id not in special.values():
         special[PAD] = pad_id
@@ -59,6 +60,11 @@ def tokenizer_files(tokenizer: Tokenizer, pad_id: int) -> dict[str, str]:
     }
     files = {"tokenizer.json": contents, "tokenizer_config.json": settings}
     return {name: json.dumps(value, indent=1, ensure_ascii=False) + "\n" for name, value in files.items()}
+
+
+def _ids(tokenizer: Tokenizer) -> dict[bytes, int]:
+    """The id of every token that is bytes."""
+    return tokenizer.encoding._mergeable_ranks
 
 
 def merged_pairs(tokenizer: Tokenizer) -> list[tuple[bytes, bytes]]:
@@ -109,5 +115,7 @@ def _pre_tokenizer(pattern: str) -> dict[str, Any]:
     byte_level = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
     if pattern in _GPT2_SPLITS:
         return byte_level | {"use_regex": True}
+    # A possessive {1,3}+ (cl100k_base's) is another thing to the library that reads this; an atomic group is the same.
+    pattern = re.sub(r"(\\p\{\w+\}|\[[^\]]*\]|\\?.)(\{\d+,?\d*\})\+", r"(?>\1\2)", pattern)
     split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
     return {"type": "Sequence", "pretokenizers": [split, byte_level | {"use_regex": False}]}

@@ -59,8 +59,9 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     ours = {name: torch.empty(tensor.shape, dtype=dtype) for name, tensor in gpt.state_dict().items()}
     for names in tensor_names(config):
         targets = [ours[name] for name in names.ours]
-        pieces = [[rows] for rows in targets[0].chunk(len(names.public))] if len(names.public) > 1 else [targets]
-        for name, into in zip(names.public, pieces, strict=True):
+        # One public tensor fills all of these; of several, each fills its part of the one there is.
+        filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
+        for name, into in zip(names.public, filled, strict=True):
             rows = stored[name].t() if names.transposed else stored[name]
             expected = (sum(map(len, into)), *into[0].shape[1:])
             if rows.shape != expected:
@@ -103,13 +104,13 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
     public = to_public(gpt.config)
     if isinstance(model, RewardModel):
         stored[SCORE_HEAD] = model.score_head.weight.detach().cpu()
-        public |= classifier(public, family.classifier)
+        public |= _classifier(public, family.classifier)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def classifier(public: dict[str, Any], architecture: str) -> dict[str, Any]:
+def _classifier(public: dict[str, Any], architecture: str) -> dict[str, Any]:
     """What config.json says of a model with one score.
 
     `transformers` finds the last token of a row as the last one that is not `pad_token_id`. Rows end in end-of-text, so

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
+import tiktoken
 import torch
 
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig
-from minippo.tokenizer import Tokenizer, train_bpe
+from minippo.tokenizer import GPT2_SPLIT, Tokenizer, train_bpe
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
@@ -25,6 +26,17 @@ TEXTS = (
 def tokenizer() -> Tokenizer:
     """A byte-level vocabulary in which some characters take two tokens."""
     return train_bpe(TEXTS, 300)
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Tokenizer]:
+    """Tokenizers of the 256 bytes, of `more` tokens with the ranks after them, and of special tokens by their ids."""
+
+    def make(special: dict[str, int], more: Sequence[bytes] = (), pattern: str = GPT2_SPLIT) -> Tokenizer:
+        ranks = {token: rank for rank, token in enumerate([*(bytes([byte]) for byte in range(256)), *more])}
+        return Tokenizer(tiktoken.Encoding("made", pat_str=pattern, mergeable_ranks=ranks, special_tokens=special))
+
+    return make
 
 
 @pytest.fixture(scope="session")

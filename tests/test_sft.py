@@ -8,7 +8,6 @@ import math
 from dataclasses import replace
 
 import pytest
-import tiktoken
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -20,7 +19,6 @@ from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.run import Run
 from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, policy_rows, reward_rows, train_language_model
-from minippo.tokenizer import GPT2_SPLIT, Tokenizer
 from minippo.weights import save_pretrained
 
 DEMONSTRATIONS = [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)]
@@ -143,11 +141,9 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
 
 
-def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(tokenizer, tmp_path):
+def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(tokenizer, make_tokenizer, tmp_path):
     """Rows beyond the tokenizer's ids, and ids within that no text has; from scratch and from weights."""
-    ranks = {bytes([byte]): byte for byte in range(256)}
-    special = {"<|endoftext|>": 258, "<|mask|>": 257, "<|prompt|>": 260}  # 256 and 259 stand for nothing
-    gaps = Tokenizer(tiktoken.Encoding("gaps", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens=special))
+    gaps = make_tokenizer({"<|endoftext|>": 258, "<|mask|>": 257, "<|prompt|>": 260})  # 256, 259 stand for nothing
     shape = GPTConfig(264, 48, layers=1, heads=2, channels=8)
     save_pretrained(GPT(shape), tmp_path)
     for config, textless in (

@@ -85,6 +85,12 @@ def test_the_last_id_is_the_end_of_text_and_fills_as_the_pad(tokenizer):
     assert tokenizer.encoding.decode([339]) == END_OF_TEXT
 
 
+def test_ids_that_no_text_has_are_special_tokens_and_gaps_but_not_the_end(tokenizer, make_tokenizer):
+    assert tokenizer.textless_ids == ()
+    gaps = make_tokenizer({END_OF_TEXT: 258, "<|mask|>": 257, "<|prompt|>": 260})
+    assert gaps.textless_ids == (256, 257, 259, 260)
+
+
 def byte_encoding():
     ranks = {bytes([byte]): byte for byte in range(256)}
     return tiktoken.Encoding("bytes", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={END_OF_TEXT: 256})

@@ -234,6 +234,24 @@ def test_saved_and_loaded_is_bit_equal(tmp_path, dtype, changes):
     assert torch.equal(loaded(TOKENS), gpt(TOKENS))
 
 
+@pytest.mark.parametrize("family", FAMILIES)
+def test_dropout_elsewhere_is_where_ours_is(tmp_path, family):
+    """GPT-2's default is a tenth, in the attention too, where we have none."""
+    transformers = pytest.importorskip("transformers")
+    save_pretrained(make_gpt(family=family, dropout=0.0), tmp_path)
+    theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
+    with torch.no_grad():
+        expected = theirs.eval()(TOKENS).logits
+        torch.testing.assert_close(theirs.train()(TOKENS).logits, expected, rtol=1e-5, atol=1e-5)
+    save_pretrained(make_gpt(family=family, dropout=0.3), tmp_path)
+    public = json.loads((tmp_path / "config.json").read_text())
+    assert {key: value for key, value in public.items() if "drop" in key} == (
+        {"resid_pdrop": 0.3, "embd_pdrop": 0.3, "attn_pdrop": 0.0}
+        if family == "gpt2"
+        else {"dropout": 0.3, "attention_dropout": 0.0, "layerdrop": 0.0}
+    )
+
+
 @torch.no_grad()
 def test_of_a_policy_the_language_model_is_written(tmp_path):
     model = ActorCritic(make_gpt())
