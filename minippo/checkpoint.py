@@ -18,9 +18,11 @@ from safetensors.torch import load_file, save_file
 from minippo.data import RowSource
 from minippo.heads import ActorCritic, RewardModel
 from minippo.optim import CPUAdamW
-from minippo.weights import load_pretrained, save_pretrained
+from minippo.weights import load_pretrained, load_score_head, save_pretrained
 
 KEPT_CHECKPOINTS = 2
+PUBLIC = ("gpt.", "score_head.")
+"""The parts of a model that the public files hold."""
 
 
 @dataclass
@@ -40,9 +42,9 @@ class PPOState:
 
 
 def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
-    """The trunk in the public format, what `model` has besides in `heads.safetensors`."""
+    """What the public format can say in its files, what `model` has besides in `heads.safetensors`."""
     save_pretrained(model, folder)
-    heads = {key: value for key, value in model.state_dict().items() if not key.startswith("gpt.")}
+    heads = {key: value for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
     save_file({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
 
 
@@ -55,14 +57,17 @@ def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
 
 
 def load_reward_model(folder: Path) -> RewardModel:
-    """A reward model with its gain and bias."""
-    return _with_heads(RewardModel(load_pretrained(folder)), folder)
+    """A reward model with its gain and bias; from a folder without heads, with a gain of 1 and a bias of 0."""
+    model = RewardModel(load_pretrained(folder))
+    with torch.no_grad():
+        model.score_head.weight.copy_(load_score_head(folder))
+    return _with_heads(model, folder)
 
 
 def _with_heads(model: Any, folder: Path) -> Any:
     if (folder / "heads.safetensors").is_file():
         missing, unexpected = model.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
-        missing = [key for key in missing if not key.startswith("gpt.")]
+        missing = [key for key in missing if not key.startswith(PUBLIC)]
         if missing or unexpected:
             raise ValueError(f"{folder}/heads.safetensors lacks {missing} and has {unexpected} too many")
     return model

@@ -55,8 +55,8 @@ class BackboneConfig:
     merges.txt, the hub name of one ("facebook/opt-125m"), or "train:4096": a byte-level BPE of 4096 ids trained on
     the demonstrations."""
     weights: str = ""
-    """Start from these weights: a hub name ("gpt2") or a folder with config.json and model.safetensors. They bring
-    their own sizes. Empty: from scratch."""
+    """Start from these weights of GPT-2 or OPT: a hub name ("gpt2", "facebook/opt-125m") or a folder with config.json
+    and model.safetensors or pytorch_model.bin. They bring their own sizes, the context too. Empty: from scratch."""
     layers: int = 2
     """Transformer blocks."""
     heads: int = 4
@@ -358,11 +358,8 @@ def check(config: Config) -> None:
         raise ValueError(f"{minibatches} minibatches do not divide a rollout of {B} (ppo.rollout-batch-size)")
     if (B // minibatches) % M:
         raise ValueError(f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches}")
-    if data.query_length + data.response_length > policy.context:
-        raise ValueError(
-            f"prompts of {data.query_length} tokens and responses of {data.response_length} do not fit the policy's "
-            f"context of {policy.context} (data.query-length, data.response-length, model.policy.context)"
-        )
+    if not policy.weights:  # public ones bring a context of their own
+        check_context(data, policy.context, "model.policy.context")
     if ppo.min_new_tokens > data.response_length:
         raise ValueError(f"ppo.min-new-tokens {ppo.min_new_tokens} exceeds responses of {data.response_length} tokens")
     for name, backbone in (("policy", policy), ("reward", config.model.reward)):
@@ -372,3 +369,12 @@ def check(config: Config) -> None:
             raise ValueError(
                 f"model.{name}: {backbone.channels} channels cannot be divided among {backbone.heads} heads"
             )
+
+
+def check_context(data: DataConfig, context: int, source: str) -> None:
+    """Raise ValueError unless the longest prompt and response fit into the policy's context, which `source` sets."""
+    if data.query_length + data.response_length > context:
+        raise ValueError(
+            f"prompts of {data.query_length} tokens and responses of {data.response_length} do not fit the policy's "
+            f"context of {context} (data.query-length, data.response-length, {source})"
+        )

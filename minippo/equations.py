@@ -154,14 +154,16 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 # ---------------------------------------------------------------------------------------------- log-probabilities
 
 
-def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
-    """`logits` (..., V) in which `tokens` have no chance where `forbidden` (...) is True.
+NO_CHANCE = -1e9
+"""The logit of a token that cannot be drawn. Not -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0,
+where 0 * -inf is NaN."""
 
-    -1e9 rather than -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0, where 0 * -inf is NaN.
-    """
+
+def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
+    """`logits` (..., V) in which `tokens` have no chance where `forbidden` (...) is True."""
     ids = torch.arange(logits.shape[-1], device=logits.device)
     is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))
-    return torch.where(forbidden.unsqueeze(-1) & is_one, -1e9, logits)
+    return torch.where(forbidden.unsqueeze(-1) & is_one, NO_CHANCE, logits)
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:

@@ -6,12 +6,14 @@ Legend: B rows, T new tokens, S tokens in all (those in the cache too), L layers
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from minippo.equations import NO_CHANCE
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,15 @@ class GPTConfig:
     dropout: float = 0.0
     """Share of activations dropped while `model.train()` is on."""
     activation: Literal["gelu_new", "relu"] = "gelu_new"
-    unpadded_vocab_size: int | None = None
-    """Logits cover the ids below this; rows of the embedding table beyond it are padding, and never sampled."""
+    family: Literal["gpt2", "opt"] = "gpt2"
+    """In whose public format the weights are saved; what they compute is the same."""
+    never_sampled: tuple[int, ...] = ()
+    """Ids that no text has, such as rows of the embedding table beyond the tokenizer's ids: the logits give them no
+    chance."""
+    eos_id: int | None = None
+    """End of text, for the tools that read what is saved: nothing here looks at it. None: the last id."""
+    pad_id: int | None = None
+    """What those tools shall fill a batch with. None: they are told of nothing."""
 
     def __post_init__(self) -> None:
         if self.channels % self.heads:
@@ -122,6 +131,8 @@ class Block(nn.Module):
 class GPT(nn.Module):
     """`hidden` is the trunk that every head shares; `logits` the language-model head; `forward` both."""
 
+    never_sampled: Tensor
+
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
@@ -130,7 +141,18 @@ class GPT(nn.Module):
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
         self.final_norm = nn.LayerNorm(config.channels)
+        if (
+            config.family == "opt"
+        ):  # the public table begins with two rows that no position reads: kept for the way back
+            self.register_buffer("unread_positions", torch.zeros(2, config.channels))
         self.apply(self._initialise)
+        self.describe()
+
+    def describe(self, **changes: Any) -> None:
+        """Change what `config` says of the ids: `never_sampled`, `eos_id`, `pad_id`."""
+        self.config = replace(self.config, **changes)
+        ids = torch.tensor(self.config.never_sampled, dtype=torch.long, device=self.token_embedding.weight.device)
+        self.register_buffer("never_sampled", ids, persistent=False)
 
     def set_dropout(self, share: float) -> None:
         """Drop this share of activations while `train()` is on."""
@@ -195,7 +217,10 @@ class GPT(nn.Module):
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Language-model head, (..., C) -> (..., V): the output embedding is the input embedding."""
-        return F.linear(hidden, self.token_embedding.weight[: self.config.unpadded_vocab_size])
+        logits = F.linear(hidden, self.token_embedding.weight)
+        if self.config.never_sampled:
+            logits.index_fill_(-1, self.never_sampled, max(NO_CHANCE, torch.finfo(logits.dtype).min))
+        return logits
 
 
 def position_ids(attention_mask: Tensor | None, tokens: Tensor, seen: int) -> Tensor:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,29 +181,50 @@ def _word(token: bytes) -> str:
     return "".join(_LETTER_OF_BYTE[byte] for byte in token)
 
 
-def write_vocabulary(vocabulary: PublicVocabulary, folder: Path) -> None:
-    """Write the files from which `transformers`, its `AutoTokenizer` too, makes a tokenizer with the same ids.
+def public_files(vocabulary: PublicVocabulary, pattern: str = "") -> dict[str, str]:
+    """Name -> text of the files from which `transformers`, its `AutoTokenizer` too, makes a tokenizer of the same ids.
 
-    Nothing is put before a text, as our models are trained, also where the public model's own tokenizer does so.
+    `pattern` splits texts into words, by default GPT-2's. Nothing is put before a text, as our models are trained, also
+    where the public model's own tokenizer does so. Raises ValueError where two tokens would have the same name.
     """
-    ids = {_word(token): index for token, index in vocabulary.ids.items()} | vocabulary.special_tokens
+    ids = {_word(token): index for token, index in vocabulary.ids.items()}
+    alike = ids.keys() & vocabulary.special_tokens.keys()
+    if alike:
+        raise ValueError(f"an ordinary token is spelled like the special one {min(alike)!r}")
+    ids |= vocabulary.special_tokens
+    plain = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+    special = sorted(vocabulary.special_tokens.items(), key=lambda item: item[1])
+    whole = {
+        "version": "1.0",
+        "added_tokens": [{"id": index, "content": token, **plain, "special": True} for token, index in special],
+        "normalizer": None,
+        "pre_tokenizer": _pre_tokenizer(pattern),
+        "post_processor": None,
+        "decoder": _BYTE_LEVEL | {"use_regex": True},
+        "model": {
+            "type": "BPE",
+            "vocab": dict(sorted(ids.items(), key=lambda item: item[1])),
+            "merges": [[_word(a), _word(b)] for a, b in vocabulary.merges],
+        },
+    }
     settings = {
-        "tokenizer_class": "GPT2Tokenizer",
+        "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": vocabulary.eos,
         "eos_token": vocabulary.eos,
-        "unk_token": vocabulary.eos,
         "pad_token": vocabulary.pad,
-        "add_bos_token": False,
-        "add_prefix_space": False,
         "clean_up_tokenization_spaces": False,
     }
-    texts = {
-        "vocab.json": json.dumps(dict(sorted(ids.items(), key=lambda item: item[1])), ensure_ascii=False),
-        "merges.txt": "".join(["#version: 0.2\n", *(f"{_word(a)} {_word(b)}\n" for a, b in vocabulary.merges)]),
-        "tokenizer_config.json": json.dumps(settings, indent=2) + "\n",
-    }
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in VOCABULARY_FILES:
-        (folder / name).unlink(missing_ok=True)  # another tokenizer's, left here, would be read with these
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8", newline="\n")
+    files = {"tokenizer.json": whole, "tokenizer_config.json": settings}
+    return {name: json.dumps(contents, indent=1, ensure_ascii=False) + "\n" for name, contents in files.items()}
+
+
+_BYTE_LEVEL = {"type": "ByteLevel", "add_prefix_space": False, "trim_offsets": True}
+
+
+def _pre_tokenizer(pattern: str) -> dict[str, Any]:
+    if not pattern:
+        return _BYTE_LEVEL | {"use_regex": True}
+    # A possessive {1,3}+ (cl100k_base's) is another thing to the library that reads this; an atomic group is the same.
+    pattern = re.sub(r"(\\p\{\w+\}|\[[^\]]*\]|\\?.)(\{\d+,?\d*\})\+", r"(?>\1\2)", pattern)
+    split = {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+    return {"type": "Sequence", "pretokenizers": [split, _BYTE_LEVEL | {"use_regex": False}]}

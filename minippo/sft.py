@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.config import BackboneConfig, Config, LanguageModelConfig
+from minippo.config import BackboneConfig, Config, LanguageModelConfig, check_context
 from minippo.corpora import load_corpus
 from minippo.data import (
     TOKENIZER_TEXTS,
@@ -33,29 +33,43 @@ from minippo.run import Run, open_run
 from minippo.texts import Demonstration, Texts
 from minippo.token_rows import TokenRows
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_pretrained, save_pretrained
+from minippo.weights import load_pretrained, pretrained_config, save_pretrained
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     """A transformer for this tokenizer, from public weights or from scratch."""
     if config.weights:
-        gpt = load_pretrained(config.weights)
-        if gpt.config.vocab_size < tokenizer.vocab_size:
+        embeddings = pretrained_config(config.weights).vocab_size
+        if embeddings < tokenizer.vocab_size:
             raise ValueError(
-                f"{config.weights} has {gpt.config.vocab_size} embeddings, its tokenizer {config.tokenizer} "
+                f"{config.weights} has {embeddings} embeddings, its tokenizer {config.tokenizer} "
                 f"{tokenizer.vocab_size} ids"
             )
-        return gpt
-    return GPT(
-        GPTConfig(
-            vocab_size=tokenizer.vocab_size,
-            context=config.context,
-            layers=config.layers,
-            heads=config.heads,
-            channels=config.channels,
-            activation=config.activation,
+        gpt = load_pretrained(config.weights)
+    else:
+        gpt = GPT(
+            GPTConfig(
+                vocab_size=tokenizer.vocab_size,
+                context=config.context,
+                layers=config.layers,
+                heads=config.heads,
+                channels=config.channels,
+                activation=config.activation,
+            )
         )
-    )
+    padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
+    gpt.describe(never_sampled=(*tokenizer.textless_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    return gpt
+
+
+def check_weights(config: Config) -> None:
+    """Raise ValueError or FileNotFoundError where public weights cannot be had or do not fit; fetches no weights."""
+    for name in ("policy", "reward"):
+        weights = getattr(config.model, name).weights
+        if weights:
+            context = pretrained_config(weights).context
+            if name == "policy":
+                check_context(config.data, context, f"model.policy.weights {weights}")
 
 
 def train_language_model(
@@ -111,6 +125,7 @@ def main() -> None:
         if run.is_finished("sft"):
             print(f"the reference policy is there already: {run.stage('sft')}")
             return
+        check_weights(run.config)
         corpus = load_corpus(run.config)
         demonstrations = corpus.demonstrations()
         check_demonstrations(run.config, len(demonstrations))

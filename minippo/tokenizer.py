@@ -22,10 +22,13 @@ from minippo.public_vocabulary import (
     END_OF_TEXT,
     VOCABULARY_FILES,
     PublicVocabulary,
+    public_files,
     read_vocabulary,
-    write_vocabulary,
 )
 
+PAD = "<|pad|>"
+"""What stands for a pad in `public_files`, where there is no such token."""
+NEVER_IN_UTF8 = [bytes([byte]) for byte in (0xC0, 0xC1, *range(0xF5, 0x100))]
 # tiktoken's newer spelling of the same pattern.
 _GPT2_SPLITS = (GPT2_SPLIT, r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}++| ?\p{N}++| ?[^\s\p{L}\p{N}]++|\s++$|\s+(?!\S)|\s""")
 
@@ -124,23 +127,37 @@ class Tokenizer:
         else:
             _rest_path(path).unlink(missing_ok=True)  # that of another tokenizer, saved here before
 
-    def save_public(self, folder: str | Path) -> None:
-        """Write `vocab.json`, `merges.txt` and `tokenizer_config.json`, from which `transformers` makes a tokenizer
-        with the same ids for ordinary text (its own finds special tokens in a text unless told not to).
+    @cached_property
+    def spare_id(self) -> int:
+        """An id that stands in no text, though it has an embedding: that of a byte which UTF-8 never uses.
 
-        Raises ValueError, before anything is written, where that is impossible: those files always mean GPT-2's split.
+        Raises ValueError where all such bytes are parts of longer tokens.
         """
-        if self.encoding._pat_str not in _GPT2_SPLITS:
-            raise ValueError(
-                f"{self.name} does not split texts into words as GPT-2 does, so vocab.json and merges.txt cannot stand "
-                f"for it; its pattern is {self.encoding._pat_str[:60]}..."
-            )
+        used = {byte for token in self._bytes.values() if len(token) > 1 for byte in token}
+        for i, token in sorted(self._bytes.items(), key=lambda item: item[1], reverse=True):
+            if token in NEVER_IN_UTF8 and token[0] not in used:
+                return i
+        raise ValueError(f"tokenizer {self.name} has no id to pad with: its tokens use every byte")
+
+    def public_files(self, pad_id: int | None = None) -> dict[str, str]:
+        """Name -> text of the files from which `transformers` makes a tokenizer with the same ids for ordinary text.
+        (It finds special tokens in a text unless told not to.)
+
+        `pad_id` fills its batches: an id that no text has, or `spare_id`; by default ours. Raises ValueError where a
+        table of merges cannot say what this tokenizer does.
+        """
         try:
             merges = merges_of_ranks(self.encoding._mergeable_ranks)
         except ValueError as error:
             raise ValueError(f"{self.name} cannot be written as merges: {error}") from error
-        ids = {token: i for i, token in self._bytes.items()}
-        write_vocabulary(PublicVocabulary(merges, ids, self.special_tokens, self.eos, self.pad), Path(folder))
+        ids, special_tokens = {token: i for i, token in self._bytes.items()}, dict(self.special_tokens)
+        names = {i: token for token, i in special_tokens.items()}
+        if pad_id is not None and pad_id not in names:  # the pad takes the place of what no text has
+            ids = {token: i for token, i in ids.items() if i != pad_id}
+            names[pad_id], special_tokens[PAD] = PAD, pad_id
+        pad = self.pad if pad_id is None else names[pad_id]
+        pattern = "" if self.encoding._pat_str in _GPT2_SPLITS else self.encoding._pat_str
+        return public_files(PublicVocabulary(merges, ids, special_tokens, self.eos, pad), pattern)
 
 
 def _rest_path(path: Path) -> Path:

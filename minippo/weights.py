@@ -1,4 +1,4 @@
-"""Public weight files in and out: a folder with `config.json` and `model.safetensors` in GPT-2's names and shapes."""
+"""Public weights in and out: GPT-2 and OPT, from a folder or the hub, in the format that other tools read."""
 
 from __future__ import annotations
 
@@ -7,31 +7,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from minippo.families import FAMILIES, from_public, tensor_names, to_public
+from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
+from minippo.stored import StoredTensors, find_config, finder
 
-# Ours -> GPT-2's, for a block; GPT-2 stores the weights of its linear layers transposed (its "Conv1D").
-_BLOCK = {
-    "attention_norm": "ln_1",
-    "attention.qkv": "attn.c_attn",
-    "attention.out": "attn.c_proj",
-    "mlp_norm": "ln_2",
-    "up": "mlp.c_fc",
-    "down": "mlp.c_proj",
-}
-_TRUNK = {"token_embedding.weight": "wte.weight", "position_embedding.weight": "wpe.weight"}
-_NORM = {"final_norm.weight": "ln_f.weight", "final_norm.bias": "ln_f.bias"}
-# What a GPT-2 configuration may say, GPT-2's own choice first: anything else would load and compute something else.
-_SUPPORTED = {
-    "activation_function": ("gelu_new", "gelu_pytorch_tanh", "relu"),
-    "layer_norm_epsilon": (1e-5,),
-    "tie_word_embeddings": (True,),
-    "scale_attn_weights": (True,),
-    "scale_attn_by_inverse_layer_idx": (False,),
-}
+SCORE_HEAD = "score.weight"
+"""What both families call the head of a model with one score."""
 
 
 class _NoInitialisation(TorchFunctionMode):
@@ -44,100 +30,97 @@ class _NoInitialisation(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
-    """A GPT-2 by its name on the hub ("gpt2", "distilgpt2", "gpt2-medium", ...) or from a folder in the same format.
+def pretrained_config(name_or_path: str | Path) -> GPTConfig:
+    """The sizes of public weights; of a model on the hub nothing but its config.json is fetched.
 
-    Raises FileNotFoundError where a folder lacks `config.json` or `model.safetensors`, and ValueError for a model of
-    another family, of an architecture beyond GPT-2's own, or with missing tensors.
+    Raises FileNotFoundError where there is none, and ValueError for a model that this transformer cannot be.
     """
-    folder = _fetch(name_or_path)
-    public = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    if public.get("model_type") != "gpt2":
-        raise ValueError(f"{name_or_path} is of the family {public.get('model_type')!r}; 'gpt2' can be loaded")
-    differences = {
-        name: public[name] for name, supported in _SUPPORTED.items() if public.get(name, supported[0]) not in supported
-    }
-    if differences:
-        raise ValueError(f"{name_or_path} is a GPT-2 that this transformer cannot be: {differences}")
-    config = GPTConfig(
-        vocab_size=public["vocab_size"],
-        context=public["n_positions"],
-        layers=public["n_layer"],
-        heads=public["n_head"],
-        channels=public["n_embd"],
-        activation="relu" if public.get("activation_function") == "relu" else "gelu_new",
-        unpadded_vocab_size=public.get("unpadded_vocab_size"),
-    )
+    path = find_config(finder(name_or_path), name_or_path)
+    return from_public(json.loads(path.read_text(encoding="utf-8")), str(name_or_path))
+
+
+def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
+    """A GPT-2 or a pre-norm OPT, by its name on the hub ("gpt2-medium", "facebook/opt-125m", ...) or from a folder.
+
+    Its files are config.json and model.safetensors or else pytorch_model.bin, either also in pieces with an index.
+
+    The files are mapped and copied tensor by tensor, so that at no time more memory is used than by the result, or by
+    the file where that is larger, and a tenth. Raises FileNotFoundError where a file is missing, and ValueError for a
+    model that this transformer cannot be, for missing tensors and for files that hold something else.
+    """
+    config = pretrained_config(name_or_path)
+    stored = _stored(name_or_path, config)
+    if "lm_head.weight" in stored:
+        name = tensor_names(config)[0].public[0]
+        if not torch.equal(stored[name], stored["lm_head.weight"]):
+            raise ValueError(f"{stored.source}: the output embedding is not the input embedding, as it is here")
     with torch.device("meta"), _NoInitialisation():  # neither memory nor time for what is overwritten at once
         gpt = GPT(config)
-    stored = load_file(folder / "model.safetensors")
-    stored = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
-    ours = {}
-    for name, public_name, transposed in _names(config):
-        if public_name not in stored:
-            raise ValueError(f"{folder / 'model.safetensors'} has no tensor {public_name!r}")
-        tensor = stored.pop(public_name)
-        ours[name] = (tensor.t() if transposed else tensor).to(dtype).contiguous()
+    ours = {name: torch.empty(tensor.shape, dtype=dtype) for name, tensor in gpt.state_dict().items()}
+    for names in tensor_names(config):
+        targets = [ours[name] for name in names.ours]
+        # One public tensor fills all of these; of several, each fills its part of the one there is.
+        filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
+        for name, into in zip(names.public, filled, strict=True):
+            rows = stored[name].t() if names.transposed else stored[name]
+            expected = (sum(map(len, into)), *into[0].shape[1:])
+            if rows.shape != expected:
+                raise ValueError(
+                    f"{stored.source}: by its config.json {name!r} should have the shape {expected}, "
+                    f"not {tuple(rows.shape)}{' (transposed)' if names.transposed else ''}"
+                )
+            for target, part in zip(into, rows.split([len(target) for target in into]), strict=True):
+                target.copy_(part)
     gpt.load_state_dict(ours, assign=True)
-    for parameter in gpt.parameters():
-        parameter.requires_grad_(True)
+    gpt.describe()  # puts the one buffer that is in no file where the weights are
     return gpt
 
 
-def save_pretrained(model: nn.Module, folder: str | Path) -> None:
-    """Write the transformer of `model` (a `GPT`, or what has one as `.gpt`) in the public format to `folder`.
+def load_score_head(folder: str | Path) -> Tensor:
+    """The head of a model with one score, (1, C). Raises ValueError where the folder's model has none."""
+    return _stored(folder, pretrained_config(folder))[SCORE_HEAD].float()
 
-    Heads are not written; a checkpoint keeps them in files of their own.
+
+def _stored(name_or_path: str | Path, config: GPTConfig) -> StoredTensors:
+    return StoredTensors(finder(name_or_path), name_or_path, FAMILIES[config.family].prefix)
+
+
+def save_pretrained(model: nn.Module, folder: str | Path) -> None:
+    """Write config.json and model.safetensors as `transformers` loads them.
+
+    A `GPT`, or the transformer of an `ActorCritic`, becomes a language model. A `RewardModel` becomes a classifier with
+    one label, whose logit is the raw score, before gain and bias. Value head, gain and bias have no place in these
+    files; a checkpoint keeps them beside.
     """
     gpt = getattr(model, "gpt", model)
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    config = gpt.config
-    public = {
-        "architectures": ["GPT2LMHeadModel"],
-        "model_type": "gpt2",
-        "vocab_size": config.vocab_size,
-        "n_positions": config.context,
-        "n_layer": config.layers,
-        "n_head": config.heads,
-        "n_embd": config.channels,
-        "activation_function": config.activation,
-        "resid_pdrop": config.dropout,
-        "embd_pdrop": config.dropout,
-        "attn_pdrop": 0.0,
-        "layer_norm_epsilon": 1e-5,
-        "bos_token_id": (config.unpadded_vocab_size or config.vocab_size) - 1,
-        "eos_token_id": (config.unpadded_vocab_size or config.vocab_size) - 1,
-        "unpadded_vocab_size": config.unpadded_vocab_size,
-    }
-    (folder / "config.json").write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
+    family, folder = FAMILIES[gpt.config.family], Path(folder)
     weights = gpt.state_dict()
     stored: dict[str, Tensor] = {}
-    for name, public_name, transposed in _names(config):
-        tensor = weights[name].detach().cpu()
-        stored[f"transformer.{public_name}"] = (tensor.t() if transposed else tensor).contiguous()
+    for names in tensor_names(gpt.config):
+        parts = [weights[name].cpu() for name in names.ours]
+        rows = parts[0] if len(parts) == 1 else torch.cat(parts)
+        for name, part in zip(names.public, rows.chunk(len(names.public)), strict=True):
+            stored[family.prefix + name] = (part.t() if names.transposed else part).contiguous()
+    public = to_public(gpt.config)
+    if isinstance(model, RewardModel):
+        stored[SCORE_HEAD] = model.score_head.weight.detach().cpu()
+        public |= _classifier(public, family.classifier)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
     save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
 
 
-def _fetch(name_or_path: str | Path) -> Path:
-    folder = Path(name_or_path)
-    if folder.is_dir():
-        for name in ("config.json", "model.safetensors"):
-            if not (folder / name).is_file():
-                raise FileNotFoundError(f"{folder} has no {name}")
-        return folder
-    from huggingface_hub import snapshot_download  # only who asks for public weights needs the network
+def _classifier(public: dict[str, Any], architecture: str) -> dict[str, Any]:
+    """What config.json says of a model with one score.
 
-    files = ["config.json", "model.safetensors"]
-    return Path(snapshot_download(str(name_or_path), allow_patterns=files))
-
-
-def _names(config: GPTConfig) -> list[tuple[str, str, bool]]:
-    """Every tensor of a `GPT`: our name, GPT-2's, and whether GPT-2's is transposed."""
-    names = [(ours, public, False) for ours, public in (_TRUNK | _NORM).items()]
-    for layer in range(config.layers):
-        for ours, public in _BLOCK.items():
-            for part in ("weight", "bias"):
-                transposed = part == "weight" and "norm" not in ours
-                names.append((f"blocks.{layer}.{ours}.{part}", f"h.{layer}.{public}.{part}", transposed))
-    return names
+    `transformers` finds the last token of a row as the last one that is not `pad_token_id`. Rows end in end-of-text, so
+    that must not be the pad; any other id will do, even one that a text has, for it never stands last.
+    """
+    eos_id, pad_id = public["eos_token_id"], public["pad_token_id"]
+    return {
+        "architectures": [architecture],
+        "id2label": {"0": "score"},
+        "label2id": {"score": 0},
+        "problem_type": "regression",
+        "pad_token_id": int(eos_id == 0) if pad_id in (None, eos_id) else pad_id,
+    }

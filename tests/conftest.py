@@ -8,13 +8,14 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import pytest
+import tiktoken
 import torch
 
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig
 from minippo.token_rows import TokenGroups, TokenRows
-from minippo.tokenizer import Tokenizer, train_bpe
+from minippo.tokenizer import GPT2_SPLIT, Tokenizer, train_bpe
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
@@ -56,6 +57,18 @@ def token_groups(token_rows) -> Callable[[Sequence[list[list[int]]]], TokenGroup
         return TokenGroups(
             token_rows([row for group in groups for row in group]), sizes.cumsum() - sizes, sizes, longest
         )
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_tokenizer() -> Callable[..., Tokenizer]:
+    """Tokenizers of the 256 bytes, of `more` tokens with the ranks after them, and of special tokens by their ids."""
+
+    def make(special: dict[str, int], more: Sequence[bytes] = (), pattern: str = GPT2_SPLIT) -> Tokenizer:
+        ranks = {token: rank for rank, token in enumerate([*(bytes([byte]) for byte in range(256)), *more])}
+        encoding = tiktoken.Encoding("made", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
+        return Tokenizer(encoding, special)
 
     return make
 

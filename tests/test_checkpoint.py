@@ -211,7 +211,24 @@ def test_critic_of_a_folder_without_heads_starts_at_zero(make_policy, tmp_path):
         assert not loaded(torch.arange(6).view(1, 6))[1].any()
 
 
+def test_what_the_public_files_hold_is_in_no_other(make_policy, tmp_path):
+    save_model(RewardModel(make_policy(0).gpt), tmp_path / "reward")
+    save_model(make_policy(0), tmp_path / "policy")
+    assert load_file(tmp_path / "reward" / "heads.safetensors").keys() == {"gain", "bias"}
+    assert load_file(tmp_path / "policy" / "heads.safetensors").keys() == {"value_head.weight", "value_head.bias"}
+
+
+def test_reward_model_of_a_folder_without_heads_gives_the_raw_score(make_policy, tmp_path):
+    model = RewardModel(make_policy(0).gpt)
+    tokens = torch.arange(20).view(2, 10)
+    raw = model(tokens)
+    model.normalise(torch.tensor([1.0, 4.0, 5.0]))
+    save_model(model, tmp_path)
+    (tmp_path / "heads.safetensors").unlink()
+    assert torch.equal(load_reward_model(tmp_path)(tokens), raw)
+
+
 def test_heads_of_another_kind_of_model_are_refused(make_policy, tmp_path):
     save_model(make_policy(0), tmp_path)
-    with pytest.raises(ValueError, match=r"score_head\.weight"):
+    with pytest.raises(ValueError, match=r"no tensor 'score\.weight'"):
         load_reward_model(tmp_path)

@@ -137,6 +137,12 @@ def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbe
     check(changed(config, "data.query_length", 64))
 
 
+def test_context_beside_public_weights_is_theirs_and_not_the_configured_one():
+    check(changed(changed(Config(), "model.policy.context", 5), "model.policy.weights", "gpt2"))
+    with pytest.raises(ValueError, match="context of 5"):
+        check(changed(changed(Config(), "model.policy.context", 5), "model.reward.weights", "gpt2"))
+
+
 def test_minimum_length_beyond_the_response_is_refused():
     with pytest.raises(ValueError, match=r"min-new-tokens 65 exceeds responses of 64"):
         check(changed(Config(), "ppo.min_new_tokens", 65))

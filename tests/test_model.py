@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from minippo.equations import token_logprobs
 from minippo.model import GPT, GPTConfig, KVCache, attention_pattern, position_ids
 
 SHAPE = {"vocab_size": 37, "context": 16, "layers": 2, "heads": 2, "channels": 16}
@@ -231,12 +232,39 @@ def test_channels_that_the_heads_cannot_share_are_refused():
         GPTConfig(vocab_size=5, context=4, layers=1, heads=3, channels=10)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_padded_vocabulary_has_no_logits():
-    padded, tokens = make_gpt(unpadded_vocab_size=30), random_tokens(2, 5).clamp(max=29)
-    logits = padded(tokens)
-    assert logits.shape == (2, 5, 30)
-    assert torch.equal(logits, make_gpt()(tokens)[:, :, :30])
+def test_ids_that_are_never_sampled_have_no_chance_and_the_others_share_it_all(dtype):
+    never = (0, 5, 35, 36)
+    ours, plain, tokens = make_gpt(never_sampled=never).to(dtype), make_gpt().to(dtype), random_tokens(2, 5)
+    logits = ours(tokens)
+    assert logits.dtype == dtype
+    probabilities = torch.softmax(logits.float() / 2, -1)
+    assert not probabilities[..., never].any()
+    others = [i for i in range(37) if i not in never]
+    expected = torch.softmax(plain(tokens)[..., others].float() / 2, -1)
+    torch.testing.assert_close(probabilities[..., others], expected, rtol=1e-5, atol=1e-7)
+    _, entropies = token_logprobs(logits, tokens.clamp(1, 4))
+    assert torch.isfinite(entropies).all()
+
+
+def test_without_such_ids_the_logits_are_left_alone_and_with_them_the_gradients_are_those_of_the_rest():
+    tokens, never = random_tokens(2, 5), (0, 36)
+    ours, plain = make_gpt(never_sampled=never), make_gpt()
+    others = list(range(1, 36))
+    torch.log_softmax(ours(tokens), -1)[..., 3].sum().backward()
+    torch.log_softmax(plain(tokens)[..., others], -1)[..., 2].sum().backward()
+    for found, expected in zip(ours.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-5)
+    described = make_gpt(never_sampled=never)
+    described.describe(never_sampled=(), eos_id=7)
+    assert described.config.eos_id == 7
+    assert torch.equal(described(tokens), plain(tokens))
+
+
+def test_what_is_never_sampled_is_no_weight():
+    ours = make_gpt(never_sampled=(1, 2))
+    assert ours.state_dict().keys() == make_gpt().state_dict().keys()
 
 
 def test_dropout_acts_in_training_alone():

@@ -15,7 +15,8 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, trainers
 
 from minippo.bpe import GPT2_SPLIT
 from minippo.config import DataConfig
-from minippo.data import BundledReviews, make_tokenizer
+from minippo.corpora import BundledReviews
+from minippo.data import make_tokenizer
 from minippo.tokenizer import (
     END_OF_TEXT,
     Tokenizer,
@@ -75,6 +76,13 @@ def trained(reviews):
     tokenizer.train_from_iterator(reviews[:2000], options)
     model = json.loads(tokenizer.to_str())["model"]
     return model["vocab"], [tuple(pair) for pair in model["merges"]]
+
+
+def save_public(tokenizer, folder):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in tokenizer.public_files().items():
+        (folder / name).write_text(text, encoding="utf-8")
+    return folder
 
 
 def merges_text(merges):
@@ -268,9 +276,8 @@ def ours(reviews, opt_folder):
 
 
 @pytest.mark.parametrize("name", ["trained", "opt", "gapped"])
-def test_public_files_of_sendergive_hugging_face_the_same_ids(ours, name, reviews, tmp_path):
-    tokenizer, folder = ours[name], tmp_path / "deep" / name
-    tokenizer.save_public(folder)
+def test_public_files_give_hugging_face_the_same_ids(ours, name, reviews, tmp_path):
+    tokenizer, folder = ours[name], save_public(ours[name], tmp_path / name)
     theirs = hugging_face(folder)
     for text in [*reviews[:300], "".join(SPELLED), "Übel: 映画は\n\n  最高でした 😀   "]:
         assert theirs(text) == tokenizer.encode(text)
@@ -282,24 +289,18 @@ def test_public_files_of_sendergive_hugging_face_the_same_ids(ours, name, review
     assert public.decode(tokenizer.encode("a film .")) == "a film ."
 
 
-def test_public_files_take_the_place_of_another_tokenizers(ours, opt_folder, tmp_path):
-    transformers.AutoTokenizer.from_pretrained(opt_folder).save_pretrained(tmp_path)
-    write(tmp_path, added_tokens_json={"other": 3000}, config_json={"model_type": "gpt2"})
-    ours["trained"].save_public(tmp_path)
-    assert hugging_face(tmp_path)("a fine film") == ours["trained"].encode("a fine film")
-    assert {path.name for path in tmp_path.iterdir()} == {
-        "vocab.json", "merges.txt", "tokenizer_config.json", "config.json",
-    }  # fmt: skip
-
-
-def test_what_public_files_cannot_say_is_refused_before_anything_is_written(tmp_path):
-    with pytest.raises(ValueError, match="unusual does not split texts into words as GPT-2 does"):
-        unusual_tokenizer().save_public(tmp_path / "out")
+def test_tokens_that_no_merge_makes_are_refused():
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"film": 256}
     encoding = tiktoken.Encoding("whole", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
     with pytest.raises(ValueError, match="whole cannot be written as merges: no merge makes its token 'film'"):
-        Tokenizer(encoding, {END_OF_TEXT: 257}).save_public(tmp_path / "out")
-    assert not (tmp_path / "out").exists()
+        Tokenizer(encoding, {END_OF_TEXT: 257}).public_files()
+
+
+def test_a_special_token_spelled_like_an_ordinary_one_is_refused():
+    ranks = {bytes([byte]): byte for byte in range(256)}
+    encoding = tiktoken.Encoding("alike", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+    with pytest.raises(ValueError, match="spelled like the special one 'a'"):
+        Tokenizer(encoding, {END_OF_TEXT: 256, "a": 257}).public_files()
 
 
 @pytest.mark.parametrize("age", ["new", "old"])

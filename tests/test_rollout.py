@@ -200,6 +200,20 @@ def test_no_response_ends_before_the_minimum(collect, ppo_config, tokenizer):
     assert (rollout.responses[:, 4] == tokenizer.eos_id).any()
 
 
+@torch.no_grad()
+def test_ids_that_no_text_has_are_never_drawn_and_count_for_nothing(collect, ppo_config, make_policy, queries):
+    plain, config = make_policy(0), replace(ppo_config, temperature=0.6)
+    never = torch.tensor([i for i, _ in Counter(collect(config).responses.flatten().tolist()).most_common(6)][1:])
+    model = make_policy(0)
+    model.gpt.describe(never_sampled=tuple(never.tolist()))
+    rollout = collect(config, model=model)
+    assert not torch.isin(rollout.responses[rollout.response_mask], never).any()
+    for row, query in enumerate(queries):
+        response = real_tokens(rollout, row)
+        expected = judged_alone(plain, query, response, 0.6, never, first=len(response))[0]
+        assert rollout.logprobs[row, : len(response)].tolist() == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_response_is_cut_after_the_stop_token_and_counts_as_ended(collect, ppo_config, tokenizer):
     drawn = Counter(collect(ppo_config).responses.flatten().tolist()).most_common()
     stop = next(i for i, _ in drawn if i != tokenizer.eos_id and tokenizer.encode(tokenizer.decode([i])) == [i])

@@ -11,6 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from minippo import sft
 from minippo.config import BackboneConfig, Config, LanguageModelConfig
 from minippo.data import pad, policy_rows, reward_rows
 from minippo.errors import BrokenRun
@@ -143,6 +144,50 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
     save_file(stored, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=f"290 embeddings, its tokenizer gpt2 {tokenizer.vocab_size} ids"):
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
+
+
+def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(tokenizer, make_tokenizer, tmp_path):
+    """Rows beyond the tokenizer's ids, and ids within that no text has; from scratch and from weights."""
+    gaps = make_tokenizer({"<|endoftext|>": 258, "<|mask|>": 257, "<|prompt|>": 260})  # 256, 259 stand for nothing
+    shape = GPTConfig(264, 48, layers=1, heads=2, channels=8)
+    save_pretrained(GPT(shape), tmp_path)
+    for config, textless in (
+        (BackboneConfig("gaps", channels=8), {256, 257, 259, 260}),
+        (BackboneConfig("gaps", weights=str(tmp_path)), {256, 257, 259, 260, 261, 262, 263}),
+    ):
+        gpt = make_backbone(config, gaps)
+        assert set(gpt.config.never_sampled) == textless
+        assert gpt.config.eos_id == 258
+    assert make_backbone(BackboneConfig("gpt2"), tokenizer).config.never_sampled == ()
+
+
+def test_context_is_that_of_the_weights_and_too_small_a_one_is_refused_before_all_else(tmp_path, monkeypatch, capsys):
+    save_pretrained(GPT(GPTConfig(1280, 87, layers=1, heads=2, channels=8)), tmp_path / "weights")
+    run, weights = tmp_path / "run", str(tmp_path / "weights")
+    arguments = ["sft", "--run-dir", str(run), "--model.policy.weights", weights, "--model.policy.context", "5"]
+    monkeypatch.setattr("sys.argv", arguments)
+    with pytest.raises(SystemExit) as end:
+        sft.main()
+    assert end.value.code == 2
+    err = capsys.readouterr().err
+    assert "prompts of 24 tokens and responses of 64 do not fit the policy's context of 87" in err
+    assert f"model.policy.weights {weights}" in err
+    assert not run.exists()
+    save_pretrained(GPT(GPTConfig(1280, 88, layers=1, heads=2, channels=8)), tmp_path / "weights")
+    policy = replace(Config().model.policy, weights=weights, context=5)
+    sft.check_weights(replace(Config(), model=replace(Config().model, policy=policy)))
+
+
+@pytest.mark.parametrize("model", ["policy", "reward"])
+def test_weights_that_are_not_there_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, model):
+    monkeypatch.setattr(
+        "sys.argv", ["sft", "--run-dir", str(tmp_path / "run"), f"--model.{model}.weights", str(tmp_path / "none")]
+    )
+    with pytest.raises(SystemExit) as end:
+        sft.main()
+    assert end.value.code == 2
+    assert "none is neither a folder nor a model on the hub" in capsys.readouterr().err
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tokenizer, tmp_path):

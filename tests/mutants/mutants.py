@@ -26,6 +26,7 @@ LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model"
 BPE, PUBLIC = "minippo/bpe.py", "minippo/public_vocabulary.py"
 CORPORA, OWN_DATA, LABELLED, FORMATS = (f"minippo/{name}.py" for name in ("corpora", "own_data", "labelled", "formats"))
 FILES, TEXTS, TOKEN_ROWS, CACHE = (f"minippo/{name}.py" for name in ("files", "texts", "token_rows", "cache"))
+FAMILIES, STORED, EXPORT = (f"minippo/{name}.py" for name in ("families", "stored", "export"))
 SFT, TRAIN_RM, TRAIN_PPO = "minippo/sft.py", "train_rm.py", "train_ppo.py"
 
 
@@ -85,7 +86,8 @@ MUTANTS = [
     Mutant(MODEL, "        end = self.length + keys.shape[2]\n", "        end = self.length + keys.shape[2]\n        keys = keys * 0.99\n", _tests("model")),
     Mutant(MODEL, "            cache.length += T\n", "            cache.length += 1\n", _tests("model")),
     Mutant(MODEL, "        if seen + T > self.config.context:", "        if seen + T > self.config.context + 1:", _tests("model")),  # dies in the embedding
-    Mutant(MODEL, "self.token_embedding.weight[: self.config.unpadded_vocab_size]", "self.token_embedding.weight", _tests("model")),
+    Mutant(MODEL, "        if self.config.never_sampled:\n", "        if False:\n", _tests("model", "never")),
+    Mutant(MODEL, "max(NO_CHANCE, torch.finfo(logits.dtype).min)", "-torch.inf", _tests("model", "never")),  # 0 * inf in the entropy
     Mutant(MODEL, "x + self.dropout(self.down(wide))", "self.dropout(self.down(wide))", _tests("model")),
     Mutant(MODEL, 'approximate="tanh"', 'approximate="none"', _tests("model")),
     Mutant(MODEL, "self.keys, self.values = self.keys[:, rows], self.values[:, rows]", "self.keys, self.values = self.keys[:, rows], self.values[:, : len(rows)]", _tests("sampling")),
@@ -158,12 +160,24 @@ MUTANTS = [
     Mutant(PUBLIC, "        _check_pipeline(whole)\n", "", _tests("public_vocabulary")),  # another split, without a word
     Mutant(PUBLIC, "    if ordinary:\n", "    if False:\n", _tests("public_vocabulary")),  # tokens found in texts
     Mutant(PUBLIC, "(vocabulary.get(\"</s>\"), vocabulary.get(\"<pad>\")) == (2, 1)", "\"</s>\" in vocabulary", _tests("public_vocabulary")),
-    Mutant(PUBLIC, "\"add_bos_token\": False", "\"add_bos_token\": True", _tests("public_vocabulary")),
     Mutant(PUBLIC, ".read_text(encoding=\"utf-8\").split(\"\\n\")", ".read_text(encoding=\"utf-8\").split()", _tests("public_vocabulary")),
     Mutant(PUBLIC, "*range(ord(\"®\"), ord(\"ÿ\") + 1)", "*range(ord(\"¬\"), ord(\"ÿ\") + 1)", _tests("public_vocabulary")),  # the soft hyphen does not print
-    Mutant(PUBLIC, "        (folder / name).unlink(missing_ok=True)", "        pass", _tests("public_vocabulary")),
     Mutant(SCORING, "scores[torch.tensor(chosen)] = ", "scores[start : start + batch_size] = ", _tests("scoring")),
     Mutant(SCORING, "reward_model.eval().requires_grad_(False)", "reward_model", _tests("scoring")),  # goes on training
+    # ------------------------------------------------------------------ public weights, export
+    Mutant(FAMILIES, "(\"self_attn.q_proj\", \"self_attn.k_proj\", \"self_attn.v_proj\")", "(\"self_attn.k_proj\", \"self_attn.q_proj\", \"self_attn.v_proj\")", _tests("weights", "transformers")),
+    Mutant(FAMILIES, "TensorNames((\"unread_positions\", \"position_embedding.weight\"), ", "TensorNames((\"position_embedding.weight\", \"unread_positions\"), ", _tests("weights", "transformers")),  # no offset
+    Mutant(FAMILIES, "        \"do_layer_norm_before\": ((True,),", "        \"do_layer_norm_before\": ((True, False),", _tests("weights", "350m")),
+    Mutant(FAMILIES, "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", _tests("weights", "dropout")),
+    Mutant(FAMILIES, "public.get(\"never_sampled\", ())", "()", _tests("weights", "bit_equal")),
+    Mutant(WEIGHTS, "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", _tests("weights", "raw_scores")),  # the end is taken for a pad
+    Mutant(WEIGHTS, "            if rows.shape != expected:\n", "            if False:\n", _tests("weights", "shape")),  # one row is spread over all
+    Mutant(WEIGHTS, "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", _tests("weights", "output_embedding")),
+    Mutant(STORED, "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", _tests("weights", "run_code")),
+    Mutant(STORED, "        if path != self._path or self._read", "        if self._read", _tests("weights", "other_forms")),
+    Mutant(EXPORT, "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", _tests("export", "classifier")),
+    Mutant(EXPORT, "\"suppress_tokens\": list(gpt.config.never_sampled) or None", "\"suppress_tokens\": None", _tests("export", "answer")),
+    Mutant(SFT, "(*tokenizer.textless_ids, *padded_rows)", "tuple(padded_rows)", _tests("sft", "backbone")),
     # ------------------------------------------------------------------ data
     Mutant(CORPORA, "texts_of(texts[:n] if split == \"test\" else texts[n:], name", "texts_of(texts[:n] if split == \"test\" else texts, name", _tests("corpora")),
     Mutant(CORPORA, "        random.Random(self.seed).shuffle(texts)  # and is sorted by label\n", "", _tests("corpora")),
@@ -200,6 +214,6 @@ MUTANTS = [
     Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant(CLI, "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", _tests("cli") + " -k sentence"),
     Mutant(CONFIG, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
-    Mutant(CONFIG, "    if data.query_length + data.response_length > policy.context:", "    if data.query_length + data.response_length > policy.context + 1:", _tests("config")),
+    Mutant(CONFIG, "    if data.query_length + data.response_length > context:", "    if data.query_length + data.response_length > context + 1:", _tests("config")),
     Mutant(SFT, "stop_unless_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", _tests("sft")),
 ]  # fmt: skip
