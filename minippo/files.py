@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import json
 import os
 import re
@@ -135,7 +136,7 @@ def json_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, di
     """
     suffix = next(suffix for suffix in OPEN if path.name.endswith(suffix))
     try:
-        with OPEN[suffix](path, "rb") as file:
+        with io.BufferedReader(OPEN[suffix](path, "rb")) as file:  # bz2's own lines come slowly
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     yield f"{path}, line {number}", _json_row(line.rstrip(), f"{path}, line {number}")
