@@ -16,7 +16,7 @@ from minippo.config import DataConfig
 from minippo.data import comparison_rows, policy_rows, prompt_rows, reward_rows
 from minippo.texts import Comparison, Demonstration, Texts, texts_of
 from minippo.token_rows import kept_groups, kept_rows
-from minippo.tokenizer import train_bpe
+from minippo.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
 
 names = itertools.count()
 groups_of_ids = st.lists(st.lists(st.lists(st.integers(0, 299), max_size=5), min_size=1, max_size=3), max_size=8)
@@ -43,13 +43,8 @@ def test_rows_stay_on_the_disk_in_two_bytes_an_id_or_four(tokenizer):
     assert rows.ids.dtype == np.uint16
     assert isinstance(rows[:1].ids, np.memmap)
 
-    class Large(type(tokenizer)):
-        vocab_size = 70_000
-
-        def __init__(self):
-            self.encoding, self.name = tokenizer.encoding, "large"
-
-    rows = kept_rows(("four bytes",), Large(), [[69_999, 1]])
+    large = Tokenizer(tokenizer.encoding, {END_OF_TEXT: 69_999})
+    rows = kept_rows(("four bytes",), large, [[69_999, 1]])
     assert rows.ids.dtype == np.uint32
     assert rows[0] == [69_999, 1]
 
