@@ -64,7 +64,7 @@ tensorboard: install            ## show the curves of all runs
 	$(BIN)/tensorboard --logdir runs
 
 clean-runs:            ## delete the runs of the presets, so that the next one starts afresh
-	rm -rf runs/reviews runs/smoke runs/imdb-small
+	rm -rf runs/reviews runs/smoke runs/imdb-small runs/imdb
 
 clean:            ## delete the environment and the caches, not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

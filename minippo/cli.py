@@ -17,8 +17,9 @@ from typing import Any, Literal, TypeVar
 import tyro
 import yaml
 
-from minippo.config import Config, check
+from minippo.config import Config
 from minippo.errors import BrokenRun
+from minippo.validation import check
 
 PRESETS = Path(__file__).parent / "configs"
 T = TypeVar("T")
@@ -29,7 +30,7 @@ class Options(Config):
     """Every field of the configuration is an option: `--ppo.kl-coef 0.1`."""
 
     config: str = "reviews"
-    """Preset (reviews, smoke, imdb-small) or YAML file to start from. The defaults on this page are its own."""
+    """Preset (reviews, smoke, imdb-small, imdb) or YAML file to start from. The defaults on this page are its own."""
     run_dir: Path | None = None
     """Folder of the run, which holds all three stages. By default runs/ and the preset's name."""
     init_from: Path | None = None

@@ -12,7 +12,7 @@ import torch
 from tqdm import tqdm
 
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.config import BackboneConfig, Config, LanguageModelConfig, check_context
+from minippo.config import BackboneConfig, Config, LanguageModelConfig
 from minippo.corpora import load_corpus
 from minippo.data import (
     TOKENIZER_TEXTS,
@@ -33,6 +33,7 @@ from minippo.run import Run, open_run
 from minippo.texts import Demonstration, Texts
 from minippo.token_rows import TokenRows
 from minippo.tokenizer import Tokenizer
+from minippo.validation import check_context
 from minippo.weights import load_pretrained, pretrained_config, save_pretrained
 
 

@@ -15,7 +15,8 @@ import train_ppo
 import train_rm
 from minippo import evaluate, sft
 from minippo.cli import PRESETS, differences, dump_config, load_config, parse_options, preset_names
-from minippo.config import Config, DataConfig, PPOConfig, check
+from minippo.config import Config, DataConfig, PPOConfig
+from minippo.validation import check
 
 
 @pytest.fixture

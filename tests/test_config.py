@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minippo import config as module
-from minippo.config import Config, check
+from minippo.config import Config
+from minippo.validation import check
 
 
 def changed(config, name: str, value):

@@ -17,11 +17,12 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minippo import files
-from minippo.config import Config, DataConfig, check
+from minippo.config import Config, DataConfig
 from minippo.corpora import load_corpus
 from minippo.formats import FORMATS, USABLE, flatten, recognise, shared_prompt
 from minippo.own_data import OwnData
 from minippo.texts import Comparison, Demonstration
+from minippo.validation import check
 
 N = 40
 

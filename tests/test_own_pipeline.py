@@ -14,10 +14,10 @@ import train_rm
 from docs import kitchen_data
 from minippo import cache, evaluate, sft
 from minippo.cli import load_config
-from minippo.config import check
 from minippo.corpora import load_corpus
 from minippo.data import REPOSITORY
 from minippo.sft import check_demonstrations
+from minippo.validation import check
 
 SIZES = """
 data: {source: files, hold_out: 0.1, query_length: 16, response_length: 8}

@@ -21,7 +21,7 @@ class Mutant(NamedTuple):
 EQUATIONS, MODEL, HEADS, SAMPLING = (f"minippo/{name}.py" for name in ("equations", "model", "heads", "sampling"))
 ROLLOUT, PPO, CHECKS, OPTIM = (f"minippo/{name}.py" for name in ("rollout", "ppo", "checks", "optim"))
 DATA, TOKENIZER, SCORING, CHECKPOINT = (f"minippo/{name}.py" for name in ("data", "tokenizer", "scoring", "checkpoint"))
-CONFIG, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("config", "cli", "run", "evaluate"))
+VALIDATION, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("validation", "cli", "run", "evaluate"))
 LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model", "gold", "weights", "metrics"))
 BPE, PUBLIC = "minippo/bpe.py", "minippo/public_vocabulary.py"
 CORPORA, OWN_DATA, LABELLED, FORMATS = (f"minippo/{name}.py" for name in ("corpora", "own_data", "labelled", "formats"))
@@ -213,7 +213,7 @@ MUTANTS = [
     Mutant(EVALUATE, "(a > b) + 0.5 * (a == b)", "(a >= b)", _tests("evaluate")),
     Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant(CLI, "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", _tests("cli") + " -k sentence"),
-    Mutant(CONFIG, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
-    Mutant(CONFIG, "    if data.query_length + data.response_length > context:", "    if data.query_length + data.response_length > context + 1:", _tests("config")),
+    Mutant(VALIDATION, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
+    Mutant(VALIDATION, "    if data.query_length + data.response_length > context:", "    if data.query_length + data.response_length > context + 1:", _tests("config")),
     Mutant(SFT, "stop_unless_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", _tests("sft")),
 ]  # fmt: skip
