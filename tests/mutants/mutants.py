@@ -70,6 +70,7 @@ MUTANTS = [
     Mutant(EQUATIONS, "    values = torch.where(response_mask, values, 0)\n    advantages", "    advantages", _tests("equations", "masked gae advantage lambda reward variance padding returns")),  # leaks
     Mutant(EQUATIONS, "    return advantages, advantages + values\n", "    return advantages, advantages\n", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
     Mutant(EQUATIONS, "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", _tests("equations", "masked gae advantage lambda reward variance padding returns")),
+    Mutant(EQUATIONS, "    rewards = torch.where(response_mask, rewards, 0)\n", "    rewards = rewards.masked_fill_(~response_mask, 0)\n", _tests("equations")),  # edits what it is given
     # ------------------------------------------------------------------ losses of the update
     Mutant(EQUATIONS, "_masked_sum(torch.maximum(unclipped, clipped), response_mask)", "_masked_sum(torch.minimum(unclipped, clipped), response_mask)", _tests("equations", "masked policy value clip ratio microbatch")),
     Mutant(EQUATIONS, "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", _tests("equations", "masked policy value clip ratio microbatch")),
@@ -185,6 +186,7 @@ MUTANTS = [
     Mutant(LABELLED, "            chance.shuffle(order)\n", "            pass\n", _tests("corpora")),  # pairs by row index
     Mutant(LABELLED, "crop(text, starts[row], self.crop_words)", "text", _tests("corpora")),  # whole reviews
     Mutant(DATA, "whole_characters(tokenizer, ids[:query_length])", "ids[:query_length]", _tests("data")),
+    Mutant(DATA, "mask = torch.zeros(tokens.shape, dtype=torch.bool)", "mask = torch.full(tokens.shape, pad_id).bool()", _tests("data")),  # padded with the pad's id
     Mutant(DATA, "if epoch != self._epoch:", "if self._epoch < 0:", _tests("data")),
     Mutant(DATA, "np.flatnonzero(lengths <= most)", "np.flatnonzero(lengths < most)", _tests("token_rows")),
     Mutant(DATA, "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", _tests("data")),
@@ -212,6 +214,8 @@ MUTANTS = [
     Mutant(EVALUATE, "generator = torch.Generator().manual_seed(seed)", "generator = None", _tests("evaluate")),  # disturbs training
     Mutant(EVALUATE, "(a > b) + 0.5 * (a == b)", "(a >= b)", _tests("evaluate")),
     Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
+    Mutant(TRAIN_PPO, "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", _tests("pipeline", "resumed")),
+    Mutant(CLI, "            raise ValueError(f\"{where}{key} is no field; did you mean {near!r}?\")\n", "            continue\n", _tests("cli", "wrong_key")),  # an unknown key is ignored
     Mutant(CLI, "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", _tests("cli") + " -k sentence"),
     Mutant(VALIDATION, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
     Mutant(VALIDATION, "    if data.query_length + data.response_length > context:", "    if data.query_length + data.response_length > context + 1:", _tests("config")),
