@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from minippo.checkpoint import PPOState, checkpoints, load_actor_critic, restore, save, save_model
+from minippo.checkpoint import PPOState, check_prompts, checkpoints, load_actor_critic, restore, save, save_model
 from minippo.checks import check_promises
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.config import Config
@@ -55,7 +55,7 @@ class Prepared:
     """What is read before the first step, and found to be in order."""
 
     corpus: Corpus
-    queries: Sequence[list[int]]
+    prompts: RowSource
     held_out: Sequence[list[int]]
     report: dict[str, dict[str, int]]
 
@@ -67,9 +67,12 @@ def prepare(run: Run) -> Prepared:
         raise ValueError(f"ppo.ptx-coef is {run.config.ppo.ptx_coef}, but there are no demonstrations")
     queries, dropped = prompt_rows(corpus.prompts("train"), tokenizer, run.config.data)
     held_out, dropped_test = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
+    prompts = RowSource(queries, run.config.ppo.rollout_batch_size, run.config.seed)
+    for place in checkpoints(run.unfinished("ppo"))[-1:]:
+        check_prompts(prompts, place)
     report = {"prompts, train": dropped, "prompts, test": dropped_test}
     return Prepared(
-        corpus, queries, held_out, corpus.report | {name: counts for name, counts in report.items() if counts}
+        corpus, prompts, held_out, corpus.report | {name: counts for name, counts in report.items() if counts}
     )
 
 
@@ -91,6 +94,7 @@ def main() -> None:
         if run.config.ppo.scorer:
             load_scorer(run.config.ppo.scorer)
         data = prepare(run)
+        run.begin("ppo")
     print_report(data.report)
     with broken_run_exits():
         train(run, data, started)
@@ -99,17 +103,15 @@ def main() -> None:
 
 def train(run: Run, data: Prepared, started: float) -> None:
     """Stage 3, from wherever it was left; it has `started` when the data was read."""
-    config, folder = run.config, run.begin("ppo")
+    config, folder = run.config, run.unfinished("ppo")
     tokenizer, _ = run.tokenizers()
     torch.manual_seed(config.seed)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
     policy = load_actor_critic(run.stage("sft") / "policy", config.ppo.value_head).to(run.device)
     scorer = scorer_of(run)
     judge, held_out = data.corpus.judge, data.held_out[: config.eval.prompts]
-    prompts = RowSource(data.queries, config.ppo.rollout_batch_size, config.seed)
-    state = make_state(
-        run, policy, prompts, demonstration_source(run, data.corpus, tokenizer, policy.gpt.config.context)
-    )
+    demonstrations = demonstration_source(run, data.corpus, tokenizer, policy.gpt.config.context)
+    state = make_state(run, policy, data.prompts, demonstrations)
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")

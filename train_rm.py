@@ -218,6 +218,7 @@ def main() -> None:
             return
         model = make_reward_model(run)
         data = prepare(run, model)
+        run.begin("rm")
     print_report(data.report)
     with broken_run_exits():
         train_reward_model(run, model, data, started)
@@ -225,7 +226,6 @@ def main() -> None:
 
 def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: float) -> None:
     """Stage 2, which has `started` when the data was read."""
-    folder = run.begin("rm")
     _, tokenizer = run.tokenizers()
     if run.config.rm.normalise_before:
         normalise_on_reference(model, data.queries, run)
@@ -239,7 +239,7 @@ def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: fl
         "rm_calibration_error": calibration_error(bins),
         "rm_accuracy_limit": accuracy_limit(data.held_out, judge) if judge else None,
     }
-    save_model(model, folder)
+    save_model(model, run.unfinished("rm"))
     run.add_to_summary("rm", time.perf_counter() - started, data.report, **found)
     run.finish("rm")
     limit = found["rm_accuracy_limit"]

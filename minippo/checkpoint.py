@@ -89,6 +89,7 @@ def save(state: PPOState, folder: Path) -> Path:
     rest = {
         "iteration": state.iteration,
         "kl_coef": state.kl_coef,
+        "prompts": state.prompts.fingerprint,
         "prompts_drawn": state.prompts.drawn,
         "demonstrations_drawn": state.demonstrations.drawn if state.demonstrations else 0,
         "optimizer_steps": steps,
@@ -100,6 +101,16 @@ def save(state: PPOState, folder: Path) -> Path:
     for old in checkpoints(folder)[:-KEPT_CHECKPOINTS]:
         shutil.rmtree(old)
     return place
+
+
+def check_prompts(prompts: RowSource, place: Path) -> None:
+    """Raise ValueError unless the checkpoint was drawing from these very prompts: its place in them is a number."""
+    rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    if rest["prompts"] != prompts.fingerprint:
+        raise ValueError(
+            f"{place} was answering other prompts; go on with its own data, or choose another --run-dir "
+            "(--init-from takes over the earlier stages)"
+        )
 
 
 def checkpoints(folder: Path) -> list[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import io
+import os
 import re
 import sys
 import types
@@ -72,18 +73,18 @@ def command_line(
             return tyro.cli(options, args=arguments, default=default, description=description)
     except SystemExit as end:
         if end.code == 2:
-            print(f"error: {undrawn(drawn.getvalue())}", file=sys.stderr)
+            print(f"error: {sentence_in(drawn.getvalue())}", file=sys.stderr)
         raise
 
 
-def undrawn(box: str) -> str:
+def sentence_in(box: str) -> str:
     """What stands in a box of tyro's, as one sentence: what is wrong, and the nearest right option if it knows one."""
     lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]  # the first holds the title
     wrong = lines[: lines.index("")] if "" in lines else lines
     nearest = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+):\s+(--[\w.-]+)", " ".join(lines))
     said = " ".join(wrong).rstrip(".").removeprefix("Error parsing ")
     meant = f"; perhaps you meant {' and '.join(nearest)}" if nearest else ""
-    return f"{said[0].lower()}{said[1:]}{meant} (--help lists all)"
+    return f"{said[:1].lower()}{said[1:]}{meant} (--help lists all)"
 
 
 @contextmanager
@@ -97,6 +98,19 @@ def wrong_input_exits() -> Iterator[None]:
     except (ValueError, FileNotFoundError) as error:
         print(f"error: {error}", file=sys.stderr)
         raise SystemExit(2) from None
+
+
+@contextmanager
+def output_of_any_text() -> Iterator[None]:
+    """For programs that print what models say: a letter that the terminal cannot spell becomes a question mark, and
+    where nobody reads on (`| head`) the program ends without a word, with status 1."""
+    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else the last flush fails aloud
+        raise SystemExit(1) from None
 
 
 @contextmanager

@@ -1,12 +1,13 @@
 """Let a trained policy answer: `python -m minippo.generate --run runs/reviews --prompt "A drama about a shy boxer."`
 
-Without `--prompt` it asks for prompts, one a line, until an empty one.
+Without `--prompt` it asks for prompts, one a line.
 """
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -15,12 +16,13 @@ import torch
 from torch import Tensor
 
 from minippo.checkpoint import load_actor_critic
-from minippo.cli import command_line, wrong_input_exits
+from minippo.cli import command_line, output_of_any_text, wrong_input_exits
 from minippo.data import pad
 from minippo.heads import ActorCritic
 from minippo.run import Run, load_run
 from minippo.sampling import generate
 from minippo.tokenizer import Tokenizer
+from minippo.validation import MAX_SEED
 
 
 @dataclass(frozen=True)
@@ -119,14 +121,16 @@ def query_of(prompt: str, model: ActorCritic, run: Run, options: GenerateOptions
 
 
 def prompts_from_terminal() -> Iterator[str]:
-    """One prompt a line, until an empty line or the end of the input."""
+    """One prompt a line, until the end of the input; at a terminal until an empty line. Empty ones are passed over."""
     while True:
-        if sys.stdin.isatty():
+        asked = sys.stdin.isatty()
+        if asked:
             print("> ", end="", flush=True)
-        line = sys.stdin.readline().rstrip("\n")
-        if not line:
+        line = sys.stdin.readline()
+        if not line or (asked and line == "\n"):
             return
-        yield line
+        if line != "\n":
+            yield line.rstrip("\n")
 
 
 def check(options: GenerateOptions) -> None:
@@ -136,10 +140,27 @@ def check(options: GenerateOptions) -> None:
             raise ValueError(f"{name} must be at least {least}, not {value}")
     if options.max_new_tokens is not None and options.max_new_tokens < 1:
         raise ValueError(f"max-new-tokens must be at least 1, not {options.max_new_tokens}")
-    if options.temperature is not None and not options.temperature >= 0:
-        raise ValueError(f"temperature must be 0 or more, not {options.temperature}")
+    if options.temperature is not None and not 0 <= options.temperature < math.inf:
+        raise ValueError(f"temperature must be 0 or more and finite, not {options.temperature}")
+    if options.seed + options.n > MAX_SEED:
+        raise ValueError(f"seed must be at most {MAX_SEED - options.n}, not {options.seed}")
     if not 0 < options.top_p <= 1:
         raise ValueError(f"top-p must be above 0 and at most 1, not {options.top_p}")
+
+
+def answer_all(prompts: Iterable[str], models: dict[str, ActorCritic], run: Run, options: GenerateOptions) -> None:
+    """Print the answers of each model to each prompt; what cannot be answered is said, and the next prompt may be."""
+    for prompt in prompts:
+        try:
+            query = query_of(prompt, models["policy"], run, options)
+        except ValueError as error:  # in a conversation the next line may be better
+            print(f"error: {error}", file=sys.stderr)
+            continue
+        for number in range(options.n):
+            for name, model in models.items():
+                label = f"{name} {number + 1}" if options.n > 1 else name
+                print(f"[{label}] {prompt}", end="", flush=True)
+                stream_answer(model, query, run, options, options.seed + number)
 
 
 def main() -> None:
@@ -155,17 +176,8 @@ def main() -> None:
             models["reference"] = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
         for prompt in options.prompt:  # all of them before the first is answered
             query_of(prompt, models["policy"], run, options)
-    for prompt in options.prompt or prompts_from_terminal():
-        try:
-            query = query_of(prompt, models["policy"], run, options)
-        except ValueError as error:  # in a conversation the next line may be better
-            print(f"error: {error}", file=sys.stderr)
-            continue
-        for number in range(options.n):
-            for name, model in models.items():
-                label = f"{name} {number + 1}" if options.n > 1 else name
-                print(f"[{label}] {prompt}", end="", flush=True)
-                stream_answer(model, query, run, options, options.seed + number)
+    with output_of_any_text():
+        answer_all(options.prompt or prompts_from_terminal(), models, run, options)
 
 
 if __name__ == "__main__":

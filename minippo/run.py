@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 import platform
@@ -62,19 +63,33 @@ class Run:
     def begin(self, stage: str) -> Path:
         """Write the settings, take over the stages of the source, and return the folder for this stage to write into.
 
-        It is not yet the stage's own; it may hold what a killed run left.
+        From then on the run is this process's alone. Raises ValueError where it is another's, or cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
-        write_whole(self.folder / "config.yaml", dump_config(self.config))
-        if self.source is not None:
-            _copy_stages(self.source, self, needed_stages(stage, self.config))
-        folder = self.folder / f"{stage}.unfinished"
-        folder.mkdir(exist_ok=True)
-        return folder
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            write_whole(self.folder / "config.yaml", dump_config(self.config))
+            if self.source is not None:
+                _copy_stages(self.source, self, needed_stages(stage, self.config))
+            self.unfinished(stage).mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be written: {error.strerror} (--run-dir)") from None
+        return self.unfinished(stage)
+
+    def unfinished(self, stage: str) -> Path:
+        """What a stage writes into before it is finished; it may hold what a killed run left."""
+        return self.folder / f"{stage}.unfinished"
+
+    def _lock(self) -> None:
+        self.lock = (self.folder / ".lock").open("w")  # held until this process ends, however it does
+        try:
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(f"another process is training in {self.folder} (--run-dir)") from None
 
     def finish(self, stage: str) -> None:
         """Make what was written since `begin` the stage."""
-        os.replace(self.folder / f"{stage}.unfinished", self.stage(stage))
+        os.replace(self.unfinished(stage), self.stage(stage))
 
     def summary(self) -> dict[str, Any]:
         """What the stages have found so far."""
@@ -126,11 +141,17 @@ def open_run(options: Options, stage: str) -> Run:
         raise ValueError(f"{folder} has files but no config.yaml, so it is no run; choose another --run-dir")
     if (folder / "config.yaml").is_file():
         _same_run(folder, config, stage)
+    own = [name for name in earlier if (folder / name).is_dir()]
+    run = Run(folder, config, options.device, source)
+    if source is not None and own and own != earlier and run.summary().get("init_from") != str(source):
+        raise ValueError(
+            f"{folder} has a {NAMES[own[0]]} of its own, which --init-from {source} would mix with another's"
+        )
     for name in earlier:
         if not (folder / name).is_dir() and source is None:
             command = f"{STAGES[name][1]} --run-dir {folder}"
             raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
-    return Run(folder, config, options.device, source)
+    return run
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:
@@ -175,17 +196,17 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
 
 def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
     """Copied, not linked: a run stays whole when the folder is moved or the other run deleted."""
-    for name in ("tokenizers", *stages):
-        if not (run.folder / name).is_dir():
-            shutil.copytree(source / name, run.folder / f"{name}.unfinished", dirs_exist_ok=True)
-            os.replace(run.folder / f"{name}.unfinished", run.folder / name)
-    if not run.summary():
+    if not run.summary():  # first, so that a copy cut short is known for one
         found = json.loads((source / "summary.json").read_text(encoding="utf-8"))
         taken = {key: value for key, value in found.items() if key.startswith("rm_")}
         taken["init_from"] = str(source)
         for key in ("stage_seconds", "peak_memory_mb", "data_report"):
             taken[key] = {name: found[key][name] for name in stages if name in found.get(key, {})}
         write_whole(run.folder / "summary.json", json.dumps(taken, indent=2) + "\n")
+    for name in ("tokenizers", *stages):
+        if not (run.folder / name).is_dir():
+            shutil.copytree(source / name, run.unfinished(name), dirs_exist_ok=True)
+            os.replace(run.unfinished(name), run.folder / name)
 
 
 def write_whole(path: Path, text: str) -> None:

@@ -14,7 +14,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minippo.cli import broken_run_exits, command_line, wrong_input_exits
+from minippo.cli import broken_run_exits, command_line, output_of_any_text, wrong_input_exits
 from minippo.evaluate import scorer_of
 from minippo.run import load_run
 
@@ -53,7 +53,7 @@ def main() -> None:
             raise ValueError(f"{run.folder} has no finished rm/: train the reward model first (python train_rm.py)")
         scorer = scorer_of(run)
     texts = options.texts or (line.rstrip("\n") for line in sys.stdin)
-    with broken_run_exits():
+    with output_of_any_text(), broken_run_exits():
         for batch in batches(texts, options.batch_size):
             for text, score in zip(batch, scorer([options.prompt] * len(batch), batch).tolist(), strict=True):
                 print(f"{score:+.3f}\t{text}", flush=True)

@@ -30,21 +30,23 @@ from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.run import Run, open_run
-from minippo.texts import Demonstration, Texts
 from minippo.token_rows import TokenRows
 from minippo.tokenizer import Tokenizer
 from minippo.validation import check_context
 from minippo.weights import load_pretrained, pretrained_config, save_pretrained
+
+MOST_PADDED_ROWS = 128  # embeddings are padded to multiples of at most so many
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     """A transformer for this tokenizer, from public weights or from scratch."""
     if config.weights:
         embeddings = pretrained_config(config.weights).vocab_size
-        if embeddings < tokenizer.vocab_size:
+        if not 0 <= embeddings - tokenizer.vocab_size < MOST_PADDED_ROWS:
             raise ValueError(
-                f"{config.weights} has {embeddings} embeddings, its tokenizer {config.tokenizer} "
-                f"{tokenizer.vocab_size} ids"
+                f"{config.weights} has {embeddings} embeddings and the tokenizer {config.tokenizer} "
+                f"{tokenizer.vocab_size} ids, so they do not belong together; weights need the tokenizer they were "
+                "trained with (model.policy.tokenizer, model.reward.tokenizer)"
             )
         gpt = load_pretrained(config.weights)
     else:
@@ -68,9 +70,7 @@ def check_weights(config: Config) -> None:
     for name in ("policy", "reward"):
         weights = getattr(config.model, name).weights
         if weights:
-            context = pretrained_config(weights).context
-            if name == "policy":
-                check_context(config.data, context, f"model.policy.weights {weights}")
+            check_context(config.data, name, pretrained_config(weights).context, f"model.{name}.weights {weights}")
 
 
 def train_language_model(
@@ -121,6 +121,7 @@ def train_language_model(
 def main() -> None:
     """`python -m minippo.sft`."""
     options = parse_options(__doc__ or "")
+    started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "sft")
         if run.is_finished("sft"):
@@ -135,9 +136,14 @@ def main() -> None:
         configs = (run.config.model.policy, run.config.model.reward)
         tokenizers = tuple(make_tokenizer(config.tokenizer, texts) for config in configs)
         backbones = [make_backbone(*pair) for pair in zip(configs, tokenizers, strict=True)]
+        rows = [
+            read(demonstrations, tokenizer) if len(demonstrations) else None
+            for read, tokenizer in zip((policy_rows, reward_rows), tokenizers, strict=True)
+        ]
+        run.begin("sft")
     print_report(corpus.report)
     with broken_run_exits():
-        train_backbones(run, backbones, tokenizers, demonstrations, corpus.report)
+        train_backbones(run, backbones, tokenizers, rows, corpus.report, started)
 
 
 def check_demonstrations(config: Config, count: int) -> None:
@@ -158,22 +164,18 @@ def train_backbones(
     run: Run,
     backbones: Sequence[GPT],
     tokenizers: Sequence[Tokenizer],
-    demonstrations: Texts[Demonstration],
+    demonstrations: Sequence[TokenRows | None],
     data_report: dict[str, dict[str, int]],
+    started: float,
 ) -> None:
     """Stage 1: the policy's, then the reward model's. Without demonstrations they stay as they are."""
-    started = time.perf_counter()
-    folder = run.begin("sft")
     run.save_tokenizers(*tokenizers)
     found = {}
-    for name, gpt, tokenizer, rows in zip(
-        ("policy", "reward"), backbones, tokenizers, (policy_rows, reward_rows), strict=True
-    ):
-        config = getattr(run.config.sft, name)
-        if len(demonstrations):
-            token_rows = rows(demonstrations, tokenizer)
-            found[f"sft_{name}_loss"] = train_language_model(gpt, token_rows, config, tokenizer, run, name)
-        save_pretrained(gpt, folder / name)
+    for name, gpt, tokenizer, rows in zip(("policy", "reward"), backbones, tokenizers, demonstrations, strict=True):
+        if rows is not None:
+            config = getattr(run.config.sft, name)
+            found[f"sft_{name}_loss"] = train_language_model(gpt, rows, config, tokenizer, run, name)
+        save_pretrained(gpt, run.unfinished("sft") / name)
     run.add_to_summary("sft", time.perf_counter() - started, data_report, **found)
     run.finish("sft")
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+from dataclasses import fields, is_dataclass
+
 from minippo.config import Config, DataConfig
+
+MAX_SEED = 2**32 - 1
 
 
 def check(config: Config) -> None:
@@ -82,6 +87,9 @@ def check(config: Config) -> None:
     ):
         if number is not None and not number > 0:
             raise ValueError(f"{name} must be above 0, not {number}")
+    check_finite(config)
+    if config.seed > MAX_SEED:
+        raise ValueError(f"seed must be at most {MAX_SEED}, not {config.seed}")
     given = [name for name in ("demonstrations", "preferences", "prompts") if getattr(data, name)]
     if given and data.source != "files":
         raise ValueError(f"data.{given[0]} is {getattr(data, given[0])}, but data.source is {data.source}, not files")
@@ -106,8 +114,9 @@ def check(config: Config) -> None:
         raise ValueError(f"{minibatches} minibatches do not divide a rollout of {B} (ppo.rollout-batch-size)")
     if (B // minibatches) % M:
         raise ValueError(f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches}")
-    if not policy.weights:  # public ones bring a context of their own
-        check_context(data, policy.context, "model.policy.context")
+    for name, backbone in (("policy", policy), ("reward", config.model.reward)):
+        if not backbone.weights:  # public ones bring a context of their own
+            check_context(data, name, backbone.context, f"model.{name}.context")
     if ppo.min_new_tokens > data.response_length:
         raise ValueError(f"ppo.min-new-tokens {ppo.min_new_tokens} exceeds responses of {data.response_length} tokens")
     for name, backbone in (("policy", policy), ("reward", config.model.reward)):
@@ -119,10 +128,22 @@ def check(config: Config) -> None:
             )
 
 
-def check_context(data: DataConfig, context: int, source: str) -> None:
-    """Raise ValueError unless the longest prompt and response fit into the policy's context, which `source` sets."""
+def check_context(data: DataConfig, backbone: str, context: int, source: str) -> None:
+    """Raise ValueError unless the longest prompt and response fit into the context of the "policy" or the "reward"
+    model, which `source` sets. The reward model's tokens are others, but about as many."""
+    model = {"policy": "policy", "reward": "reward model"}[backbone]
     if data.query_length + data.response_length > context:
         raise ValueError(
-            f"prompts of {data.query_length} tokens and responses of {data.response_length} do not fit the policy's "
+            f"prompts of {data.query_length} tokens and responses of {data.response_length} do not fit the {model}'s "
             f"context of {context} (data.query-length, data.response-length, {source})"
         )
+
+
+def check_finite(config: object, prefix: str = "") -> None:
+    """Raise ValueError where a number of the settings is NaN or infinite."""
+    for field in fields(config):  # type: ignore[arg-type]
+        value, name = getattr(config, field.name), prefix + field.name.replace("_", "-")
+        if is_dataclass(value):
+            check_finite(value, f"{name}.")
+        elif isinstance(value, float) and not math.isfinite(value):
+            raise ValueError(f"{name} must be a finite number, not {value}")

@@ -184,3 +184,23 @@ def test_range_of_every_number_is_checked():
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in meaningful:
             with pytest.raises(ValueError, match=r"-1|at least 1"):
                 check(changed(Config(), name, type(value)(-1)))
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize(("section", "name"), [("rm", "margin"), ("ppo", "missing_eos_score"), ("ppo", "kl_coef")])
+def test_numbers_that_are_none_are_refused_wherever_they_stand(section, name, value):
+    changed = replace(Config(), **{section: replace(getattr(Config(), section), **{name: value})})
+    with pytest.raises(ValueError, match=f"{section}.{name.replace('_', '-')} must be"):
+        check(changed)
+
+
+def test_seed_has_a_limit():
+    check(replace(Config(), seed=2**32 - 1))
+    with pytest.raises(ValueError, match="seed must be at most 4294967295, not 4294967296"):
+        check(replace(Config(), seed=2**32))
+
+
+def test_reward_model_must_have_room_for_prompt_and_response():
+    reward = replace(Config().model.reward, context=87)
+    with pytest.raises(ValueError, match=r"responses of 64 do not fit the reward model's context of 87"):
+        check(replace(Config(), model=replace(Config().model, reward=reward)))

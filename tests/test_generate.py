@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,3 +55,17 @@ def test_batches_do_not_wait_for_the_end_of_the_input():
             yield "x"
 
     assert next(batches(endless(), 3)) == ["x"] * 3
+
+
+@pytest.mark.parametrize("program", ["print('日本')", "[print('x' * 1000) for _ in range(10_000)]"])
+def test_output_may_be_closed_and_need_not_know_every_letter(program):
+    """In a process of its own, whose output is read as far as its first line."""
+    source = f"from minippo.cli import output_of_any_text\nwith output_of_any_text():\n    {program}\n"
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    with subprocess.Popen(
+        [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as process:
+        first = process.stdout.readline()
+        process.stdout.close()
+        assert process.stderr.read() == b""
+        assert process.wait() == (first != b"??\n")

@@ -130,7 +130,7 @@ def test_run_leaves_its_settings_and_its_stages_and_nothing_unfinished(finished,
     names = {path.name for path in finished.iterdir()}
     assert names == {
         "config.yaml", "metrics.jsonl", "timing.jsonl", "summary.json", "samples.md", "answers.jsonl",
-        "tensorboard", "tokenizers", "sft", "rm", "ppo",
+        "tensorboard", "tokenizers", "sft", "rm", "ppo", ".lock",
     }  # fmt: skip
     stored, asked = yaml.safe_load((finished / "config.yaml").read_text()), yaml.safe_load(sizes.read_text())
     assert stored["ppo"] | asked["ppo"] == stored["ppo"]
@@ -305,8 +305,8 @@ def test_generate_draws_n_answers_from_the_seed(finished, stage, capsys):
     assert one == answers("--temperature", 0) == answers("--top-p", 1e-9)
 
 
-def test_generate_reads_prompts_until_an_empty_line(finished, stage, capsys, monkeypatch):
-    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PROMPT}\n" + "far too long " * 50 + "\nA film.\n\nNever read.\n"))
+def test_generate_reads_prompts_to_the_end_and_passes_over_what_it_cannot_answer(finished, stage, capsys, monkeypatch):
+    monkeypatch.setattr("sys.stdin", io.StringIO(f"{PROMPT}\n" + "far too long " * 50 + "\n\nA film.\n"))
     stage(generate.main, "--run", finished, "--device", "cpu", "--max-new-tokens", 2)
     out, err = capsys.readouterr()
     assert [line.split("] ")[1][:7] for line in out.splitlines() if line.startswith("[policy]")] == [
@@ -339,7 +339,7 @@ def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monk
         (generate.main, ["--prompt", ""], "the prompt is empty"),
         (generate.main, ["--prompt", "x", "--n", "0"], "n must be at least 1, not 0"),
         (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be above 0 and at most 1, not 1.5"),
-        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be 0 or more, not -1.0"),
+        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0"),
         (score.main, ["x", "--batch-size", "0"], "batch-size must be at least 1, not 0"),
     ],
 )

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -70,7 +73,7 @@ def test_stage_is_there_only_when_it_is_whole(tmp_path):
     run.finish("sft")
     assert run.is_finished("sft")
     assert (run.stage("sft") / "weights").read_text() == "half"
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["config.yaml", "sft"]
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.yaml", "sft"]
 
 
 def test_beginning_stores_the_whole_configuration(tmp_path):
@@ -289,3 +292,55 @@ def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 def test_every_section_of_the_configuration_shapes_a_stage():
     sections = {section for sections, _ in STAGES.values() for section in sections}
     assert sections == set(Config.__dataclass_fields__)
+
+
+def test_stages_of_two_runs_are_not_mixed(tmp_path, refused):
+    source, folder = stored(tmp_path / "source", "sft", "rm"), stored(tmp_path / "run", "sft")
+    before = everything(folder)
+    said = refused(options(folder, init_from=source), "ppo")
+    assert said.startswith(f"{folder} has a reference policy of its own, which --init-from {source} would mix")
+    assert everything(folder) == before
+
+
+def test_stages_whose_copying_was_cut_short_are_taken_again(tmp_path, monkeypatch):
+    source, copied = stored(tmp_path / "source", "sft", "rm"), shutil.copytree
+
+    def dies(place, *rest, **options):
+        if place.name == "rm":
+            raise KeyboardInterrupt
+        return copied(place, *rest, **options)
+
+    run = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run.begin("ppo")
+    assert (tmp_path / "run" / "sft").is_dir()
+    run = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    run.begin("ppo")
+    assert run.is_finished("rm")
+    assert run.summary()["rm_accuracy"] == 0.8
+
+
+def test_run_that_another_process_trains_is_refused(tmp_path):
+    run = open_run(options(tmp_path / "run"), "sft")
+    run.begin("sft")
+    program = f"""
+from pathlib import Path
+from minippo.run import load_run
+try:
+    load_run(Path({str(run.folder)!r})).begin("sft")
+except ValueError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == f"another process is training in {run.folder} (--run-dir)\n"
+
+
+def test_folder_that_cannot_be_written_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("minippo.run.write_whole", full)
+    with pytest.raises(ValueError, match=r"run cannot be written: No space left on device \(--run-dir\)"):
+        open_run(options(tmp_path / "run"), "sft").begin("sft")

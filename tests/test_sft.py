@@ -142,7 +142,7 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
     stored = load_file(tmp_path / "model.safetensors")
     stored["transformer.wte.weight"] = stored["transformer.wte.weight"][:290].clone()
     save_file(stored, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f"290 embeddings, its tokenizer gpt2 {tokenizer.vocab_size} ids"):
+    with pytest.raises(ValueError, match=f"290 embeddings and the tokenizer gpt2 {tokenizer.vocab_size} ids"):
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
 
 
