@@ -211,6 +211,10 @@ MUTANTS = [
     Mutant(CHECKPOINT, "state.kl_coef, state.iteration = rest[\"kl_coef\"], rest[\"iteration\"]", "state.iteration = rest[\"iteration\"]", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    partial = place.with_suffix(\".partial\")\n", "    partial = place\n", _tests("checkpoint")),
     Mutant(CHECKPOINT, "        state.demonstrations.drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "    if rest[\"prompts\"] != prompts.fingerprint:\n", "    if False:\n", _tests("checkpoint", "prompts")),  # its place in other rows
+    Mutant(RUN, "if source is not None and own and own != earlier and", "if False and", _tests("run")),  # another run's reward model
+    Mutant(RUN, "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", _tests("run", "another_process")),
+    Mutant(VALIDATION, "    check_finite(config)\n", "", _tests("config", "none")),
     Mutant(EVALUATE, "generator = torch.Generator().manual_seed(seed)", "generator = None", _tests("evaluate")),  # disturbs training
     Mutant(EVALUATE, "(a > b) + 0.5 * (a == b)", "(a >= b)", _tests("evaluate")),
     Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
