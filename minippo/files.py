@@ -151,7 +151,9 @@ def _json_row(line: bytes, place: str) -> dict[str, Any]:
         row = json.loads(line.decode("utf-8-sig", errors="replace"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: no JSON, {error.msg} (character {error.pos + 1})") from None
-    except (ValueError, RecursionError) as error:  # a number of too many digits, lists within lists within lists
+    except RecursionError:
+        raise ValueError(f"{place}: cannot be read: too many lists or objects within each other") from None
+    except ValueError as error:  # a number of too many digits
         raise ValueError(f"{place}: cannot be read: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{place}: found {shown(row)}, expected an object with a value for each column")

@@ -41,11 +41,6 @@ class OwnData:
             self.report["preferences, held out"] = {"rows": len(self._preferences["test"])}
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
-        if self._prompts:
-            counts = {
-                name: len(self._prompts[split]) for name, split in (("for training", "train"), ("held out", "test"))
-            }
-            self.report["different prompts"] = counts
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         self.fingerprint = fingerprint_of(self._files)
 
@@ -149,29 +144,28 @@ class OwnData:
         ):
             found = self._different(rows, path)
             if found:
-                return found if "test" in rows else self._hold_out(found["train"], path)
+                found = found if "test" in rows else self._hold_out(found["train"], path)
+                self.report["different prompts"] = {"for training": len(found["train"]), "held out": len(found["test"])}
+                return found
         return {}
 
     def _leave_out_held_out_prompts(self) -> None:
-        """Take the rows whose prompt is held out, for the policy or in a comparison, out of what is trained on."""
+        """Take the rows whose prompt is held out, for the policy or in a comparison, out of the demonstrations and the
+        comparisons for training."""
         tested = [_hashes(rows["test"], _prompt) for rows in (self._prompts, self._preferences) if rows]
         held_out = np.setdiff1d(np.concatenate([np.zeros(0, np.uint64), *tested]), [NO_PROMPT])
-        for kind, rows in (
-            ("demonstrations", self._demonstrations),
-            ("preferences", self._preferences),
-            ("prompts", self._prompts),
+        for kind, path, rows in (
+            ("demonstrations", self.config.demonstrations, self._demonstrations),
+            ("preferences", self.config.preferences, self._preferences),
         ):
-            if not rows or not len(held_out):
-                continue
-            kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt), held_out))
-            dropped = len(rows["train"]) - len(kept)
-            if not len(kept):
-                raise ValueError(
-                    f"{getattr(self.config, kind)}: every prompt for training is one for testing too, all {dropped}"
-                )
-            if dropped:
-                rows["train"] = rows["train"].select(kept)
-                self.report[f"{kind}, train"]["left out: prompt is held out"] = dropped
+            if rows and len(held_out):
+                kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt), held_out))
+                left_out = len(rows["train"]) - len(kept)
+                if not len(kept):
+                    raise ValueError(f"{path}: the prompts of all {left_out} rows for training are held out")
+                if left_out:
+                    rows["train"] = rows["train"].select(kept)
+                    self.report[f"{kind}, train"]["left out: prompt is held out"] = left_out
 
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
         """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""

@@ -209,7 +209,7 @@ MUTANTS = [
     Mutant(FILES, "enumerate(file, start=1)", "enumerate(file)", _tests("own_data", "line")),
     Mutant(FILES, "errors=\"replace\"", "errors=\"ignore\"", _tests("own_data", "unusable")),  # silently another text
     Mutant(OWN_DATA, "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", _tests("own_data", "held_out")),  # tested on prompts that were trained on
-    Mutant(OWN_DATA, "firsts = firsts[~np.isin(hashes[firsts], seen)]", "firsts = firsts[hashes[firsts] != seen[0]]", _tests("own_data", "asked_once")),
+    Mutant(OWN_DATA, "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", _tests("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
     Mutant(TRAIN_RM, "won = [row[i] > row[j]", "won = [row[i] >= row[j]", _tests("train_rm")),  # ties count as right
     Mutant(TRAIN_RM, "return sum(won) / len(won)", "return sum(won) / len(scores)", _tests("train_rm")),
