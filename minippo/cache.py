@@ -5,29 +5,72 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 
+UNUSED_DAYS = 7
+"""So long what other code has made is kept, which may still run or come back."""
+
 
 def cache_folder() -> Path:
-    """`minippo` in the user's folder for such files. It may be deleted at any time.
+    """The folder of the code as it is now, within `minippo` in the user's folder for such files. It may be deleted at
+    any time; those of other code are, when nobody has used them for a week.
 
     Raises ValueError where it cannot be written.
     """
-    folder = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minippo"
-    try:
+    everything = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "minippo"
+    folder = everything / code_fingerprint()
+    with _writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ValueError(
-            f"texts and tokens are kept in {folder}, which cannot be made ({error.strerror}); the variable "
-            "XDG_CACHE_HOME names another place"
-        ) from None
+        with tempfile.TemporaryFile(dir=folder) as probe:  # that it is there does not say that it can be written
+            probe.write(b"probe")
+            probe.flush()
+        os.utime(folder)
+    for other in everything.iterdir():
+        with suppress(FileNotFoundError):  # another process has deleted it
+            unused = time.time() - other.stat().st_mtime > UNUSED_DAYS * 24 * 3600
+            if unused and other.is_dir() and re.fullmatch("[0-9a-f]{16}", other.name):
+                shutil.rmtree(other, ignore_errors=True)
     return folder
 
 
-def cache_key(*parts: object) -> str:
-    """A name for what is made from `parts`, which JSON can hold, by the code as it is now."""
-    return hashlib.sha256(json.dumps([code_fingerprint(), *parts]).encode()).hexdigest()[:32]
+@contextmanager
+def written_whole(*paths: Path) -> Iterator[list[Path]]:
+    """Where to write what is to stand at `paths`, which are in one folder. It comes there, in this order, when all of
+    it is written and safe on the disk.
+
+    Raises ValueError where the folder cannot be written.
+    """
+    with _writing(paths[0].parent), tempfile.TemporaryDirectory(dir=paths[0].parent) as unfinished:
+        parts = [Path(unfinished, path.name) for path in paths]
+        yield parts
+        for part in parts:
+            with part.open("r+b") as file:
+                os.fsync(file.fileno())
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ValueError(
+            f"texts and tokens are kept in {folder}, which cannot be written ({error.strerror or error}); the variable "
+            "XDG_CACHE_HOME names another place"
+        ) from None
+
+
+def fingerprint_of(*parts: object) -> str:
+    """A name for what is made from `parts`, which JSON can hold."""
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
 
 
 @cache
@@ -36,7 +79,7 @@ def code_fingerprint() -> str:
     digest = hashlib.sha256()
     for path in sorted(Path(__file__).parent.glob("*.py")):
         digest.update(path.read_bytes())
-    return digest.hexdigest()
+    return digest.hexdigest()[:16]
 
 
 def file_fingerprint(path: Path) -> str:

@@ -10,7 +10,7 @@ from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
-from minippo.cache import file_fingerprint
+from minippo.cache import file_fingerprint, fingerprint_of
 from minippo.config import Config, DataConfig
 from minippo.data import bundled
 from minippo.files import json_rows, load_from_hub
@@ -39,6 +39,8 @@ class Corpus(Protocol):
     judge: Judge | None
     report: dict[str, dict[str, int]]
     """What was read, and how many rows were unusable and why."""
+    fingerprint: str
+    """Of what is in the files, wherever they lie: a run that is resumed must not go on with other texts."""
 
     def demonstrations(self) -> Texts[Demonstration]:
         """What the reference policy imitates."""
@@ -72,9 +74,11 @@ class BundledReviews:
         self.folder, self.limit = bundled(config.folder), config.limit
         self.report: dict[str, dict[str, int]] = {}
         splits = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in ("train", "test")]
-        for name in ("demonstrations", *splits):
-            if not self._path(name).is_file():
-                raise FileNotFoundError(f"{self.folder} has no {self._path(name).name} (data.folder)")
+        paths = [self._path(name) for name in ("demonstrations", *splits)]
+        for path in paths:
+            if not path.is_file():
+                raise FileNotFoundError(f"{self.folder} has no {path.name} (data.folder)")
+        self.fingerprint = fingerprint_of(*map(file_fingerprint, paths))
 
     def demonstrations(self) -> Texts[Demonstration]:
         rows = self._rows("demonstrations")
@@ -125,8 +129,11 @@ class IMDB:
 
             datasets.disable_progress_bars()
             self.rows = datasets.load_dataset("parquet", data_files=files)
+            # Not that of datasets, which changes with the files' places and dates.
+            self.fingerprint = fingerprint_of(*[file_fingerprint(Path(path)) for path in files.values()])
         elif config.imdb_path.count("/") == 1 and not config.imdb_path.startswith((".", "/")):
             self.rows = load_from_hub(config.imdb_path)
+            self.fingerprint = fingerprint_of(*[self.rows[split]._fingerprint for split in files])
         else:
             raise FileNotFoundError(f"no IMDB folder {config.imdb_path} (data.imdb-path)")
         self._labelled: dict[Split, LabelledTexts] = {}

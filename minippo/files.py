@@ -11,7 +11,6 @@ import io
 import json
 import os
 import re
-import tempfile
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -20,16 +19,17 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from minippo.cache import cache_folder, cache_key, file_fingerprint
+from minippo.cache import cache_folder, file_fingerprint, fingerprint_of, written_whole
 from minippo.formats import FORMATS, NO_LABEL, USABLE, Example, Kind, recognise, shown
-from minippo.texts import Split
+from minippo.texts import CHUNK, Split
 
 if TYPE_CHECKING:
     import datasets
 
 OPEN: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.gz": gzip.open, ".jsonl.bz2": bz2.open}
 SUFFIXES = (*OPEN, ".parquet")
-CHUNK = 1000  # rows at a time
+END_OF_ARROW = b"\xff\xff\xff\xff\0\0\0\0"
+"""Last bytes of a whole stream; one that is cut between two batches can be read without a complaint."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Source:
 
     name: str
     fingerprint: str
-    columns: Callable[[], list[str]]
+    columns: Callable[[], list[str] | None]
+    """None where there are no rows to have any."""
     rows: Callable[[Sequence[str]], Iterable[tuple[str, dict[str, Any]]]]
     """The rows, of these columns at least, each with its place for people."""
 
@@ -125,8 +126,8 @@ def _table(name: str, table: datasets.Dataset) -> Source:
 # ---------------------------------------------------------------------------------------------- reading
 
 
-def _json_columns(path: Path) -> list[str]:
-    return [column for _, row in islice(json_rows(path), 1) for column in row]
+def _json_columns(path: Path) -> list[str] | None:
+    return next((list(row) for _, row in json_rows(path)), None)
 
 
 def json_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -146,9 +147,14 @@ def json_rows(path: Path, columns: Sequence[str] = ()) -> Iterator[tuple[str, di
 
 def _json_row(line: bytes, place: str) -> dict[str, Any]:
     try:
-        row = json.loads(line.decode("utf-8", errors="replace"))  # what is no UTF-8 makes the example unusable
+        # What is no UTF-8 makes the example unusable; with "-sig", a file may begin with the mark of some editors.
+        row = json.loads(line.decode("utf-8-sig", errors="replace"))
     except json.JSONDecodeError as error:
         raise ValueError(f"{place}: no JSON, {error.msg} (character {error.pos + 1})") from None
+    except RecursionError:
+        raise ValueError(f"{place}: cannot be read: too many lists or objects within each other") from None
+    except ValueError as error:  # a number of too many digits
+        raise ValueError(f"{place}: cannot be read: {error}") from None
     if not isinstance(row, dict):
         raise ValueError(f"{place}: found {shown(row)}, expected an object with a value for each column")
     return row
@@ -159,7 +165,7 @@ def _parquet_columns(path: Path) -> list[str]:
 
     try:
         return list(pyarrow.parquet.read_schema(path).names)
-    except pyarrow.ArrowInvalid as error:
+    except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is no parquet file: {error}") from None
 
 
@@ -170,14 +176,19 @@ def _parquet_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[str, dic
 
 
 def _arrow_rows(name: str, batches: Iterable[Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    import pyarrow as pa
+
     number = 0  # as people index such tables
-    for batch in batches:
-        for place in range(batch.num_rows):
-            yield (
-                f"{name}, row {number}",
-                {column: _value(batch.column(column)[place]) for column in batch.column_names},
-            )
-            number += 1
+    try:
+        for batch in batches:
+            for place in range(batch.num_rows):
+                yield (
+                    f"{name}, row {number}",
+                    {column: _value(batch.column(column)[place]) for column in batch.column_names},
+                )
+                number += 1
+    except (pa.ArrowException, OSError) as error:
+        raise ValueError(f"{name}: rows from {number} on cannot be read: {error}") from None
 
 
 def _value(scalar: Any) -> Any:
@@ -198,8 +209,8 @@ def read_examples(kind: Kind, sources: Sequence[Source]) -> datasets.Dataset:
     """
     import datasets
 
-    path = cache_folder() / f"{cache_key(kind, [(source.name, source.fingerprint) for source in sources])}.arrow"
-    if not path.is_file():
+    path = cache_folder() / f"{fingerprint_of(kind, [(source.name, source.fingerprint) for source in sources])}.arrow"
+    if not _is_whole(path):
         _write(path, (row for source in sources for row in _examples(kind, source)))
     examples = datasets.Dataset.from_file(str(path))
     if not len(examples):
@@ -207,9 +218,21 @@ def read_examples(kind: Kind, sources: Sequence[Source]) -> datasets.Dataset:
     return examples
 
 
+def _is_whole(path: Path) -> bool:
+    import pyarrow as pa
+
+    try:
+        with pa.memory_map(str(path)) as file:
+            pa.ipc.open_stream(file).read_all()  # mapped, not copied
+            file.seek(-len(END_OF_ARROW), os.SEEK_END)
+            return file.read() == END_OF_ARROW
+    except (pa.ArrowException, OSError):
+        return False
+
+
 def _examples(kind: Kind, source: Source) -> Iterator[tuple[str, Example]]:
     columns = source.columns()
-    if not columns:
+    if columns is None:
         return
     try:
         wanted = recognise(kind, columns)
@@ -235,12 +258,9 @@ def _write(path: Path, rows: Iterator[tuple[str, Example]]) -> None:
             "place": pa.string(),
         }
     )
-    with tempfile.TemporaryDirectory(dir=path.parent) as unfinished:
-        whole = Path(unfinished, "examples")
-        with pa.ipc.new_stream(str(whole), schema) as writer:
-            while chunk := list(islice(rows, CHUNK)):
-                writer.write_batch(pa.RecordBatch.from_pylist([_stored(*row) for row in chunk], schema))
-        os.replace(whole, path)
+    with written_whole(path) as (new,), pa.ipc.new_stream(str(new), schema) as writer:
+        while chunk := list(islice(rows, CHUNK)):
+            writer.write_batch(pa.RecordBatch.from_pylist([_stored(*row) for row in chunk], schema))
 
 
 def _stored(place: str, example: Example) -> dict[str, Any]:

@@ -179,9 +179,12 @@ FORMATS: dict[Kind, dict[tuple[str, ...], Callable[[Row], Example]]] = {
 
 
 def recognise(kind: Kind, columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns to read. Raises ValueError where none of the known sets of columns is there."""
+    """The columns to read. Raises ValueError where none of the known sets of columns is there, or one of them twice."""
     for wanted in FORMATS[kind]:
         if set(wanted) <= set(columns):
+            for column in wanted:
+                if list(columns).count(column) > 1:
+                    raise ValueError(f"has the column {column!r} {list(columns).count(column)} times, expected once")
             return wanted
     accepted = "; or ".join(", ".join(wanted) for wanted in FORMATS[kind])
     raise ValueError(f"has the columns {', '.join(columns) or '(none)'}; {kind} need {accepted}")

@@ -9,12 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minippo.texts import Comparison, Texts
+from minippo.texts import CHUNK, Comparison, Texts, rows_of
 
 if TYPE_CHECKING:
     import datasets
-
-CHUNK = 1000  # rows at a time
 
 
 class LabelledTexts:
@@ -36,7 +34,7 @@ class LabelledTexts:
     @cached_property
     def num_words(self) -> list[int]:
         """Of each text."""
-        return [text.count(" ") + 1 for batch in self.rows.iter(CHUNK) for text in self._texts(batch)]
+        return [self.text_of(row).count(" ") + 1 for batch in self.rows.iter(CHUNK) for row in rows_of(batch)]
 
     def pairs(self, chance_name: str) -> Texts[Comparison]:
         """Each text in one pair at most, by the chance of this name."""
@@ -51,15 +49,12 @@ class LabelledTexts:
 
         def read(first: int, last: int) -> list[Comparison]:
             chosen = [row for pair in pairs[first:last] for row in pair]
-            texts = self._texts(self.rows.select(chosen)[:])
+            texts = map(self.text_of, rows_of(self.rows.select(chosen)[:]))
             crops = [crop(text, starts[row], self.crop_words) for text, row in zip(texts, chosen, strict=True)]
             return [Comparison("", pair) for pair in zip(crops[::2], crops[1::2], strict=True)]
 
         fingerprint = f"{self.rows._fingerprint} in pairs of {self.crop_words} words, {chance_name}"
         return Texts(len(pairs), read, fingerprint, whole=False)
-
-    def _texts(self, batch: dict[str, list[Any]]) -> list[str]:
-        return [self.text_of(dict(zip(batch, row, strict=True))) for row in zip(*batch.values(), strict=True)]
 
 
 def crop(text: str, start: int, num_words: int) -> str:

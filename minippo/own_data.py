@@ -9,17 +9,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 import torch
 
+from minippo.cache import fingerprint_of
 from minippo.config import DataConfig
 from minippo.files import find_sources, read_examples
 from minippo.formats import NO_LABEL, PROBLEMS, USABLE, Kind
 from minippo.labelled import LabelledTexts
-from minippo.texts import Comparison, Demonstration, Split, Texts, texts_of
+from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, texts_of
 
 if TYPE_CHECKING:
     import datasets
 
 T = TypeVar("T")
-CHUNK = 1000  # rows at a time
 
 
 class OwnData:
@@ -33,13 +33,16 @@ class OwnData:
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config, self.seed = config, seed
         self.report: dict[str, dict[str, int]] = {}
+        self._files: list[tuple[str, ...]] = []
         self._demonstrations = self._read("demonstrations", config.demonstrations)
         self._preferences = self._read("preferences", config.preferences)
         if self._preferences and "test" not in self._preferences:
             self._preferences = self._hold_out(self._preferences["train"], config.preferences)
             self.report["preferences, held out"] = {"rows": len(self._preferences["test"])}
-        self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         self._prompts = self._find_prompts()
+        self._leave_out_held_out_prompts()
+        self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
+        self.fingerprint = fingerprint_of(self._files)
 
     def demonstrations(self) -> Texts[Demonstration]:
         """In a random order, since the first ones are held out and a file may be sorted."""
@@ -76,6 +79,8 @@ class OwnData:
         sources = find_sources(path, f"data.{kind}", self.config.train_split, self.config.test_split)
         if kind == "demonstrations":
             sources["test"] = []  # what somebody has set apart is not trained on
+        for split, found in sources.items():
+            self._files.append((kind, split, *(source.fingerprint for source in found)))
         return {
             split: self._usable(kind, split, read_examples(kind, found)) for split, found in sources.items() if found
         }
@@ -100,21 +105,26 @@ class OwnData:
         return rows.select(np.flatnonzero(problems == USABLE))
 
     def _hold_out(self, rows: datasets.Dataset, path: str) -> dict[Split, datasets.Dataset]:
-        """Take a share of the rows away for testing, of each label: of any one prompt all rows or none."""
+        """Take a share of the rows away for testing, of each label, at most so much and at least one row: of any one
+        prompt all or none."""
         keys = _hashes(rows, lambda row: row["prompt"] or "\n".join(row["completions"]))
         labels, held_out = _column(rows, "label"), np.zeros(len(rows), bool)
         for label in np.unique(labels):
             these = np.flatnonzero(labels == label)
             _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
-            order = _order(len(counts), self.seed)
-            num_prompts = 1 + int(np.searchsorted(counts[order].cumsum(), self.config.hold_out * len(these)))
-            if num_prompts >= len(counts):
+            most = max(1, int(self.config.hold_out * len(these)))
+            chosen, num_rows = [], 0
+            for prompt in _order(len(counts), self.seed).tolist():
+                if num_rows + counts[prompt] <= most:  # one that too many rows share stays in training
+                    chosen.append(prompt)
+                    num_rows += counts[prompt]
+            if num_rows in (0, len(these)):
                 raise ValueError(
                     f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
-                    f"{self.config.hold_out} can be held out; give more, or a split for testing (data.hold-out, "
-                    "data.test-split)"
+                    f"{self.config.hold_out} can be held out, that is {most} at most, and each has {counts.min()} or "
+                    "more; give more, or a split for testing (data.hold-out, data.test-split)"
                 )
-            held_out[these[np.isin(which, order[:num_prompts])]] = True
+            held_out[these[np.isin(which, chosen)]] = True
         return {"train": rows.select(np.flatnonzero(~held_out)), "test": rows.select(np.flatnonzero(held_out))}
 
     def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
@@ -139,18 +149,42 @@ class OwnData:
                 return found
         return {}
 
+    def _leave_out_held_out_prompts(self) -> None:
+        """Take the rows whose prompt is held out, for the policy or in a comparison, out of the demonstrations and the
+        comparisons for training."""
+        tested = [_hashes(rows["test"], _prompt) for rows in (self._prompts, self._preferences) if rows]
+        held_out = np.setdiff1d(np.concatenate([np.zeros(0, np.uint64), *tested]), [NO_PROMPT])
+        for kind, path, rows in (
+            ("demonstrations", self.config.demonstrations, self._demonstrations),
+            ("preferences", self.config.preferences, self._preferences),
+        ):
+            if rows and len(held_out):
+                kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt), held_out))
+                left_out = len(rows["train"]) - len(kept)
+                if not len(kept):
+                    raise ValueError(f"{path}: the prompts of all {left_out} rows for training are held out")
+                if left_out:
+                    rows["train"] = rows["train"].select(kept)
+                    self.report[f"{kind}, train"]["left out: prompt is held out"] = left_out
+
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
         """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
-        seen, found = np.array([_hash("")], np.uint64), {}
-        for split in ("test", "train"):
-            if split in rows:
-                hashes = _hashes(rows[split], lambda row: row["prompt"])
-                _, firsts = np.unique(hashes, return_index=True)
-                firsts = firsts[~np.isin(hashes[firsts], seen)]
-                seen = np.concatenate([seen, hashes[firsts]])
-                found[split] = rows[split].select(firsts[_order(len(firsts), self.seed)])
-        if len(seen) == 1:
+        hashes = {split: _hashes(rows[split], _prompt) for split in ("test", "train") if split in rows}
+        empty = [split for split in hashes if (hashes[split] == NO_PROMPT).all()]
+        if len(empty) == len(hashes):
             return {}
+        if empty:
+            names = {"train": self.config.train_split, "test": self.config.test_split}
+            raise ValueError(
+                f"{path}: none of the {len(rows[empty[0]])} rows of {names.pop(empty[0])!r} has a prompt, as rows of "
+                f"{names.popitem()[1]!r} have"
+            )
+        seen, found = np.array([NO_PROMPT]), {}
+        for split, hashed in hashes.items():
+            _, firsts = np.unique(hashed, return_index=True)
+            firsts = firsts[~np.isin(hashed[firsts], seen)]
+            seen = np.concatenate([seen, hashed[firsts]])
+            found[split] = rows[split].select(firsts[_order(len(firsts), self.seed)])
         if not len(found["train"]):
             raise ValueError(f"{path}: every prompt for training is one for testing too")
         return found
@@ -158,13 +192,13 @@ class OwnData:
 
 def _texts(rows: datasets.Dataset, of: Callable[[Mapping[str, Any]], T]) -> Texts[T]:
     def read(first: int, last: int) -> list[T]:
-        return [of(row) for row in _rows(rows[first:last])]
+        return [of(row) for row in rows_of(rows[first:last])]
 
     return Texts(len(rows), read, rows._fingerprint, place=lambda number: rows[number]["place"])
 
 
-def _rows(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+def _prompt(row: Mapping[str, Any]) -> str:
+    return row["prompt"]
 
 
 def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
@@ -179,7 +213,10 @@ def _hash(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+NO_PROMPT = np.uint64(_hash(""))
+
+
 def _hashes(rows: datasets.Dataset, text_of: Callable[[Mapping[str, Any]], str]) -> np.ndarray:
     """Eight bytes for each row's text, instead of the texts, which memory may not hold."""
-    hashes = (_hash(text_of(row)) for batch in rows.iter(CHUNK) for row in _rows(batch))
+    hashes = (_hash(text_of(row)) for batch in rows.iter(CHUNK) for row in rows_of(batch))
     return np.fromiter(hashes, np.uint64, len(rows))

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Generic, Literal, TypeVar, overload
+from typing import Any, Generic, Literal, TypeVar, overload
 
 Split = Literal["train", "test"]
 T = TypeVar("T")
+CHUNK = 1000
+"""Rows that are read at a time."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,7 @@ class Texts(Sequence[T], Generic[T]):
             lambda number: self.place(start + number),
         )
 
-    def chunks(self, size: int = 1000) -> Iterator[list[T]]:
+    def chunks(self, size: int = CHUNK) -> Iterator[list[T]]:
         """All items, some at a time."""
         for start in range(0, self.size, size):
             yield self.read(start, min(start + size, self.size))
@@ -80,3 +82,8 @@ class Texts(Sequence[T], Generic[T]):
 def texts_of(items: Sequence[T], fingerprint: str, whole: bool = True) -> Texts[T]:
     """Texts that are in memory."""
     return Texts(len(items), lambda first, last: list(items[first:last]), fingerprint, whole)
+
+
+def rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
+    """The rows of a batch that has a list for each column, as `datasets` gives it."""
+    return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]

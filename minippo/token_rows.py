@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import tempfile
+import zipfile
 from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from typing import overload
 
 import numpy as np
 
-from minippo.cache import cache_folder, cache_key, file_fingerprint
+from minippo.cache import cache_folder, file_fingerprint, fingerprint_of, written_whole
 from minippo.tokenizer import Tokenizer
 
 
@@ -79,13 +79,10 @@ def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
 def kept_groups(parts: Sequence[object], tokenizer: Tokenizer, groups: Iterable[Sequence[list[int]]]) -> TokenGroups:
     """The groups of rows, in the tokenizer's ids, that `parts` determine. `groups` is not touched where they are kept
     from before."""
-    path = cache_folder() / cache_key("tokens", *parts, tokenizer_fingerprint(tokenizer))
+    path = cache_folder() / fingerprint_of("tokens", *parts, tokenizer_fingerprint(tokenizer))
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     ids_path, bounds_path = path.with_suffix(".ids"), path.with_suffix(".npz")
-    if not bounds_path.is_file():
-        _write(ids_path, bounds_path, dtype, groups)
-    with np.load(bounds_path) as bounds:
-        lengths, sizes = bounds["lengths"], bounds["sizes"]
+    lengths, sizes = _kept_bounds(ids_path, bounds_path, dtype) or _write(ids_path, bounds_path, dtype, groups)
     # An empty file cannot be mapped.
     ids = np.memmap(ids_path, dtype, mode="r") if lengths.any() else np.zeros(0, dtype)
     ends = lengths.cumsum()
@@ -99,16 +96,28 @@ def kept_rows(parts: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list
     return kept_groups(parts, tokenizer, ([row] for row in rows)).rows
 
 
-def _write(ids_path: Path, bounds_path: Path, dtype: np.dtype, groups: Iterable[Sequence[list[int]]]) -> None:
+def _kept_bounds(ids_path: Path, bounds_path: Path, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
+    """Ids of each row and rows of each group; None where the two files are not there, or not whole."""
+    try:
+        with np.load(bounds_path) as bounds:
+            lengths, sizes = bounds["lengths"], bounds["sizes"]
+        return (lengths, sizes) if ids_path.stat().st_size == lengths.sum() * dtype.itemsize else None
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+        return None
+
+
+def _write(
+    ids_path: Path, bounds_path: Path, dtype: np.dtype, groups: Iterable[Sequence[list[int]]]
+) -> tuple[np.ndarray, np.ndarray]:
     # The bounds come into place last, so whoever finds them finds all; two processes write the same.
     lengths, sizes = array("q"), array("q")
-    with tempfile.TemporaryDirectory(dir=ids_path.parent) as unfinished:
-        with Path(unfinished, "ids").open("wb") as file:
+    with written_whole(ids_path, bounds_path) as (new_ids, new_bounds):
+        with new_ids.open("wb") as file:
             for group in groups:
                 sizes.append(len(group))
                 for row in group:
                     lengths.append(len(row))
                     file.write(np.array(row, dtype).tobytes())
-        np.savez(Path(unfinished, "bounds.npz"), lengths=np.array(lengths), sizes=np.array(sizes))
-        os.replace(Path(unfinished, "ids"), ids_path)
-        os.replace(Path(unfinished, "bounds.npz"), bounds_path)
+        bounds = np.array(lengths), np.array(sizes)
+        np.savez(new_bounds, lengths=bounds[0], sizes=bounds[1])
+    return bounds

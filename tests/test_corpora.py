@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import bz2
 import json
+import os
+import shutil
 
 import pytest
 from hypothesis import given
@@ -43,8 +45,8 @@ def imdb(imdb_folder, monkeypatch):
     monkeypatch.setattr(IMDB, "EVALUATION_PROMPTS", 30)
 
     def load(seed=1, **changes) -> IMDB:
-        defaults = {"query_length": 4, "crop_words": 7}
-        return IMDB(DataConfig(source="imdb", imdb_path=str(imdb_folder), **{**defaults, **changes}), seed)
+        defaults = {"imdb_path": str(imdb_folder), "query_length": 4, "crop_words": 7}
+        return IMDB(DataConfig(source="imdb", **{**defaults, **changes}), seed)
 
     return load
 
@@ -129,6 +131,19 @@ def test_imdb_has_no_judge(imdb):
     assert imdb().judge is None
 
 
+def test_imdb_has_one_fingerprint_wherever_its_files_lie(imdb, imdb_folder, tmp_path):
+    shutil.copytree(imdb_folder, tmp_path / "moved")
+    os.utime(tmp_path / "moved" / "train.parquet", (1, 1))
+    moved = str(tmp_path / "moved")
+    assert imdb(imdb_path=moved).fingerprint == imdb().fingerprint
+    for split in ("train", "test", "unsupervised"):
+        path = tmp_path / "moved" / f"{split}.parquet"
+        whole, other = path.read_bytes(), {"text": ["Another one."] * 2, "label": [0, 1]}
+        pytest.importorskip("datasets").Dataset.from_dict(other).to_parquet(path)
+        assert imdb(imdb_path=moved).fingerprint != imdb().fingerprint
+        path.write_bytes(whole)
+
+
 def test_imdb_folder_without_its_files_is_named_with_what_is_missing(imdb_folder, tmp_path):
     (tmp_path / "train.parquet").write_bytes((imdb_folder / "train.parquet").read_bytes())
     config = DataConfig(source="imdb", imdb_path=str(tmp_path))
@@ -203,6 +218,19 @@ def test_bundled_folder_without_a_file_is_named_with_the_file(folder, name):
     (folder / f"{name}.jsonl.bz2").unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}.jsonl.bz2"):
         BundledReviews(DataConfig(folder=str(folder)))
+
+
+def test_bundled_contents_have_one_fingerprint_wherever_they_lie(folder):
+    def fingerprint(folder):
+        return BundledReviews(DataConfig(folder=str(folder))).fingerprint
+
+    moved = shutil.copytree(folder, folder / "moved")
+    assert fingerprint(moved) == fingerprint(folder)
+    for path in sorted(moved.iterdir()):
+        whole = path.read_bytes()
+        path.write_bytes(bz2.compress(b"{}"))
+        assert fingerprint(moved) != fingerprint(folder)
+        path.write_bytes(whole)
 
 
 def test_bundled_prompts_of_the_two_splits_share_none():

@@ -138,8 +138,9 @@ def test_every_format_in_every_type_of_file_says_the_same(laid_out, form, kind):
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
-def test_demonstrations_and_prompts_in_every_format(laid_out, kind):
+def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
     asked = [Demonstration(prompt_of(i), f" Fine {i}.") for i in range(N)]
+    others = write(tmp_path / "others.jsonl", [{"prompt": "What else?"}, {"prompt": "And now?"}])
     for form, expected in (
         (lambda i: {"prompt": prompt_of(i), "completion": f" Fine {i}."}, asked),
         (lambda i: {"prompt": turns(QUESTIONS[i]), "completion": answer(f"Fine {i}.")}, asked),
@@ -147,7 +148,8 @@ def test_demonstrations_and_prompts_in_every_format(laid_out, kind):
         (lambda i: {"text": f"Film {i}: fine."}, [Demonstration("", f"Film {i}: fine.") for i in range(N)]),
         (lambda i: {"text": turns("Q", f"A{i}")}, [Demonstration("", flatten(turns("Q", f"A{i}"))) for i in range(N)]),
     ):
-        found = own(demonstrations=laid_out([form(i) for i in range(N)], kind)).demonstrations()
+        name = laid_out([form(i) for i in range(N)], kind)
+        found = own(demonstrations=name, prompts=others).demonstrations()
         expected = expected[:-9] if kind == "hub" else expected  # the split for testing is left alone
         assert list(found) != expected  # a file may be sorted, and the first are held out
         assert sorted(found, key=str) == sorted(expected, key=str)
@@ -330,10 +332,71 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
 
 def test_nothing_to_hold_out_is_refused(tmp_path):
     rows = [{"prompt": "The same.", "ranked": [f" a{i}", f" b{i}"]} for i in range(N)]
-    with pytest.raises(
-        ValueError, match=r"of 40 rows with 1 different prompts or texts no share of 0.05 can be held out"
-    ):
+    sentence = (
+        "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out, that is 2 at most, and each"
+    )
+    with pytest.raises(ValueError, match=sentence):
         own(preferences=write(tmp_path / "p.jsonl", rows))
+    with pytest.raises(ValueError, match="of 1 rows with 1 different prompts"):
+        own(preferences=write(tmp_path / "p.jsonl", rows[:1]))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_prompt_that_most_rows_share_stays_in_training(tmp_path, seed):
+    rows = [{"prompt": f"P{max(0, i - 90)}", "ranked": [f" a{i}", f" b{i}"]} for i in range(100)]
+    corpus = own(seed, preferences=write(tmp_path / "p.jsonl", rows), hold_out=0.05)
+    assert len(corpus.comparisons("test")) == 5
+    assert "P0" in set(corpus.prompts("train"))
+
+
+def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
+    pairs = [{"prompt": f"P{i % N + 3}", "ranked": [f" {i}", " no"]} for i in range(3 * N)]
+    pairs = write(tmp_path / "pairs.jsonl", pairs)
+    shown = write(tmp_path / "shown.jsonl", [{"prompt": f"P{i}", "completion": " so"} for i in range(N + 5)])
+    corpus = own(prompts=asked, preferences=pairs, demonstrations=shown, hold_out=0.1)
+    tested = {*corpus.prompts("test"), *(c.prompt for c in corpus.comparisons("test"))}
+    demonstrated = [d.prompt for d in corpus.demonstrations()]
+    compared = [c.prompt for c in corpus.comparisons("train")]
+    assert set(corpus.prompts("test")) != {c.prompt for c in corpus.comparisons("test")}
+    assert len(corpus.prompts("test")) == len({c.prompt for c in corpus.comparisons("test")}) == 4
+    assert not tested & {*demonstrated, *compared}
+    of_held_out = len(corpus.comparisons("test"))
+    assert corpus.report["demonstrations, train"] == {
+        "rows": N + 5,
+        "left out: prompt is held out": N + 5 - len(demonstrated),
+    }
+    assert corpus.report["preferences, train"] == {
+        "rows": 3 * N,
+        "left out: prompt is held out": 3 * N - of_held_out - len(compared),
+    }
+    assert len(demonstrated) == N + 5 - len(tested)
+    assert not set(corpus.prompts("train")) & set(corpus.prompts("test"))
+    of_pairs = own(preferences=pairs, demonstrations=shown, hold_out=0.1)
+    assert not {d.prompt for d in of_pairs.demonstrations()} & set(of_pairs.prompts("test"))
+    of_shown = own(demonstrations=shown, hold_out=0.1)
+    assert {d.prompt for d in of_shown.demonstrations()} == set(of_shown.prompts("train"))
+    assert len(of_shown.prompts("test")) == 4
+
+
+def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
+    write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(30)])
+    write(tmp_path / "f" / "test.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 35)])
+    corpus = own(preferences=tmp_path / "f")
+    assert {c.prompt for c in corpus.comparisons("train")} == {prompt_of(i) for i in range(20)}
+    assert len(corpus.comparisons("test")) == 15
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
+    write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 30)])
+    with pytest.raises(ValueError, match="f: the prompts of all 10 rows for training are held out"):
+        own(preferences=tmp_path / "f", prompts=asked)
+
+
+@pytest.mark.parametrize(("empty", "full"), [("train", "test"), ("test", "train")])
+def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
+    write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
+    write(tmp_path / "f" / f"{full}.jsonl", [{"chosen": f"The a{i}", "rejected": f"The b{i}"} for i in range(9)])
+    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of '{full}' have"):
+        own(preferences=tmp_path / "f")
 
 
 def test_limit_takes_the_first_of_each(tmp_path):
@@ -358,6 +421,15 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ('{"prompt": "P", "chosen": null, "rejected": "b"}', "column 'chosen' holds null, " + TEXT),
         ('{"prompt": "P", "rejected": "b"}', "no column 'chosen', found 'prompt', 'rejected'"),
         ('{"prompt": "P", "chosen": "a"', "no JSON, Expecting ',' delimiter (character 30)"),
+        (
+            "[" * 200_000,
+            "cannot be read: too many lists or objects within each other",
+        ),
+        (
+            "9" * 5000,
+            "cannot be read: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; "
+            "use sys.set_int_max_str_digits() to increase the limit",
+        ),
         ('["P", "a", "b"]', "found ['P', 'a', 'b'] (list), expected an object with a value for each column"),
         ('{"prompt": "P", "chosen": ["a"], "rejected": "b"}', "column 'chosen' holds ['a'] (list), " + TEXT),
         ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
@@ -479,6 +551,40 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         own(prompts="some/body")
 
 
+def test_a_corrupt_page_of_a_parquet_file_is_named(tmp_path):
+    path = write(tmp_path / "p.parquet", [{"prompt": f"P{i} " + "word " * 50} for i in range(N)])
+    content = bytearray(path.read_bytes())
+    content[60:100] = bytes(40)
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{path}: rows from 0 on cannot be read: .*orrupt"):
+        own(prompts=path)
+
+
+def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    path, texts = tmp_path / "p.parquet", pa.array([f"P{i}" for i in range(N)])
+    pa.parquet.write_table(pa.table([texts, texts], ["text", "text"]), path)
+    with pytest.raises(ValueError, match=rf"^{path} has the column 'text' 2 times, expected once$"):
+        own(prompts=path)
+    pa.parquet.write_table(pa.table([texts, texts, texts], ["text", "id", "id"]), path)
+    assert len(own(prompts=path).prompts("train")) == N - 2
+
+
+def test_a_first_line_without_columns_is_not_an_empty_file(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{}\n{"prompt": "P"}\n')
+    with pytest.raises(ValueError, match=r"p.jsonl has the columns \(none\); prompts need prompt; or text$"):
+        own(prompts=tmp_path / "p.jsonl")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    corpus = own(prompts=path)
+    assert {*corpus.prompts("train"), *corpus.prompts("test")} == {f"P{i}" for i in range(N)}
+
+
 def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
     name = laid_out([PAIRS["prompt, ranked"](i) for i in range(N)], "hub")
     with pytest.raises(ValueError, match=r"films:english has no split 'learn', found train, test .*data.train-split"):
@@ -541,7 +647,7 @@ def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
     }  # fmt: skip
     rows = [{"prompt": "P", "completion": text} for text in ("a", "b", "\n")]
     report = own(demonstrations=write(tmp_path / "d.jsonl", [*rows, {"prompt": "Q", "completion": "c"}])).report
-    assert report["demonstrations, train"] == {"rows": 4, "dropped: empty completion": 1}
+    assert report["demonstrations, train"].items() >= {"rows": 4, "dropped: empty completion": 1}.items()
 
 
 # ---------------------------------------------------------------------------------------------- kept for the next time
@@ -564,6 +670,42 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
     changed = own(preferences=path).comparisons("train")
     assert changed.fingerprint != first.fingerprint
     assert all("Fine" in text for comparison in changed for text in comparison.ranked)
+
+
+@pytest.mark.parametrize("damage", ["empty", "in a batch", "between two batches", "garbage"])
+def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damage):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
+    path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(2500)])
+
+    def prompts():
+        corpus = own(prompts=path)
+        return {*corpus.prompts("train"), *corpus.prompts("test")}
+
+    assert len(prompts()) == 2500
+    (kept,) = (tmp_path / "kept").rglob("*.arrow")
+    whole = kept.read_bytes()
+    end = len(whole) - len(files.END_OF_ARROW)
+    bad = {"empty": b"", "in a batch": whole[:-5000], "between two batches": whole[:end], "garbage": b"x" * len(whole)}
+    kept.unlink()  # the corpora above have it mapped
+    kept.write_bytes(bad[damage])
+    assert len(prompts()) == 2500
+    assert kept.read_bytes() == whole
+
+
+def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
+    rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
+    first = own(preferences=write(tmp_path / "a.jsonl", rows), prompts=asked).fingerprint
+    moved = write(tmp_path / "elsewhere" / "b.jsonl", rows)
+    os.utime(moved, (1, 1))
+    assert own(preferences=moved, prompts=asked).fingerprint == first
+    assert own(preferences=moved).fingerprint != first
+    write(moved, [*rows[1:], rows[0]])
+    assert own(preferences=moved, prompts=asked).fingerprint != first
+    write(tmp_path / "f" / "train.jsonl", rows[:30])
+    write(tmp_path / "f" / "test.jsonl", rows[30:])
+    swapped = own(preferences=tmp_path / "f", train_split="test", test_split="train")
+    assert own(preferences=tmp_path / "f").fingerprint != swapped.fingerprint
 
 
 def test_another_seed_or_share_has_other_fingerprints(tmp_path):

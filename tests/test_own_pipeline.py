@@ -90,10 +90,10 @@ def test_three_stages_train_on_files(finished):
 def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
     report = json.loads((finished / "summary.json").read_text())["data_report"]
     read = {
-        "demonstrations, train": {"rows": 120},
+        "demonstrations, train": {"rows": 120, "left out: prompt is held out": 10},
         "preferences, train": {"rows": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
-        "preferences, held out": {"rows": 11},
-        "different prompts": {"for training": 90, "held out": 11},
+        "preferences, held out": {"rows": 10},
+        "different prompts": {"for training": 91, "held out": 10},
     }
     assert report["sft"] == read
     assert report["rm"].items() >= read.items()
@@ -223,9 +223,9 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
     config = load_config("kitchen.yaml")
     check(config)
     assert load_corpus(config).report == {
-        "demonstrations, train": {"rows": 400},
+        "demonstrations, train": {"rows": 400, "left out: prompt is held out": 100},
         "preferences, train": {"rows": 401, "dropped: identical completions": 1},
-        "preferences, held out": {"rows": 106},
+        "preferences, held out": {"rows": 100},
         "different prompts": {"for training": 28, "held out": 12},
     }
     assert "data: different prompts: 28 for training, 12 held out" in page

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import os
+import tempfile
+import time
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minippo import cache, token_rows
+from minippo import cache
 from minippo.cache import cache_folder
 from minippo.config import DataConfig
 from minippo.data import comparison_rows, policy_rows, prompt_rows, reward_rows
@@ -88,7 +91,7 @@ def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypa
         replace(*paths)
 
     with monkeypatch.context() as patch:
-        patch.setattr(token_rows.os, "replace", once)
+        patch.setattr(os, "replace", once)
         with pytest.raises(KeyboardInterrupt):
             kept_rows(("killed",), tokenizer, [[9, 9, 9]])
     assert list(kept_rows(("killed",), tokenizer, [[1], [2]])) == [[1], [2]]
@@ -97,8 +100,70 @@ def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypa
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"file/minippo, which cannot be made .* XDG_CACHE_HOME"):
+    with pytest.raises(ValueError, match=r"file/minippo/\w+, which cannot be written .* XDG_CACHE_HOME"):
         cache_folder()
+
+
+def test_a_folder_that_is_there_and_cannot_be_written_is_named_too(monkeypatch):
+    folder = cache_folder()
+
+    def read_only(dir):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
+
+    monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
+    with pytest.raises(ValueError, match=rf"{folder}, which cannot be written \(Permission denied\); .*XDG_CACHE_HOME"):
+        cache_folder()
+
+
+def test_a_disk_that_fills_up_is_named_and_leaves_nothing_behind(tokenizer):
+    def rows():
+        yield [1]
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    before = set(cache_folder().iterdir())
+    with pytest.raises(ValueError, match=rf"{cache_folder()}, .*No space left on device.*XDG_CACHE_HOME"):
+        kept_rows(("full",), tokenizer, rows())
+    assert set(cache_folder().iterdir()) == before
+
+
+@pytest.mark.parametrize("suffix", [".ids", ".npz"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "long", "zeros"])
+def test_rows_whose_files_are_not_whole_are_made_again(tokenizer, suffix, damage):
+    parts, groups = ("damaged", suffix, damage), [[[1, 2, 3], [4]], [[5, 6]]]
+    before = set(cache_folder().iterdir())
+    kept_groups(parts, tokenizer, groups)
+    (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == suffix)
+    whole = path.read_bytes()
+    if damage == "gone":
+        path.unlink()
+    elif damage == "zeros" and suffix == ".npz":  # what a machine that stopped may leave
+        path.write_bytes(bytes(len(whole)))
+    else:
+        path.write_bytes({"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": b""}[damage])
+    assert list(kept_groups(parts, tokenizer, groups)) == groups
+    assert path.read_bytes()[:2] == whole[:2]
+
+
+def test_rows_are_safe_on_the_disk_before_they_come_into_place(tokenizer, monkeypatch):
+    calls = []
+    fsync, replace = os.fsync, os.replace
+    monkeypatch.setattr(os, "fsync", lambda file: [calls.append("fsync"), fsync(file)])
+    monkeypatch.setattr(os, "replace", lambda *paths: [calls.append("replace"), replace(*paths)])
+    kept_rows(("safe",), tokenizer, [[1]])
+    assert calls == ["fsync", "fsync", "replace", "replace"]
+
+
+def test_what_other_code_made_is_deleted_when_it_was_not_used_for_a_week(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    mine, day = cache_folder(), 24 * 3600
+    for name, days in (("0123456789abcdef", 8), ("fedcba9876543210", 6), ("somebody's", 99)):
+        (tmp_path / "minippo" / name).mkdir()
+        (tmp_path / "minippo" / name / "a.ids").write_text("")
+        os.utime(tmp_path / "minippo" / name, (time.time() - days * day,) * 2)
+    os.utime(mine, (time.time() - 99 * day,) * 2)
+    assert cache_folder() == mine  # being used, it counts as new
+    assert {path.name for path in mine.parent.iterdir()} == {mine.name, "fedcba9876543210", "somebody's"}
+    assert time.time() - mine.stat().st_mtime < day
 
 
 # ---------------------------------------------------------------------------------------------- texts

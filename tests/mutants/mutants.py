@@ -192,15 +192,24 @@ MUTANTS = [
     Mutant(DATA, "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", _tests("data")),
     Mutant(DATA, "(place + 1 - starts[-1]) * length > batch_tokens", "(place - starts[-1]) * length > batch_tokens", _tests("data")),
     Mutant(TEXTS, "self.read(start + first, start + last)", "self.read(first, last)", _tests("token_rows")),
-    Mutant(TOKEN_ROWS, "cache_key(\"tokens\", *parts, tokenizer_fingerprint(tokenizer))", "cache_key(\"tokens\", *parts)", _tests("token_rows")),  # another tokenizer's ids
-    Mutant(CACHE, "[code_fingerprint(), *parts]", "[*parts]", _tests("token_rows")),  # what the old code made
+    Mutant(TOKEN_ROWS, "fingerprint_of(\"tokens\", *parts, tokenizer_fingerprint(tokenizer))", "fingerprint_of(\"tokens\", *parts)", _tests("token_rows")),  # another tokenizer's ids
+    Mutant(TOKEN_ROWS, "if ids_path.stat().st_size == lengths.sum() * dtype.itemsize else None", "", _tests("token_rows")),  # a file cut short
+    Mutant(CACHE, "                os.fsync(file.fileno())\n", "                pass\n", _tests("token_rows")),
+    Mutant(CACHE, "            probe.flush()\n", "            probe.flush()\n        return folder\n", _tests("token_rows")),  # never deleted
+    Mutant(FILES, "            return file.read() == END_OF_ARROW\n", "            return True\n", _tests("own_data", "not_whole")),  # rows of the last batches are gone
+    Mutant(FILES, "decode(\"utf-8-sig\"", "decode(\"utf-8\"", _tests("own_data", "byte_order")),
+    Mutant(OWN_DATA, "                if num_rows + counts[prompt] <= most:", "                if num_rows < most:", _tests("own_data", "most_rows")),  # nearly all is held out
+    Mutant(OWN_DATA, "        self._leave_out_held_out_prompts()\n", "", _tests("own_data", "held_out")),  # held-out prompts are demonstrated
+    Mutant(OWN_DATA, "for rows in (self._prompts, self._preferences) if rows]", "for rows in (self._prompts,) if rows]", _tests("own_data", "nowhere")),
+    Mutant(CORPORA, "*[file_fingerprint(Path(path)) for path in files.values()]", "*[self.rows[split]._fingerprint for split in files], 0", _tests("corpora", "imdb")),  # other paths, another run
+    Mutant(CACHE, "/ \"minippo\"\n    folder = everything / code_fingerprint()", "/ \"minippo\"\n    folder = everything / \"code\"", _tests("token_rows")),  # what the old code made
     Mutant(CACHE, "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", _tests("own_data", "read_once")),  # what an old file said
     Mutant(FORMATS, "common.rindex(ANSWER)", "common.index(ANSWER)", _tests("own_data", "conversation")),
     Mutant(FORMATS, "return text + ANSWER if", "return text if", _tests("own_data", "demonstrations")),  # the policy would have to open its own turn
     Mutant(FILES, "enumerate(file, start=1)", "enumerate(file)", _tests("own_data", "line")),
     Mutant(FILES, "errors=\"replace\"", "errors=\"ignore\"", _tests("own_data", "unusable")),  # silently another text
     Mutant(OWN_DATA, "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", _tests("own_data", "held_out")),  # tested on prompts that were trained on
-    Mutant(OWN_DATA, "firsts = firsts[~np.isin(hashes[firsts], seen)]", "firsts = firsts[hashes[firsts] != seen[0]]", _tests("own_data", "asked_once")),
+    Mutant(OWN_DATA, "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", _tests("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
     Mutant(TRAIN_RM, "won = [row[i] > row[j]", "won = [row[i] >= row[j]", _tests("train_rm")),  # ties count as right
     Mutant(TRAIN_RM, "return sum(won) / len(won)", "return sum(won) / len(scores)", _tests("train_rm")),
