@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from tqdm import tqdm
 
-from minippo.checkpoint import PPOState, check_prompts, checkpoints, load_actor_critic, restore, save, save_model
+from minippo.checkpoint import PPOState, check_data, checkpoints, load_actor_critic, restore, save, save_model
 from minippo.checks import check_promises
 from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
 from minippo.config import Config
@@ -30,7 +30,9 @@ from minippo.scoring import Scorer, load_scorer
 from minippo.tokenizer import Tokenizer
 
 
-def make_state(run: Run, policy: ActorCritic, prompts: RowSource, demonstrations: RowSource | None) -> PPOState:
+def make_state(
+    run: Run, policy: ActorCritic, prompts: RowSource, demonstrations: RowSource | None, data: str
+) -> PPOState:
     """The state of a run that has not begun."""
     config = run.config.ppo
     groups = decayed_groups(policy.parameters(), config.weight_decay)
@@ -38,7 +40,7 @@ def make_state(run: Run, policy: ActorCritic, prompts: RowSource, demonstrations
         groups, config.lr, (0.9, config.adam_beta2), config.adam_eps, tensorflow_eps=config.tensorflow_eps
     )
     generator = torch.Generator().manual_seed(run.config.seed)
-    return PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations)
+    return PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations, data=data)
 
 
 def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context: int) -> RowSource | None:
@@ -69,7 +71,7 @@ def prepare(run: Run) -> Prepared:
     held_out, dropped_test = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
     prompts = RowSource(queries, run.config.ppo.rollout_batch_size, run.config.seed)
     for place in checkpoints(run.unfinished("ppo"))[-1:]:
-        check_prompts(prompts, place)
+        check_data(corpus.fingerprint, place)
     report = {"prompts, train": dropped, "prompts, test": dropped_test}
     return Prepared(
         corpus, prompts, held_out, corpus.report | {name: counts for name, counts in report.items() if counts}
@@ -111,7 +113,7 @@ def train(run: Run, data: Prepared, started: float) -> None:
     scorer = scorer_of(run)
     judge, held_out = data.corpus.judge, data.held_out[: config.eval.prompts]
     demonstrations = demonstration_source(run, data.corpus, tokenizer, policy.gpt.config.context)
-    state = make_state(run, policy, data.prompts, demonstrations)
+    state = make_state(run, policy, data.prompts, demonstrations, data.corpus.fingerprint)
     if checkpoints(folder):
         restore(state, checkpoints(folder)[-1])
         print(f"resuming after iteration {state.iteration}")

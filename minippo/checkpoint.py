@@ -39,6 +39,8 @@ class PPOState:
     """Iterations done."""
     demonstrations: RowSource | None = None
     """What the pretraining term is taken from, where there is one."""
+    data: str = ""
+    """Fingerprint of the corpus that both are drawn from."""
 
 
 def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
@@ -89,7 +91,7 @@ def save(state: PPOState, folder: Path) -> Path:
     rest = {
         "iteration": state.iteration,
         "kl_coef": state.kl_coef,
-        "prompts": state.prompts.fingerprint,
+        "data": state.data,
         "prompts_drawn": state.prompts.drawn,
         "demonstrations_drawn": state.demonstrations.drawn if state.demonstrations else 0,
         "optimizer_steps": steps,
@@ -103,13 +105,13 @@ def save(state: PPOState, folder: Path) -> Path:
     return place
 
 
-def check_prompts(prompts: RowSource, place: Path) -> None:
-    """Raise ValueError unless the checkpoint was drawing from these very prompts: its place in them is a number."""
+def check_data(data: str, place: Path) -> None:
+    """Raise ValueError unless the checkpoint was drawing from the data of this fingerprint: its place is a number."""
     rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    if rest["prompts"] != prompts.fingerprint:
+    if rest["data"] != data:
         raise ValueError(
-            f"{place} was answering other prompts; go on with its own data, or choose another --run-dir "
-            "(--init-from takes over the earlier stages)"
+            f"{place} was made with other data; go on with its own, or choose another --run-dir (--init-from takes over "
+            "the earlier stages)"
         )
 
 

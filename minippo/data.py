@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
@@ -143,14 +141,6 @@ class RowSource:
             raise ValueError("there are no rows to draw from")
         self.rows, self.batch_size, self.seed, self.drawn = rows, batch_size, seed, drawn
         self._epoch, self._order = -1, [0]
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Of all rows in their order."""
-        digest = hashlib.sha256()
-        for row in self.rows:
-            digest.update(np.array([len(row), *row], np.uint32).tobytes())
-        return digest.hexdigest()
 
     def __next__(self) -> list[list[int]]:
         batch = []

@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from minippo import checkpoint
 from minippo.checkpoint import (
     PPOState,
-    check_prompts,
+    check_data,
     checkpoints,
     load_actor_critic,
     load_reward_model,
@@ -235,9 +235,10 @@ def test_heads_of_another_kind_of_model_are_refused(make_policy, tmp_path):
         load_reward_model(tmp_path)
 
 
-def test_checkpoint_of_other_prompts_is_refused(make_state, queries, tmp_path):
-    place = save(make_state(), tmp_path)
-    check_prompts(RowSource(queries, 7, 9), place)  # batch size and seed are the configuration's matter
-    for others in (queries[1:], [*queries[:-1], [5, 5]], queries[::-1], [[*queries[0], *queries[1]], *queries[2:]]):
-        with pytest.raises(ValueError, match=r"step-000000 was answering other prompts"):
-            check_prompts(RowSource(others, 24, 1), place)
+def test_checkpoint_of_other_data_is_refused(make_state, tmp_path):
+    state = make_state()
+    state.data = "ours"
+    place = save(state, tmp_path)
+    check_data("ours", place)
+    with pytest.raises(ValueError, match=r"step-000000 was made with other data"):
+        check_data("theirs", place)

@@ -229,3 +229,17 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
         "different prompts": {"for training": 28, "held out": 12},
     }
     assert "data: different prompts: 28 for training, 12 held out" in page
+
+
+def test_a_run_goes_on_with_its_own_data_alone(finished, folder, stage, capsys, monkeypatch, tmp_path):
+    shutil.copytree(finished, tmp_path / "run", ignore=shutil.ignore_patterns("ppo"))
+    shutil.copytree(finished / "ppo", tmp_path / "run" / "ppo.unfinished")
+    before = (tmp_path / "run" / "config.yaml").read_bytes()
+    other = write(tmp_path / "prompts.jsonl", [{"prompt": f"Song {i}:"} for i in range(40)])
+    with pytest.raises(SystemExit) as end:
+        stage(train_ppo.main, *arguments(folder), "--run-dir", tmp_path / "run", "--data.prompts", other)
+    assert end.value.code == 2
+    assert "was made with other data" in capsys.readouterr().err
+    assert (tmp_path / "run" / "config.yaml").read_bytes() == before
+    stage(train_ppo.main, *arguments(folder), "--run-dir", tmp_path / "run")
+    assert (tmp_path / "run" / "ppo" / "policy").is_dir()

@@ -220,7 +220,7 @@ MUTANTS = [
     Mutant(CHECKPOINT, "state.kl_coef, state.iteration = rest[\"kl_coef\"], rest[\"iteration\"]", "state.iteration = rest[\"iteration\"]", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    partial = place.with_suffix(\".partial\")\n", "    partial = place\n", _tests("checkpoint")),
     Mutant(CHECKPOINT, "        state.demonstrations.drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", _tests("checkpoint")),
-    Mutant(CHECKPOINT, "    if rest[\"prompts\"] != prompts.fingerprint:\n", "    if False:\n", _tests("checkpoint", "prompts")),  # its place in other rows
+    Mutant(CHECKPOINT, "    if rest[\"data\"] != data:\n", "    if False:\n", _tests("checkpoint", "data")),  # its place in other rows
     Mutant(RUN, "if source is not None and own and own != earlier and", "if False and", _tests("run")),  # another run's reward model
     Mutant(RUN, "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", _tests("run", "another_process")),
     Mutant(VALIDATION, "    check_finite(config)\n", "", _tests("config", "none")),
