@@ -110,8 +110,8 @@ def check_data(data: str, place: Path) -> None:
     rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
     if rest["data"] != data:
         raise ValueError(
-            f"{place} was made with other data; go on with its own, or choose another --run-dir (--init-from takes over "
-            "the earlier stages)"
+            f"{place} was made with other data; go on with its own, or choose another --run-dir "
+            "(--init-from takes over the earlier stages)"
         )
 
 
