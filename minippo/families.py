@@ -47,8 +47,8 @@ class Family(NamedTuple):
     """Layer of our block -> those of the public one."""
     transposed: bool = False
     """Whether linear layers are stored with columns for rows."""
-    masks: tuple[str, ...] = ()
-    """Ends of the names of what older files hold beside the weights: causal masks."""
+    no_weights: tuple[str, ...] = ()
+    """Ends of the names of what older files hold beside the weights: causal masks, a version."""
 
 
 def _norm_and_embedding(token_embedding: str, norm: str) -> tuple[TensorNames, ...]:
@@ -111,7 +111,7 @@ FAMILIES = {
             "down": ("mlp.c_proj",),
         },
         transposed=True,
-        masks=(".attn.bias", ".attn.masked_bias"),
+        no_weights=(".attn.bias", ".attn.masked_bias"),
     ),
     "opt": Family(
         causal="OPTForCausalLM",
@@ -139,6 +139,7 @@ FAMILIES = {
             "up": ("fc1",),
             "down": ("fc2",),
         },
+        no_weights=("decoder.version",),
     ),
 }
 
@@ -198,11 +199,9 @@ def from_public(public: dict[str, Any], name: str) -> GPTConfig:
     if otherwise:
         raise ValueError(f"{name} is built otherwise than the models that can be loaded: {'; '.join(otherwise)}")
     never_sampled = entry(public, "never_sampled", where, list, NoneType) or []
-    outside = [
-        i for i in never_sampled if not 0 <= checked(i, f"{where}: an id in never_sampled", int) < sizes["vocab_size"]
-    ]
-    if outside:
-        raise ValueError(f"{where}: never_sampled has {outside[0]}, and the ids end at {sizes['vocab_size'] - 1}")
+    for i in never_sampled:
+        if not 0 <= checked(i, f"{where}: an id in never_sampled", int) < sizes["vocab_size"]:
+            raise ValueError(f"{where}: never_sampled has {i}, and the ids end at {sizes['vocab_size'] - 1}")
     eos_id = entry(public, "eos_token_id", where, int, list, NoneType)
     if isinstance(eos_id, list):  # several end a response; the first is that of a text
         eos_id = checked(eos_id[0] if eos_id else None, f"{where}: the first eos_token_id", int)

@@ -92,7 +92,7 @@ class StoredTensors:
     def __getitem__(self, name: str) -> Tensor:
         """The tensor called `name`, with the prefix or without.
 
-        Raises ValueError where there is none, or where one of its numbers is none.
+        Raises ValueError where there is none, or where it holds NaN or infinite numbers.
         """
         if name not in self._places:
             raise ValueError(f"{self.source} has no tensor {name!r}")
@@ -103,7 +103,7 @@ class StoredTensors:
             raise ValueError(f"{path} has no tensor {full_name!r}, though {self.source.name} says so")
         tensor = self._get(full_name)
         self._read += tensor.nbytes
-        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # NaN is both
+        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # a NaN is both extremes
             raise ValueError(f"{path}: its tensor {full_name!r} holds NaN or infinite numbers")
         return tensor
 
@@ -126,8 +126,8 @@ def _shards(find: Find, index: Path) -> dict[str, Path]:
 
 def _open(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
     """The names of a file's tensors, and what gives one by its name. Raises ValueError for what is no such file."""
-    with path.open("rb") as file:
-        beginning = file.read(32)
+    with path.open("rb") as opened:
+        beginning = opened.read(32)
     if not beginning:
         raise ValueError(f"{path} is empty")
     if beginning.startswith(LFS_POINTER):

@@ -82,8 +82,9 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
 def _check_all_is_read(stored: StoredTensors, config: GPTConfig) -> None:
     """Raise ValueError where the transformer has further tensors, as those of further blocks. Heads may have any."""
     read = {name for names in tensor_names(config) for name in names.public}
-    roots, masks = {name.split(".")[0] for name in read}, FAMILIES[config.family].masks
-    unread = [name for name in stored if name.split(".")[0] in roots and name not in read and not name.endswith(masks)]
+    roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[config.family].no_weights
+    further = [name for name in stored if name.split(".")[0] in roots and name not in read]
+    unread = [name for name in further if not name.endswith(no_weights)]
     if unread:
         raise ValueError(
             f"{stored.source}: by its config.json, with {config.layers} blocks, {len(unread)} of its tensors would go "

@@ -187,9 +187,9 @@ MUTANTS = [
     Mutant(JSON_FILES, "(ValueError, RecursionError)", "ValueError", _tests("tokenizer", "beside_the_merges")),
     Mutant(FAMILIES, "        if sizes[field] < 1:\n", "        if False:\n", _tests("weights", "of_use")),
     Mutant(FAMILIES, "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", _tests("weights", "of_use")),
-    Mutant(FAMILIES, "if not 0 <= checked(i, ", "if not 0 <= 1 + checked(i, ", _tests("weights", "of_use")),  # the last row, from behind
+    Mutant(FAMILIES, "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", _tests("weights", "of_use")),  # the last row, from behind
     Mutant(WEIGHTS, "    _check_all_is_read(stored, config)\n", "", _tests("weights", "blocks")),  # layers are dropped
-    Mutant(WEIGHTS, " and not name.endswith(masks)]", "]", _tests("weights", "causal_masks")),
+    Mutant(WEIGHTS, " if not name.endswith(no_weights)]", "]", _tests("weights", "causal_masks")),
     Mutant(STORED, "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", _tests("weights", "no_numbers")),
     Mutant(STORED, "    if beginning.startswith(LEGACY):\n", "    if False:\n", _tests("weights", "told_apart")),
     Mutant(STORED, "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", _tests("weights", "in_place")),
