@@ -369,7 +369,7 @@ def test_a_pattern_and_special_tokens_alone_are_enough_beside_a_file(tmp_path):
         ),
         ({"ids": 7}, ": ids should be a list or null, and is 7"),
         ({"ids": [0, 1.5]}, ": the id of rank 1 should be a whole number, and is 1.5"),
-        ({"ids": [0, 1]}, ": 2 ids are too few for ranks up to 258"),
+        ({"ids": [0] * 258}, ": 258 ids are too few for ranks up to 258"),
         ({"ids": [0] * 260}, " make no tokenizer: .* have 3 different ids"),
         ({"eos": "</s>"}, " make no tokenizer: .* has no token '</s>'"),
         ({"eos": 3}, ": eos should be a string or null, and is 3"),
