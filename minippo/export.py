@@ -12,6 +12,7 @@ Value head, gain and bias lie beside, in heads.safetensors. Nothing that is ther
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +39,22 @@ class ExportOptions:
 
 
 def check_empty(folder: Path) -> None:
-    """Raise ValueError where `folder` holds anything or cannot be made."""
+    """Raise ValueError where `folder` holds anything, or is a file or in one."""
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"{place} is a file, not a folder to export to (--out)")
     if folder.is_dir() and (files := sorted(path.name for path in folder.iterdir())):
         raise ValueError(f"{folder} holds {len(files)} files already ({files[0]}, ...): choose another --out")
+
+
+def make_folder(folder: Path) -> None:
+    """Make `folder` where it is not there yet. Raises ValueError where nothing can be written to it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(f"{folder} cannot be made (--out): {error.strerror}") from None
+    if not os.access(folder, os.W_OK):
+        raise ValueError(f"{folder} cannot be written to (--out)")
 
 
 def pad_id_of(name: str, tokenizer: Tokenizer) -> int:
@@ -62,13 +73,15 @@ def load_model(run: Run, name: str) -> GPT | ActorCritic | RewardModel:
     return load_reward_model(run.stage("rm"))
 
 
-def generation_config(gpt: GPT, end_ids: tuple[int, ...]) -> str:
-    """The generation_config.json with which others' responses end where ours do and hold no id that ours cannot."""
+def generation_config(gpt: GPT, end_ids: tuple[int, ...], min_new_tokens: int) -> str:
+    """The generation_config.json with which others' responses end where ours may, at none of `end_ids` before
+    `min_new_tokens`, and hold no id that ours cannot. How long they get and how they are drawn is for the asker."""
     contents = {
         "bos_token_id": gpt.config.eos_id,
         "eos_token_id": list(end_ids),
         "pad_token_id": gpt.config.pad_id,
         "suppress_tokens": list(gpt.config.never_sampled) or None,
+        "min_new_tokens": min_new_tokens or None,
     }
     return json.dumps(contents, indent=2) + "\n"
 
@@ -85,16 +98,20 @@ def main() -> None:
         policy, reward = run.tokenizers()
         tokenizers = {name: reward if name == "reward_model" else policy for name in names}
         files = {name: used.public_files(pad_id_of(name, used)) for name, used in tokenizers.items()}
+        make_folder(options.out)
+    ppo = run.config.ppo
     for name, tokenizer in tokenizers.items():
         model, folder = load_model(run, name), options.out / name
         gpt = model if isinstance(model, GPT) else model.gpt
-        gpt.describe(eos_id=tokenizer.eos_id, pad_id=pad_id_of(name, tokenizer))
+        gpt.set_ids(eos_id=tokenizer.eos_id, pad_id=pad_id_of(name, tokenizer))
         if model is gpt:
             save_pretrained(gpt, folder)
         else:
             save_model(model, folder)
         if name != "reward_model":
-            files[name]["generation_config.json"] = generation_config(gpt, tokenizer.end_ids(run.config.ppo.stop_token))
+            files[name]["generation_config.json"] = generation_config(
+                gpt, tokenizer.end_ids(ppo.stop_token), ppo.min_new_tokens
+            )
         for file, text in files[name].items():
             (folder / file).write_text(text, encoding="utf-8", newline="\n")
         print(folder)

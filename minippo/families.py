@@ -8,8 +8,10 @@ no position reads.
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import NoneType
 from typing import Any, NamedTuple
 
+from minippo.json_files import checked, entry
 from minippo.model import GPTConfig
 
 
@@ -45,6 +47,8 @@ class Family(NamedTuple):
     """Layer of our block -> those of the public one."""
     transposed: bool = False
     """Whether linear layers are stored with columns for rows."""
+    no_weights: tuple[str, ...] = ()
+    """Ends of the names of what older files hold beside the weights: causal masks, a version."""
 
 
 def _norm_and_embedding(token_embedding: str, norm: str) -> tuple[TensorNames, ...]:
@@ -107,6 +111,7 @@ FAMILIES = {
             "down": ("mlp.c_proj",),
         },
         transposed=True,
+        no_weights=(".attn.bias", ".attn.masked_bias"),
     ),
     "opt": Family(
         causal="OPTForCausalLM",
@@ -134,6 +139,7 @@ FAMILIES = {
             "up": ("fc1",),
             "down": ("fc2",),
         },
+        no_weights=("decoder.version",),
     ),
 }
 
@@ -174,26 +180,36 @@ def to_public(config: GPTConfig) -> dict[str, Any]:
 
 
 def from_public(public: dict[str, Any], name: str) -> GPTConfig:
-    """The sizes in a config.json of `name`. Raises ValueError for what this transformer cannot be."""
-    model_type = public.get("model_type")
+    """The sizes in the config.json of `name`. Raises ValueError for what this transformer cannot be."""
+    where = f"the config.json of {name}"
+    model_type = entry(public, "model_type", where, str, NoneType)
     if model_type not in FAMILIES:
         raise ValueError(f"{name} is of the family {model_type!r}; {' and '.join(map(repr, FAMILIES))} can be loaded")
     family = FAMILIES[model_type]
-    missing = [key for key in family.sizes.values() if not isinstance(public.get(key), int)]
-    if missing:
-        raise ValueError(f"the config.json of {name} does not say {' and '.join(missing)}")
-    sizes = {field: public[key] for field, key in family.sizes.items()}
+    sizes = {field: entry(public, key, where, int) for field, key in family.sizes.items()}
+    for field, key in family.sizes.items():
+        if sizes[field] < 1:
+            raise ValueError(f"{where}: {key} should be 1 or more, and is {sizes[field]}")
+    if sizes["channels"] % sizes["heads"]:
+        keys = (family.sizes["channels"], family.sizes["heads"])
+        raise ValueError(f"{where}: {keys[0]} {sizes['channels']} cannot be divided by {keys[1]} {sizes['heads']}")
     built = family.built(sizes["channels"])
     chosen = {key: public.get(key, allowed[0]) for key, (allowed, _) in built.items()}
     otherwise = [f"{built[key][1]} ({key} is {value!r})" for key, value in chosen.items() if value not in built[key][0]]
     if otherwise:
         raise ValueError(f"{name} is built otherwise than the models that can be loaded: {'; '.join(otherwise)}")
-    eos_id = public.get("eos_token_id")
+    never_sampled = entry(public, "never_sampled", where, list, NoneType) or []
+    for i in never_sampled:
+        if not 0 <= checked(i, f"{where}: an id in never_sampled", int) < sizes["vocab_size"]:
+            raise ValueError(f"{where}: never_sampled has {i}, and the ids end at {sizes['vocab_size'] - 1}")
+    eos_id = entry(public, "eos_token_id", where, int, list, NoneType)
+    if isinstance(eos_id, list):  # several end a response; the first is that of a text
+        eos_id = checked(eos_id[0] if eos_id else None, f"{where}: the first eos_token_id", int)
     return GPTConfig(
         **sizes,
         activation="relu" if chosen["activation_function"] == "relu" else "gelu_new",
         family=model_type,
-        never_sampled=tuple(public.get("never_sampled", ())),
-        eos_id=eos_id[0] if isinstance(eos_id, list) else eos_id,
-        pad_id=public.get("pad_token_id"),
+        never_sampled=tuple(never_sampled),
+        eos_id=eos_id,
+        pad_id=entry(public, "pad_token_id", where, int, NoneType),
     )

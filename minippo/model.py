@@ -146,10 +146,10 @@ class GPT(nn.Module):
         ):  # the public table begins with two rows that no position reads: kept for the way back
             self.register_buffer("unread_positions", torch.zeros(2, config.channels))
         self.apply(self._initialise)
-        self.describe()
+        self.set_ids()
 
-    def describe(self, **changes: Any) -> None:
-        """Change what `config` says of the ids: `never_sampled`, `eos_id`, `pad_id`."""
+    def set_ids(self, **changes: Any) -> None:
+        """Put ids into `config`: `never_sampled`, `eos_id`, `pad_id`. The logits forbid the first from here on."""
         self.config = replace(self.config, **changes)
         ids = torch.tensor(self.config.never_sampled, dtype=torch.long, device=self.token_embedding.weight.device)
         self.register_buffer("never_sampled", ids, persistent=False)

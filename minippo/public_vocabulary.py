@@ -7,9 +7,11 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from minippo.bpe import Merge
+from minippo.json_files import checked, entry, read_object
 
 END_OF_TEXT = "<|endoftext|>"
 VOCABULARY_FILES = (
@@ -70,44 +72,48 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
 
     Raises FileNotFoundError where files are missing, and ValueError for a tokenizer that is not of GPT-2's type.
     """
-    settings = _read_json(folder / "special_tokens_map.json") | _read_json(folder / "tokenizer_config.json")
+    settings = _settings(folder / "special_tokens_map.json") | _settings(folder / "tokenizer_config.json")
     kind = (settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
     if settings.get("add_prefix_space"):
         raise ValueError("it puts a space before every text (add_prefix_space in its tokenizer_config.json)")
     if (folder / "tokenizer.json").is_file():
-        whole = _read_json(folder / "tokenizer.json")
+        path = folder / "tokenizer.json"
+        whole = read_object(path)
         _check_pipeline(whole)
-        vocabulary, merges = whole["model"].get("vocab", {}), whole["model"].get("merges", [])
-        added = [(row["content"], row["id"], row["special"]) for row in whole.get("added_tokens", [])]
+        model = whole["model"]
+        vocabulary, merges = entry(model, "vocab", path, dict), entry(model, "merges", path, list)
+        rows = entry(whole, "added_tokens", path, list, NoneType) or []
+        kinds, where = {"content": str, "id": int, "special": bool}, f"{path}: an added token"
+        added = [tuple(entry(row, key, where, kind) for key, kind in kinds.items()) for row in rows]
     else:
         for name in ("vocab.json", "merges.txt"):
             if not (folder / name).is_file():
                 raise FileNotFoundError(f"{folder} is no tokenizer: it has no {name}, and no tokenizer.json")
         if kind not in _LIKE_GPT2:
             raise ValueError(f"it is a {kind}; what splits texts as GPT-2 does can be loaded: {', '.join(_LIKE_GPT2)}")
-        vocabulary, merges = _read_json(folder / "vocab.json"), _read_merges(folder / "merges.txt")
-        added = _added_tokens(settings, _read_json(folder / "added_tokens.json"))
+        vocabulary, merges = read_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
+        added = _added_tokens(settings, _read_optional(folder / "added_tokens.json"), folder / "tokenizer_config.json")
     ordinary = [token for token, _, special in added if not special]
     if ordinary:
         raise ValueError(
             f"it looks for {len(ordinary)} added tokens in a text before it merges ({ordinary[0]!r}); tiktoken cannot"
         )
     vocabulary = vocabulary | {token: index for token, index, _ in added}
-    pairs = [pair.split(" ") if isinstance(pair, str) else pair for pair in merges]
-    return _vocabulary(vocabulary, pairs, _name(settings.get("eos_token")), _name(settings.get("pad_token")))
+    pairs = [_pair(merge, number) for number, merge in enumerate(merges, start=1)]
+    return _vocabulary(vocabulary, pairs, settings.get("eos_token", ""), settings.get("pad_token", ""))
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_optional(path: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one where there is no file."""
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is no JSON: {error}") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} should hold a JSON object, and holds a {type(found).__name__}")
-    return found
+    return read_object(path) if path.is_file() else {}
+
+
+def _settings(path: Path) -> dict[str, Any]:
+    """What a file says of the tokenizer, each special token as its text; nothing where there is no file."""
+    found = _read_optional(path)
+    entry(found, "tokenizer_class", path, str, NoneType)
+    special = {key for key in found if key.endswith("_token") and not key.startswith("add_")}  # add_bos_token: true
+    return found | {key: _text(found[key], f"{path}: {key}") for key in special}
 
 
 def _read_merges(path: Path) -> list[str]:
@@ -116,6 +122,7 @@ def _read_merges(path: Path) -> list[str]:
 
 
 def _check_pipeline(whole: dict[str, Any]) -> None:
+    whole = {"pre_tokenizer": None, "model": None} | whole  # without these two it says something, only nothing of ours
     for keys, allowed in _PIPELINE.items():
         found = whole
         for key in keys:
@@ -127,20 +134,33 @@ def _check_pipeline(whole: dict[str, Any]) -> None:
             )
 
 
-def _added_tokens(settings: dict[str, Any], added: dict[str, int]) -> list[tuple[str, int, bool]]:
+def _added_tokens(settings: dict[str, Any], added: dict[str, int], where: Path) -> list[tuple[str, int, bool]]:
     """The tokens named beside `vocab.json`: text, id, and whether it is special, so never looked for in our texts."""
-    rows = settings.get("added_tokens_decoder", {}).items()
-    found = [(row["content"], int(index), row["special"]) for index, row in rows]
+    found = []
+    for index, row in (entry(settings, "added_tokens_decoder", where, dict, NoneType) or {}).items():
+        if not index.isdecimal():
+            raise ValueError(f"{where}: added_tokens_decoder should have ids for keys, and has {index!r}")
+        token = f"{where}: added_tokens_decoder {index}"
+        found.append((entry(row, "content", token, str), int(index), entry(row, "special", token, bool)))
     # The older added_tokens.json does not say which are special: those that have a role elsewhere.
-    special = {_name(value) for key, value in settings.items() if key.endswith("_token")}
-    special |= {_name(token) for token in settings.get("additional_special_tokens") or []}
+    special = {value for key, value in settings.items() if key.endswith("_token")}
+    more = entry(settings, "additional_special_tokens", where, list, NoneType) or []
+    special |= {_text(token, f"{where}: additional_special_tokens") for token in more}
     special |= {token for token, _, is_special in found if is_special}
     return found + [(token, index, token in special) for token, index in added.items()]
 
 
-def _name(token: Any) -> str:
-    """The text of a special token, which is given as that, or as an object that has it, or not at all."""
-    return (token["content"] if isinstance(token, dict) else token) or ""
+def _text(token: Any, where: str) -> str:
+    """That of a special token, which is given as that, or as an object that has it, or not at all."""
+    checked(token, where, str, dict, NoneType)
+    return (entry(token, "content", where, str) if isinstance(token, dict) else token) or ""
+
+
+def _pair(merge: Any, number: int) -> list[str]:
+    """The two parts of a merge, which is given as both with a space between them, or as a list."""
+    where = f"its merge {number}"
+    parts = checked(merge, where, str, list)
+    return parts.split(" ") if isinstance(parts, str) else [checked(part, where, str) for part in parts]
 
 
 def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pad: str) -> PublicVocabulary:

@@ -61,7 +61,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             )
         )
     padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
-    gpt.describe(never_sampled=(*tokenizer.textless_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    gpt.set_ids(never_sampled=(*tokenizer.textless_ids, *padded_rows), eos_id=tokenizer.eos_id)
     return gpt
 
 

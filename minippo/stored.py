@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-import json
+import math
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
+
+from minippo.json_files import checked, entry, read_object
 
 Find = Callable[[str], "Path | None"]
 """Name of a file -> where it lies; None where there is none of that name."""
@@ -21,6 +23,11 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+
+LFS_POINTER = b"version https://git-lfs"
+ZIP = b"PK\x03\x04"
+LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
+"""How `torch.save` began before it wrote ZIP files: a pickled number."""
 
 
 def finder(name_or_path: str | Path) -> Find:
@@ -78,8 +85,15 @@ class StoredTensors:
     def __contains__(self, name: str) -> bool:
         return name in self._places
 
+    def __iter__(self) -> Iterator[str]:
+        """The names, without the prefix."""
+        return iter(self._places)
+
     def __getitem__(self, name: str) -> Tensor:
-        """The tensor called `name`, with the prefix or without. Raises ValueError where there is none."""
+        """The tensor called `name`, with the prefix or without.
+
+        Raises ValueError where there is none, or where it holds NaN or infinite numbers.
+        """
         if name not in self._places:
             raise ValueError(f"{self.source} has no tensor {name!r}")
         path, full_name = self._places[name]
@@ -89,6 +103,8 @@ class StoredTensors:
             raise ValueError(f"{path} has no tensor {full_name!r}, though {self.source.name} says so")
         tensor = self._get(full_name)
         self._read += tensor.nbytes
+        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # a NaN is both extremes
+            raise ValueError(f"{path}: its tensor {full_name!r} holds NaN or infinite numbers")
         return tensor
 
     def _open(self, path: Path) -> None:
@@ -99,8 +115,9 @@ class StoredTensors:
 
 def _shards(find: Find, index: Path) -> dict[str, Path]:
     """Name of a tensor -> the file that the index names for it. Raises FileNotFoundError where one is not there."""
-    names = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    paths = {file: find(file) for file in sorted(set(names.values()))}
+    names = entry(read_object(index), "weight_map", index, dict)
+    files = {checked(file, f"{index}: the file of {name!r}", str) for name, file in names.items()}
+    paths = {file: find(file) for file in sorted(files)}
     missing = [file for file, path in paths.items() if path is None]
     if missing:
         raise FileNotFoundError(f"{index} names files that are not there: {', '.join(missing)}")
@@ -109,12 +126,25 @@ def _shards(find: Find, index: Path) -> dict[str, Path]:
 
 def _open(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
     """The names of a file's tensors, and what gives one by its name. Raises ValueError for what is no such file."""
+    with path.open("rb") as opened:
+        beginning = opened.read(32)
+    if not beginning:
+        raise ValueError(f"{path} is empty")
+    if beginning.startswith(LFS_POINTER):
+        raise ValueError(f"{path} is Git LFS's pointer to the weights, not the weights: git lfs pull fetches them")
     if path.suffix == ".safetensors":
         try:
             file = safe_open(path, "pt")
         except SafetensorError as error:
             raise ValueError(f"{path} is no whole safetensors file: {error}") from None
         return set(file.keys()), file.get_tensor
+    if beginning.startswith(LEGACY):
+        raise ValueError(
+            f"{path} is in PyTorch's format from before 1.6, which cannot be mapped: load it with torch.load and write "
+            "it with torch.save"
+        )
+    if not beginning.startswith(ZIP):
+        raise ValueError(f"{path} is no file of PyTorch's: it begins with {beginning[:16]!r}")
     try:
         tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except pickle.UnpicklingError:
@@ -124,4 +154,5 @@ def _open(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
         raise ValueError(f"{path} is no whole file of PyTorch's present format: {reason}") from None
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} holds a {type(tensors).__name__}, not tensors by their names")
+    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
     return set(tensors), tensors.__getitem__

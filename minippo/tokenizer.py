@@ -6,8 +6,6 @@ always encoded as ordinary text: a review that spells `<|endoftext|>` or `</s>` 
 
 from __future__ import annotations
 
-import base64
-import json
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +23,7 @@ from minippo.public_vocabulary import (
     public_files,
     read_vocabulary,
 )
+from minippo.tiktoken_files import TiktokenVocabulary, read_tiktoken, write_tiktoken
 
 PAD = "<|pad|>"
 """What stands for a pad in `public_files`, where there is no such token."""
@@ -110,22 +109,14 @@ class Tokenizer:
         return (self.eos_id, ids[0])
 
     def save(self, path: Path) -> None:
-        """Write the merges in tiktoken's text format: base64 of the token's bytes, a space, its rank.
+        """Write the merges in tiktoken's text format, and what it cannot say into `path`.json.
 
-        What that format cannot say, whatever differs from GPT-2's pattern, ids and one special token, goes into
-        `path`.json. So `load_tokenizer(path)` gives back any tokenizer, and needs nothing else.
+        So `load_tokenizer(path)` gives back any tokenizer, and needs nothing else.
         """
         ranks, pattern = self.encoding._mergeable_ranks, self.encoding._pat_str
         ids = None if all(i == rank for rank, i in enumerate(self._ids)) else self._ids
-        lines = (f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in sorted(ranks.items(), key=_rank))
-        path.write_text("".join(lines), encoding="ascii", newline="\n")
-        usual = {END_OF_TEXT: len(ranks)}
-        if (pattern, self.special_tokens, ids) != (GPT2_SPLIT, usual, None):
-            rest = {"name": self.name, "pattern": pattern, "special_tokens": self.special_tokens}
-            rest |= {"eos": self.eos, "pad": self.pad, "ids": ids}
-            _rest_path(path).write_text(json.dumps(rest) + "\n", encoding="utf-8")
-        else:
-            _rest_path(path).unlink(missing_ok=True)  # that of another tokenizer, saved here before
+        vocabulary = TiktokenVocabulary(self.name, ranks, self.special_tokens, pattern, ids, self.eos, self.pad)
+        write_tiktoken(path, vocabulary)
 
     @cached_property
     def spare_id(self) -> int:
@@ -158,14 +149,6 @@ class Tokenizer:
         pad = self.pad if pad_id is None else names[pad_id]
         pattern = "" if self.encoding._pat_str in _GPT2_SPLITS else self.encoding._pat_str
         return public_files(PublicVocabulary(merges, ids, special_tokens, self.eos, pad), pattern)
-
-
-def _rest_path(path: Path) -> Path:
-    return path.with_name(path.name + ".json")
-
-
-def _rank(item: tuple[bytes, int]) -> int:
-    return item[1]
 
 
 def load_tokenizer(name_or_path: str | Path) -> Tokenizer:
@@ -211,28 +194,12 @@ def _fetching(name: str) -> Iterator[None]:
 
 
 def _from_file(path: Path) -> Tokenizer:
-    ranks = _read_ranks(path)
-    if _rest_path(path).is_file():
-        rest = json.loads(_rest_path(path).read_text(encoding="utf-8"))
-        return Tokenizer(_encoding(rest.pop("name"), ranks, rest.pop("pattern")), **rest)
-    # Ranks that skip an id (p50k_base's do) would let end-of-text collide with a token.
-    if sorted(ranks.values()) != list(range(len(ranks))):
-        raise ValueError(f"{path}: its {len(ranks)} tokens do not have the ranks 0 to {len(ranks) - 1}")
-    return Tokenizer(_encoding(path.stem, ranks), {END_OF_TEXT: len(ranks)})
-
-
-def _read_ranks(path: Path) -> dict[bytes, int]:
-    # Not tiktoken's own reader: it caches by path, and would go on serving a file that has been replaced.
-    ranks = {}
-    for number, line in enumerate(path.read_text(encoding="ascii").splitlines(), start=1):
-        token, _, rank = line.partition(" ")
-        if not rank.isdigit():
-            raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {line[:40]!r}")
-        ranks[base64.b64decode(token)] = int(rank)
-    missing = sum(token not in ranks for token in SINGLE_BYTES)
-    if missing:
-        raise ValueError(f"{path} is not a byte-level vocabulary: {missing} of the 256 single bytes have no token")
-    return ranks
+    found = read_tiktoken(path)
+    try:
+        encoding = _encoding(found.name, found.ranks, found.pattern)
+        return Tokenizer(encoding, found.special_tokens, ids=found.ids, eos=found.eos, pad=found.pad)
+    except ValueError as error:
+        raise ValueError(f"{path} and {path.name}.json make no tokenizer: {error}") from error
 
 
 def _from_public(name: str, folder: Path) -> Tokenizer:

@@ -13,6 +13,7 @@ from torch.overrides import TorchFunctionMode
 
 from minippo.families import FAMILIES, from_public, tensor_names, to_public
 from minippo.heads import RewardModel
+from minippo.json_files import read_object
 from minippo.model import GPT, GPTConfig
 from minippo.stored import StoredTensors, find_config, finder
 
@@ -36,7 +37,7 @@ def pretrained_config(name_or_path: str | Path) -> GPTConfig:
     Raises FileNotFoundError where there is none, and ValueError for a model that this transformer cannot be.
     """
     path = find_config(finder(name_or_path), name_or_path)
-    return from_public(json.loads(path.read_text(encoding="utf-8")), str(name_or_path))
+    return from_public(read_object(path), str(name_or_path))
 
 
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
@@ -46,10 +47,12 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
 
     The files are mapped and copied tensor by tensor, so that at no time more memory is used than by the result, or by
     the file where that is larger, and a tenth. Raises FileNotFoundError where a file is missing, and ValueError for a
-    model that this transformer cannot be, for missing tensors and for files that hold something else.
+    model that this transformer cannot be, for missing tensors, for tensors of the transformer that would go unread, for
+    NaN and infinite weights, and for files that hold something else.
     """
     config = pretrained_config(name_or_path)
     stored = _stored(name_or_path, config)
+    _check_all_is_read(stored, config)
     if "lm_head.weight" in stored:
         name = tensor_names(config)[0].public[0]
         if not torch.equal(stored[name], stored["lm_head.weight"]):
@@ -72,8 +75,21 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
             for target, part in zip(into, rows.split([len(target) for target in into]), strict=True):
                 target.copy_(part)
     gpt.load_state_dict(ours, assign=True)
-    gpt.describe()  # puts the one buffer that is in no file where the weights are
+    gpt.set_ids()  # puts the one buffer that is in no file where the weights are
     return gpt
+
+
+def _check_all_is_read(stored: StoredTensors, config: GPTConfig) -> None:
+    """Raise ValueError where the transformer has further tensors, as those of further blocks. Heads may have any."""
+    read = {name for names in tensor_names(config) for name in names.public}
+    roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[config.family].no_weights
+    further = [name for name in stored if name.split(".")[0] in roots and name not in read]
+    unread = [name for name in further if not name.endswith(no_weights)]
+    if unread:
+        raise ValueError(
+            f"{stored.source}: by its config.json, with {config.layers} blocks, {len(unread)} of its tensors would go "
+            f"unread ({unread[0]!r})"
+        )
 
 
 def load_score_head(folder: str | Path) -> Tensor:

@@ -46,7 +46,7 @@ def make_gpt(tokenizer, family, rows, seed):
                 tensor.normal_(std=1.0)
         gpt.token_embedding.weight[tokenizer.vocab_size :] *= 9  # were they not forbidden, they would win
     never = (*tokenizer.textless_ids, *range(tokenizer.vocab_size, rows))
-    gpt.describe(never_sampled=never, eos_id=tokenizer.eos_id)
+    gpt.set_ids(never_sampled=never, eos_id=tokenizer.eos_id)
     return gpt
 
 
@@ -164,6 +164,47 @@ def test_answers_end_at_the_stop_token_there_too(run, exported, tmp_path, monkey
         generation = transformers.GenerationConfig.from_pretrained(folder / "policy")
         assert generation.eos_token_id == ends
         assert json.loads((folder / "policy" / "config.json").read_text())["eos_token_id"] == eos_id
+
+
+@torch.no_grad()
+def test_answers_are_as_long_as_ours_are_at_least(run, exported, tmp_path, monkeypatch):
+    (run.folder / "config.yaml").write_text("ppo: {min_new_tokens: 6}\n")
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "long")])
+    export.main()
+    ours, queries = load_actor_critic(run.stage("ppo") / "policy").eval(), torch.arange(3, 60).view(19, 3)
+    # An end that comes at once, unless it may not.
+    end = ours(queries)[0][:, -1].argmax(-1)[0].item()
+    mask = torch.ones_like(queries, dtype=torch.bool)
+    for folder, least in ((exported, 0), (tmp_path / "long", 6)):
+        theirs = loaded(transformers.AutoModelForCausalLM, folder / "policy")
+        options = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 1}
+        found = theirs.generate(queries, attention_mask=mask.long(), eos_token_id=end, **options)[:, 3:]
+        expected, real = generate(
+            ours, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
+        )
+        assert torch.equal(found, expected[:, : found.shape[1]])
+        assert real.sum(dim=1).min() >= max(1, least)
+        assert (real.sum(dim=1).min() == 1) == (least == 0)
+
+
+@pytest.mark.parametrize("run", ["gpt2"], indirect=True)
+def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(run, tmp_path, monkeypatch, capsys):
+    def refused(place):
+        monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(place)])
+        with pytest.raises(SystemExit) as end:
+            export.main()
+        assert end.value.code == 2
+        return capsys.readouterr().err
+
+    def mkdir(path, **_):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(export, "load_model", None)
+    assert "cannot be made (--out): No such file or directory" in refused("/proc/exported")
+    monkeypatch.setattr(export.os, "access", lambda path, mode: False)
+    assert "out cannot be written to (--out)" in refused(tmp_path / "out")
+    monkeypatch.setattr(export.Path, "mkdir", mkdir)
+    assert "new cannot be made (--out): Permission denied" in refused(tmp_path / "new")
 
 
 def test_run_without_later_stages_is_exported_as_far_as_it_is(run, tmp_path, monkeypatch, capsys):

@@ -257,7 +257,7 @@ def test_without_such_ids_the_logits_are_left_alone_and_with_them_the_gradients_
     for found, expected in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-5)
     described = make_gpt(never_sampled=never)
-    described.describe(never_sampled=(), eos_id=7)
+    described.set_ids(never_sampled=(), eos_id=7)
     assert described.config.eos_id == 7
     assert torch.equal(described(tokens), plain(tokens))
 

@@ -404,7 +404,7 @@ ABC = {"ab": 1300, "bc": 1301, "abc": 1302}
         (ABC, "a b\nb c\na bc\n", {}, r"opt cannot be loaded: its merge 'a' \+ 'bc' is never"),
         (ABC, "a b\nb c\na bc\nab c\n", {}, "opt cannot be loaded: two of its merges make 'abc'"),
         ({"ab": "many"}, "", {}, "its token 'ab' has the id 'many', which is no whole number"),
-        ({}, "", {"vocab_json": ["a", "b"]}, "should hold a JSON object, and holds a list"),
+        ({}, "", {"vocab_json": ["a", "b"]}, r"vocab\.json should be an object, and is \[\"a\", \"b\"\]"),
         ({}, "", {"vocab_json": "no JSON"}, "vocab.json is no JSON"),
         ({}, "", {"vocab_json": {"a": 1}}, "it is not byte-level: 255 of the 256 single bytes have no token"),
     ],
@@ -414,6 +414,68 @@ def test_what_cannot_be_reproduced_is_refused(opt_vocabulary, tmp_path, vocabula
     with pytest.raises(ValueError, match=words) as refusal:
         load_tokenizer(write(tmp_path / "opt", **files))
     assert str(tmp_path / "opt") in str(refusal.value)
+
+
+TOKENIZER, MODEL = "tokenizer_json", {"vocab": {}, "merges": []}
+LIKE_OURS = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, "model": MODEL}
+
+
+@pytest.mark.parametrize(
+    ("files", "words"),
+    [
+        (
+            {CONFIG: {"tokenizer_class": 5}},
+            "tokenizer_config.json: tokenizer_class should be a string or null, and is 5",
+        ),
+        ({CONFIG: {"eos_token": {"id": 2}}}, "tokenizer_config.json: eos_token has no 'content'"),
+        ({CONFIG: {"pad_token": 1}}, "pad_token should be a string or an object or null, and is 1"),
+        (
+            {"special_tokens_map_json": {"eos_token": []}},
+            r"special_tokens_map\.json: eos_token should be .*, and is \[\]",
+        ),
+        (
+            {CONFIG: {"additional_special_tokens": "<s>"}},
+            'additional_special_tokens should be a list or null, and is "<s>"',
+        ),
+        ({CONFIG: {"additional_special_tokens": [3]}}, "additional_special_tokens should be a string or .*, and is 3"),
+        ({CONFIG: {"added_tokens_decoder": []}}, r"added_tokens_decoder should be an object or null, and is \[\]"),
+        ({CONFIG: {"added_tokens_decoder": {"1": "<s>"}}}, 'added_tokens_decoder 1 should be an object, and is "<s>"'),
+        ({CONFIG: {"added_tokens_decoder": {"1": {"content": "<s>"}}}}, "added_tokens_decoder 1 has no 'special'"),
+        ({CONFIG: {"added_tokens_decoder": {"1": {"special": True}}}}, "added_tokens_decoder 1 has no 'content'"),
+        (
+            {CONFIG: {"added_tokens_decoder": {"<s>": {}}}},
+            "added_tokens_decoder should have ids for keys, and has '<s>'",
+        ),
+        (
+            {"added_tokens_json": {"<new>": True}, CONFIG: {"additional_special_tokens": ["<new>"]}},
+            "its token '<new>' has the id True",
+        ),
+        ({TOKENIZER: {}}, "tokenizer.json says pre_tokenizer.type null"),
+        ({TOKENIZER: {"pre_tokenizer": LIKE_OURS["pre_tokenizer"]}}, "tokenizer.json says model.type null"),
+        ({TOKENIZER: {"model": MODEL}}, "tokenizer.json says pre_tokenizer.type null"),  # splits at nothing
+        ({TOKENIZER: LIKE_OURS | {"model": {"merges": []}}}, "tokenizer.json has no 'vocab'"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"vocab": []}}}, r"vocab should be an object, and is \[\]"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": None}}}, "merges should be a list, and is null"),
+        (
+            {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": [5]}}},
+            "its merge 1 should be a string or a list, and is 5",
+        ),
+        (
+            {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": ["a b", [1, 2]]}}},
+            "its merge 2 should be a string, and is 1",
+        ),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": {"a": 1}}}, "added_tokens should be a list or null, and is"),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": ["a"]}}, 'an added token should be an object, and is "a"'),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "id": 1}]}}, "an added token has no 'special'"),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "special": True}]}}, "an added token has no 'id'"),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"id": 1, "special": True}]}}, "an added token has no 'content'"),
+    ],
+)
+def test_a_broken_file_is_refused_in_a_sentence(opt_vocabulary, tmp_path, files, words):
+    files = {"vocab_json": opt_vocabulary, "merges_txt": ""} | files
+    with pytest.raises(ValueError, match=words) as refusal:
+        load_tokenizer(write(tmp_path / "opt", **files))
+    assert str(refusal.value).startswith(f"the tokenizer {tmp_path / 'opt'} cannot be loaded: ")
 
 
 @pytest.mark.parametrize("name", ["vocab.json", "merges.txt"])

@@ -306,12 +306,14 @@ def write_ranks(path, ranks):
     path.write_text("".join(f"{base64.b64encode(token).decode()} {rank}\n" for token, rank in ranks.items()))
 
 
-@pytest.mark.parametrize("line", ["YWI=", "YWI= many", "just some text"])
+@pytest.mark.parametrize(
+    "line", ["YWI=", "YWI= many", "just some text", "YWI 256", "Y@@= 256", "é 256", "YWI= ²", "YWI= -1"]
+)
 def test_a_line_that_is_no_merge_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "broken.tiktoken"
     write_ranks(path, {bytes([byte]): byte for byte in range(256)})
-    path.write_text(path.read_text() + line + "\n")
-    with pytest.raises(ValueError, match="line 257: expected 'base64 rank'"):
+    path.write_text(path.read_text() + line + "\n", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"broken\.tiktoken, line 257: expected 'base64 rank'"):
         load_tokenizer(path)
 
 
@@ -348,6 +350,40 @@ def test_a_pattern_and_special_tokens_alone_are_enough_beside_a_file(tmp_path):
     rest = json.loads(path.read_text(encoding="utf-8"))
     path.write_text(json.dumps({name: rest[name] for name in ("name", "pattern", "special_tokens")}))
     assert same(load_tokenizer(tmp_path / "unusual.tiktoken"), unusual_tokenizer())
+
+
+@pytest.mark.parametrize(
+    ("rest", "words"),
+    [
+        ({}, " has no 'special_tokens'"),
+        ([], r" should be an object, and is \[\]"),
+        ("{", " is no JSON: Expecting property name"),
+        ("[" * 100_000, " is no JSON: maximum recursion depth"),
+        ({"name": 5}, ": name should be a string, and is 5"),
+        ({"pattern": None}, ": pattern should be a string, and is null"),
+        ({"pattern": "("}, " make no tokenizer: Parsing error at position 1"),
+        ({"special_tokens": [1]}, r": special_tokens should be an object, and is \[1\]"),
+        (
+            {"special_tokens": {END_OF_TEXT: "257"}},
+            r": the id of '<\|endoftext\|>' should be a whole number, and is \"257\"",
+        ),
+        ({"ids": 7}, ": ids should be a list or null, and is 7"),
+        ({"ids": [0, 1.5]}, ": the id of rank 1 should be a whole number, and is 1.5"),
+        ({"ids": [0] * 258}, ": 258 ids are too few for ranks up to 258"),
+        ({"ids": [0] * 260}, " make no tokenizer: .* have 3 different ids"),
+        ({"eos": "</s>"}, " make no tokenizer: .* has no token '</s>'"),
+        ({"eos": 3}, ": eos should be a string or null, and is 3"),
+        ({"pad": {}}, ": pad should be a string or null, and is {}"),
+    ],
+)
+def test_a_broken_file_beside_the_merges_is_refused_in_a_sentence(tmp_path, rest, words):
+    unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
+    path = tmp_path / "unusual.tiktoken.json"
+    if isinstance(rest, dict) and rest:
+        rest = json.loads(path.read_text(encoding="utf-8")) | rest
+    path.write_text(rest if isinstance(rest, str) else json.dumps(rest), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"unusual\.tiktoken\.json" + words):
+        load_tokenizer(tmp_path / "unusual.tiktoken")
 
 
 # ---------------------------------------------------------------------------------------------- the bridge

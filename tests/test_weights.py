@@ -341,11 +341,105 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path, name, s
         load_pretrained(tmp_path)
 
 
-@pytest.mark.parametrize("changes", [{"model_type": "llama"}, {"n_positions": None}])
-def test_a_model_of_another_family_or_without_sizes_is_refused(tmp_path, changes):
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model_type": "llama"}, "'llama'; 'gpt2' and 'opt' can be loaded"),
+        ({"model_type": ["gpt2"]}, r"model_type should be a string or null, and is \[\"gpt2\"\]"),
+        ({"n_positions": None}, "n_positions should be a whole number, and is null"),
+        ({"n_embd": "16"}, 'n_embd should be a whole number, and is "16"'),
+        ({"n_layer": True}, "n_layer should be a whole number, and is true"),
+        ({"n_head": 0}, "n_head should be 1 or more, and is 0"),
+        ({"vocab_size": -1}, "vocab_size should be 1 or more, and is -1"),
+        ({"n_head": 3}, "n_embd 16 cannot be divided by n_head 3"),
+        ({"never_sampled": {}}, "never_sampled should be a list or null, and is {}"),
+        ({"never_sampled": ["a"]}, 'an id in never_sampled should be a whole number, and is "a"'),
+        ({"never_sampled": [28, 29]}, "never_sampled has 29, and the ids end at 28"),
+        ({"never_sampled": [-1]}, "never_sampled has -1, and the ids end at 28"),
+        ({"eos_token_id": []}, "the first eos_token_id should be a whole number, and is null"),
+        ({"eos_token_id": "28"}, 'eos_token_id should be a whole number or a list or null, and is "28"'),
+        ({"pad_token_id": [1]}, r"pad_token_id should be a whole number or null, and is \[1\]"),
+    ],
+)
+def test_a_config_that_says_nothing_of_use_is_refused_in_a_sentence(tmp_path, changes, words):
     save_pretrained(make_gpt(), tmp_path)
     change_config(tmp_path, **changes)
-    with pytest.raises(ValueError, match=r"'llama'; 'gpt2' and 'opt'|does not say n_positions"):
+    with pytest.raises(ValueError, match=words) as refusal:
+        pretrained_config(tmp_path)
+    assert str(tmp_path) in str(refusal.value)
+
+
+@pytest.mark.parametrize("key", ["vocab_size", "n_positions", "n_layer", "n_head", "n_embd", "model_type"])
+def test_a_config_without_a_key_is_refused_with_the_key(tmp_path, key):
+    save_pretrained(make_gpt(), tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({k: value for k, value in json.loads(path.read_text()).items() if k != key}))
+    with pytest.raises(ValueError, match=f"has no '{key}'|is of the family None"):
+        pretrained_config(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("text", "words"), [("[]", r"should be an object, and is \[\]"), ("{", "is no JSON"), ("\x80", "is no JSON")]
+)
+@pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
+def test_a_file_that_is_no_json_object_is_refused_with_its_name(tmp_path, name, text, words):
+    save_pretrained(make_gpt(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / name).write_text(text, encoding="latin-1")
+    with pytest.raises(ValueError, match=f"{name} {words}"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("index", "words"),
+    [
+        ({}, "index.json has no 'weight_map'"),
+        ({"weight_map": []}, r"weight_map should be an object, and is \[\]"),
+        ({"weight_map": {"a": 1}}, "index.json: the file of 'a' should be a string, and is 1"),
+    ],
+)
+def test_an_index_that_names_no_files_is_refused(tmp_path, index, words):
+    save_pretrained(make_gpt(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(ValueError, match=words):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(("family", "key"), [("gpt2", "n_layer"), ("opt", "num_hidden_layers")])
+def test_further_blocks_than_the_config_has_are_refused(tmp_path, family, key):
+    save_pretrained(make_gpt(family=family), tmp_path)
+    change_config(tmp_path, **{key: 1})
+    with pytest.raises(
+        ValueError, match=r"with 1 blocks, \d+ of its tensors would go unread \('(decoder\.layers|h)\.1"
+    ):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("family", "name"),
+    [("gpt2", "transformer.h.1.crossattention.c_attn.weight"), ("opt", "model.decoder.project_in.weight")],
+)
+def test_tensors_of_the_transformer_that_ours_has_not_are_refused_but_other_heads_are_not(tmp_path, family, name):
+    save_pretrained(make_gpt(family=family), tmp_path)
+    stored = load_file(tmp_path / "model.safetensors")
+    if family == "opt":
+        stored["model.decoder.version"] = torch.tensor([3.0])
+    save_file(stored | {"v_head.summary.weight": torch.zeros(1, 16)}, tmp_path / "model.safetensors")
+    load_pretrained(tmp_path)
+    save_file(stored | {name: torch.zeros(16, 16)}, tmp_path / "model.safetensors")
+    with pytest.raises(ValueError, match=f"1 of its tensors would go unread .*{name.split('.', 1)[1]}"):
+        load_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_no_numbers_are_refused_with_the_tensors_name(tmp_path, number, dtype):
+    gpt = make_gpt().to(dtype)
+    with torch.no_grad():
+        gpt.blocks[1].up.weight[3, 5] = number
+    save_pretrained(gpt, tmp_path)
+    with pytest.raises(ValueError, match=r"'transformer\.h\.1\.mlp\.c_fc\.weight' holds NaN or infinite numbers"):
         load_pretrained(tmp_path)
 
 
@@ -415,6 +509,36 @@ def test_a_file_cut_short_is_refused(tmp_path, file):
         as_bin(tmp_path, pieces=1)
     (tmp_path / file).write_bytes((tmp_path / file).read_bytes()[:-5000])
     with pytest.raises(ValueError, match=f"{file} is no whole"):
+        load_pretrained(tmp_path)
+
+
+POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 548105171\n"
+
+
+@pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
+@pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (POINTER, "is Git LFS's pointer")])
+def test_what_lies_there_in_place_of_the_weights_is_said(tmp_path, file, content, words):
+    save_pretrained(make_gpt(), tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    (tmp_path / file).write_bytes(content)
+    with pytest.raises(ValueError, match=f"{file} {words}"):
+        load_pretrained(tmp_path)
+
+
+def test_files_that_are_not_pytorchs_present_ones_are_told_apart(tmp_path):
+    save_pretrained(make_gpt(), tmp_path)
+    path = tmp_path / "pytorch_model.bin"
+    torch.save(load_file(tmp_path / "model.safetensors"), path, _use_new_zipfile_serialization=False)
+    (tmp_path / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match=r"pytorch_model\.bin is in PyTorch's format from before 1\.6"):
+        load_pretrained(tmp_path)
+    path.write_text("<!DOCTYPE html>")
+    with pytest.raises(
+        ValueError, match=r"pytorch_model\.bin is no file of PyTorch's: it begins with b'<!DOCTYPE html>'"
+    ):
+        load_pretrained(tmp_path)
+    torch.save({3: torch.zeros(2), "transformer.wte.weight": "none"}, path)
+    with pytest.raises(ValueError, match="has no tensor"):
         load_pretrained(tmp_path)
 
 

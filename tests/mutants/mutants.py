@@ -24,6 +24,7 @@ DATA, TOKENIZER, SCORING, CHECKPOINT = (f"minippo/{name}.py" for name in ("data"
 VALIDATION, CLI, RUN, EVALUATE = (f"minippo/{name}.py" for name in ("validation", "cli", "run", "evaluate"))
 LM, GOLD, WEIGHTS, METRICS = (f"minippo/{name}.py" for name in ("language_model", "gold", "weights", "metrics"))
 BPE, PUBLIC = "minippo/bpe.py", "minippo/public_vocabulary.py"
+TIKTOKEN, JSON_FILES = "minippo/tiktoken_files.py", "minippo/json_files.py"
 CORPORA, OWN_DATA, LABELLED, FORMATS = (f"minippo/{name}.py" for name in ("corpora", "own_data", "labelled", "formats"))
 FILES, TEXTS, TOKEN_ROWS, CACHE = (f"minippo/{name}.py" for name in ("files", "texts", "token_rows", "cache"))
 FAMILIES, STORED, EXPORT = (f"minippo/{name}.py" for name in ("families", "stored", "export"))
@@ -151,13 +152,13 @@ MUTANTS = [
     Mutant(TOKENIZER, "errors=\"replace\"", "errors=\"strict\"", _tests("tokenizer")),  # a cut-off character
     Mutant(TOKENIZER, "[self._ids[rank] for rank in", "[rank for rank in", _tests("public_vocabulary")),  # ranks for ids
     Mutant(TOKENIZER, " if i not in self._bytes and i != self.eos_id)", " if i not in self._bytes)", _tests("public_vocabulary")),  # the end may not be drawn
-    Mutant(TOKENIZER, "\"pad\": self.pad, \"ids\": ids}", "\"pad\": self.pad}", _tests("public_vocabulary")),  # a run that is moved has other ids
+    Mutant(TIKTOKEN, "\"pad\": vocabulary.pad, \"ids\": vocabulary.ids}", "\"pad\": vocabulary.pad}", _tests("public_vocabulary")),  # a run that is moved has other ids
     Mutant(TOKENIZER, "sorted(SINGLE_BYTES, key=public.ids.__getitem__)", "SINGLE_BYTES", _tests("public_vocabulary")),  # not GPT-2's own ranks
     Mutant(BPE, "        if parts != [a, b]:\n", "        if len(parts) != 2:\n", _tests("bpe")),  # another merge leads there
     Mutant(BPE, "        if a + b in ranks:\n", "        if False:\n", _tests("bpe")),
     Mutant(BPE, "in sorted(merges, key=lambda merge: len(merge[0] + merge[1])):", "in merges:", _tests("bpe")),  # a wrong example
     Mutant(BPE, "        _, place = min(joined)\n", "        _, place = joined[0]\n", _tests("bpe")),
-    Mutant(PUBLIC, "_read_json(folder / \"special_tokens_map.json\") | _read_json(folder / \"tokenizer_config.json\")", "_read_json(folder / \"tokenizer_config.json\") | _read_json(folder / \"special_tokens_map.json\")", _tests("public_vocabulary")),
+    Mutant(PUBLIC, "_settings(folder / \"special_tokens_map.json\") | _settings(folder / \"tokenizer_config.json\")", "_settings(folder / \"tokenizer_config.json\") | _settings(folder / \"special_tokens_map.json\")", _tests("public_vocabulary")),
     Mutant(PUBLIC, "        _check_pipeline(whole)\n", "", _tests("public_vocabulary")),  # another split, without a word
     Mutant(PUBLIC, "    if ordinary:\n", "    if False:\n", _tests("public_vocabulary")),  # tokens found in texts
     Mutant(PUBLIC, "(vocabulary.get(\"</s>\"), vocabulary.get(\"<pad>\")) == (2, 1)", "\"</s>\" in vocabulary", _tests("public_vocabulary")),
@@ -170,7 +171,7 @@ MUTANTS = [
     Mutant(FAMILIES, "TensorNames((\"unread_positions\", \"position_embedding.weight\"), ", "TensorNames((\"position_embedding.weight\", \"unread_positions\"), ", _tests("weights", "transformers")),  # no offset
     Mutant(FAMILIES, "        \"do_layer_norm_before\": ((True,),", "        \"do_layer_norm_before\": ((True, False),", _tests("weights", "350m")),
     Mutant(FAMILIES, "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", _tests("weights", "dropout")),
-    Mutant(FAMILIES, "public.get(\"never_sampled\", ())", "()", _tests("weights", "bit_equal")),
+    Mutant(FAMILIES, "never_sampled=tuple(never_sampled)", "never_sampled=()", _tests("weights", "bit_equal")),
     Mutant(WEIGHTS, "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", _tests("weights", "raw_scores")),  # the end is taken for a pad
     Mutant(WEIGHTS, "            if rows.shape != expected:\n", "            if False:\n", _tests("weights", "shape")),  # one row is spread over all
     Mutant(WEIGHTS, "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", _tests("weights", "output_embedding")),
@@ -178,6 +179,23 @@ MUTANTS = [
     Mutant(STORED, "        if path != self._path or self._read", "        if self._read", _tests("weights", "other_forms")),
     Mutant(EXPORT, "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", _tests("export", "classifier")),
     Mutant(EXPORT, "\"suppress_tokens\": list(gpt.config.never_sampled) or None", "\"suppress_tokens\": None", _tests("export", "answer")),
+    Mutant(EXPORT, "\"min_new_tokens\": min_new_tokens or None", "\"min_new_tokens\": None", _tests("export", "at_least")),
+    Mutant(EXPORT, "        make_folder(options.out)\n", "", _tests("export", "cannot_be_written")),
+    # ------------------------------------------------------------------ broken public files
+    Mutant(JSON_FILES, "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", _tests("weights", "of_use")),  # true passes for 1
+    Mutant(JSON_FILES, "    if key not in found and NoneType not in kinds:", "    if key not in found:", _tests("tokenizer", "alone_are_enough")),
+    Mutant(JSON_FILES, "(ValueError, RecursionError)", "ValueError", _tests("tokenizer", "beside_the_merges")),
+    Mutant(FAMILIES, "        if sizes[field] < 1:\n", "        if False:\n", _tests("weights", "of_use")),
+    Mutant(FAMILIES, "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", _tests("weights", "of_use")),
+    Mutant(FAMILIES, "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", _tests("weights", "of_use")),  # the last row, from behind
+    Mutant(WEIGHTS, "    _check_all_is_read(stored, config)\n", "", _tests("weights", "blocks")),  # layers are dropped
+    Mutant(WEIGHTS, " if not name.endswith(no_weights)]", "]", _tests("weights", "causal_masks")),
+    Mutant(STORED, "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", _tests("weights", "no_numbers")),
+    Mutant(STORED, "    if beginning.startswith(LEGACY):\n", "    if False:\n", _tests("weights", "told_apart")),
+    Mutant(STORED, "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", _tests("weights", "in_place")),
+    Mutant(PUBLIC, "{\"pre_tokenizer\": None, \"model\": None} | whole", "whole", _tests("public_vocabulary", "broken")),  # splits at nothing
+    Mutant(PUBLIC, " and not key.startswith(\"add_\")", "", _tests("public_vocabulary", "saved_with_a_run")),  # OPT's add_bos_token
+    Mutant(TIKTOKEN, "len(ids) <= max(ranks.values())", "len(ids) < max(ranks.values())", _tests("tokenizer", "beside_the_merges")),
     Mutant(SFT, "(*tokenizer.textless_ids, *padded_rows)", "tuple(padded_rows)", _tests("sft", "backbone")),
     # ------------------------------------------------------------------ data
     Mutant(CORPORA, "texts_of(texts[:n] if split == \"test\" else texts[n:], name", "texts_of(texts[:n] if split == \"test\" else texts, name", _tests("corpora")),
