@@ -9,6 +9,7 @@ code: a mutant costs what its tests cost. Exit status 1 where one survived.
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import sys
@@ -132,7 +133,8 @@ def main() -> None:
     hypothesis.settings.load_profile("mutants")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        baseline = [(f"none-{i}", None, tests) for i, tests in enumerate(sorted({m.tests for m in chosen}))]
+        files = sorted({re.split(r"::| ", m.tests)[0] for m in chosen})
+        baseline = [(f"none-{i}", None, file) for i, file in enumerate(files)]
         for name, outcome in run(baseline, scratch).items():  # a test that always fails would kill anything
             if outcome != SURVIVED:
                 sys.exit(f"tests fail without any mutant:\n{(scratch / f'{name}.log').read_text()[-3000:]}")
