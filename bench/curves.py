@@ -53,6 +53,7 @@ def main() -> None:
         axis.grid(alpha=0.3)
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=80)
+    print(f"\nwritten: {options.out}")
 
 
 def smooth(values: tuple[float, ...], width: int) -> list[float]:

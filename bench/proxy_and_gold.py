@@ -46,6 +46,7 @@ def main() -> None:
     axes[0].legend()
     options.out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(options.out, dpi=80)
+    print(f"\nwritten: {options.out}")
 
 
 if __name__ == "__main__":

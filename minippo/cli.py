@@ -68,9 +68,11 @@ def command_line(
 ) -> T:
     """The options that the command line gives; a wrong one ends the program with a sentence and status 2."""
     drawn = io.StringIO()
+    module = getattr(sys.modules["__main__"], "__spec__", None)  # there is one where Python was started with -m
+    program = f"python -m {module.name}" if module else None
     try:
         with redirect_stderr(drawn):
-            return tyro.cli(options, args=arguments, default=default, description=description)
+            return tyro.cli(options, prog=program, args=arguments, default=default, description=description)
     except SystemExit as end:
         if end.code == 2:
             print(f"error: {sentence_in(drawn.getvalue())}", file=sys.stderr)
@@ -82,7 +84,7 @@ def sentence_in(box: str) -> str:
     lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]  # the first holds the title
     wrong = lines[: lines.index("")] if "" in lines else lines
     nearest = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+):\s+(--[\w.-]+)", " ".join(lines))
-    said = " ".join(wrong).rstrip(".").removeprefix("Error parsing ")
+    said = re.sub(r"^Missing from .*?: ", "missing: ", " ".join(wrong).rstrip(".").removeprefix("Error parsing "))
     meant = f"; perhaps you meant {' and '.join(nearest)}" if nearest else ""
     return f"{said[:1].lower()}{said[1:]}{meant} (--help lists all)"
 

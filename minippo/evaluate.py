@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 
 from minippo.checkpoint import load_actor_critic, load_reward_model
 from minippo.cli import broken_run_exits, command_line, wrong_input_exits
@@ -147,8 +148,9 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
 
 def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) -> str:
     """The first `count` prompts with both answers, Markdown."""
+    newline = "\n> "  # every line of a prompt is quoted
     blocks = [
-        f"> {a.prompt}\n\n"
+        f"> {a.prompt.replace(chr(10), newline)}\n\n"
         f"- before ({b.score:+.2f}): {b.response.strip()}\n"
         f"- after ({a.score:+.2f}): {a.response.strip()}"
         for b, a in zip(before[:count], after[:count], strict=True)
@@ -213,7 +215,7 @@ def report(run: Run) -> str:
 class EvaluateOptions:
     """Evaluate a finished run again and print the result."""
 
-    run_dir: Path = Path("runs/reviews")
+    run_dir: Annotated[Path, tyro.conf.arg(aliases=["--run"])] = Path("runs/reviews")
     """Folder of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""

@@ -15,6 +15,9 @@ import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+import tyro
 
 from minippo.checkpoint import load_actor_critic, load_reward_model, save_model
 from minippo.cli import command_line, wrong_input_exits
@@ -32,7 +35,7 @@ STAGES = {"policy": "ppo", "reference": "sft", "reward_model": "rm"}
 class ExportOptions:
     """What to take where."""
 
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
     """Folder of the run."""
     out: Path
     """Folder to write; it must be empty or not there yet."""

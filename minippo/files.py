@@ -76,7 +76,9 @@ def load_from_hub(name: str) -> dict[str, datasets.Dataset]:
     try:
         return datasets.load_dataset(name, subset or None)
     except ConnectionError as error:
-        raise FileNotFoundError(f"the dataset {name} cannot be reached: {error}") from None
+        raise FileNotFoundError(
+            f"the dataset {name} cannot be had from the hub ({error}); a folder of its files can be given instead"
+        ) from None
 
 
 def _folder(folder: Path, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:

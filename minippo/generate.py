@@ -10,9 +10,10 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
+import tyro
 from torch import Tensor
 
 from minippo.checkpoint import load_actor_critic
@@ -29,7 +30,7 @@ from minippo.validation import MAX_SEED
 class GenerateOptions:
     """Answers of a run's policy, token by token."""
 
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
     """Folder of the run."""
     prompt: tuple[str, ...] = ()
     """What to answer, one or more; without any, prompts are read from the terminal."""

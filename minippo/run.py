@@ -134,6 +134,8 @@ def open_run(options: Options, stage: str) -> Run:
         raise ValueError(f"--init-from {source} is the run itself; give the new one a folder of its own (--run-dir)")
     if source is not None:
         config = _settings_of_source(config, source, earlier)
+        if not earlier:
+            raise ValueError(f"--init-from {source} takes over earlier stages, and the {NAMES[stage]} is the first")
     for place in (folder, *folder.parents):
         if place.exists() and not place.is_dir():
             raise ValueError(f"{place} is a file, not a folder for a run (--run-dir)")
@@ -149,7 +151,7 @@ def open_run(options: Options, stage: str) -> Run:
         )
     for name in earlier:
         if not (folder / name).is_dir() and source is None:
-            command = f"{STAGES[name][1]} --run-dir {folder}"
+            command = f"{STAGES[name][1]} --config {options.config} --run-dir {folder}"
             raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
     return run
 
@@ -173,8 +175,8 @@ def _same_run(folder: Path, config: Config, stage: str) -> None:
     ]
     if changed:
         raise ValueError(
-            f"{folder} holds another run: {'; '.join(changed[:3])}{' ...' if changed[3:] else ''}. Choose another "
-            f"--run-dir; --init-from {folder} takes over its earlier stages"
+            f"{folder} holds another run: {'; '.join(changed[:3])}{'; and more' if changed[3:] else ''}. Choose "
+            f"another --run-dir, or go on with its settings (--config {folder / 'config.yaml'} --run-dir {folder})"
         )
 
 
@@ -190,7 +192,10 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
         if (name.split(".")[0] in ("data", "model") and name not in LOCATIONS) or ("rm" in stages and name in SAMPLING)
     ]
     if stages and changed:
-        raise ValueError(f"--init-from {source}: that run's stages do not fit this one: {'; '.join(changed[:3])}")
+        raise ValueError(
+            f"--init-from {source}: that run's stages do not fit this one: {'; '.join(changed[:3])}; its settings "
+            f"are a --config, too: {source / 'config.yaml'}"
+        )
     return replace(config, **{name: getattr(theirs, name) for name in stages})
 
 

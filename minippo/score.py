@@ -1,6 +1,7 @@
 """Score texts with what a run's policy is trained for: `python -m minippo.score --run runs/reviews "A fine film."`
 
-Texts are arguments, or lines of the standard input. Each comes out on a line: its score, a tab, the text.
+Texts are arguments, or the lines of the standard input that are not empty. Each comes out on a line: its score, a tab,
+the text.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from minippo.run import load_run
 class ScoreOptions:
     """Scores of texts."""
 
-    run: Path
+    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
     """Folder of the run."""
     texts: Annotated[tuple[str, ...], tyro.conf.Positional] = ()
     """The texts; without any, the lines of the standard input."""
@@ -52,7 +53,11 @@ def main() -> None:
         if not run.config.ppo.scorer and not run.is_finished("rm"):
             raise ValueError(f"{run.folder} has no finished rm/: train the reward model first (python train_rm.py)")
         scorer = scorer_of(run)
-    texts = options.texts or (line.rstrip("\n") for line in sys.stdin)
+        if "" in options.texts:
+            raise ValueError("a text is empty")
+    if not options.texts and sys.stdin.isatty():
+        print("texts, one a line:", file=sys.stderr)
+    texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
     with output_of_any_text(), broken_run_exits():
         for batch in batches(texts, options.batch_size):
             for text, score in zip(batch, scorer([options.prompt] * len(batch), batch).tolist(), strict=True):

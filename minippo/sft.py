@@ -111,8 +111,9 @@ def train_language_model(
                 found = {"loss/lm": loss.item(), "policy/grad_norm": grad_norm.item(), "lr": lr}
                 metrics.log(step, found, {"tokens_per_second": int(mask.sum()) / seconds})
                 bar.set_postfix(loss=f"{loss.item():.3f}")
-    bar.close()
     loss_held_out = held_out_loss(gpt, held_out, tokenizer.pad_id, config.batch_tokens)
+    bar.set_postfix(held_out=f"{loss_held_out:.3f}")
+    bar.close()
     metrics.log(num_steps, {"eval/loss": loss_held_out})
     metrics.close()
     return loss_held_out

@@ -55,7 +55,11 @@ def find_config(find: Find, name_or_path: str | Path) -> Path:
     """The model's config.json. Raises FileNotFoundError."""
     path = find("config.json")
     if path is None:
-        where = "" if Path(name_or_path).is_dir() else ": it is neither a folder nor a model to be had from the hub"
+        where = (
+            ""
+            if Path(name_or_path).is_dir()
+            else ": there is no such folder, and the hub has no such model or cannot be reached"
+        )
         raise FileNotFoundError(f"{name_or_path} has no config.json{where}")
     return path
 

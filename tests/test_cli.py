@@ -279,7 +279,8 @@ def test_weights_folder_that_is_incomplete_is_named_before_anything_is_written(t
 def test_missing_stage_is_named_with_the_command_that_runs_it(empty, refused, command, first):
     said = refused(command, "--run-dir", "new")
     assert said == (
-        f"error: train the {first} first: new has no sft/ (python -m minippo.sft --run-dir new, or --init-from)"
+        f"error: train the {first} first: new has no sft/ "
+        "(python -m minippo.sft --config reviews --run-dir new, or --init-from)"
     )
 
 
@@ -289,7 +290,7 @@ def test_missing_reward_model_is_named_with_the_command_that_runs_it(tmp_path, r
     before = sorted(tmp_path.rglob("*"))
     said = refused(train_ppo.main, "--run-dir", str(tmp_path))
     assert said.startswith("error: train the reward model first:")
-    assert f"python train_rm.py --run-dir {tmp_path}" in said
+    assert f"python train_rm.py --config reviews --run-dir {tmp_path}" in said
     assert sorted(tmp_path.rglob("*")) == before
 
 

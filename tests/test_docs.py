@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minippo.config import Config
+from tests.mutants.mutants import MUTANTS
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DETAILS = (REPOSITORY / "docs" / "details.md").read_text(encoding="utf-8")
@@ -62,6 +63,10 @@ def test_files_that_the_pages_name_exist(page):
         assert (REPOSITORY / name).is_file(), name
     for name in re.findall(r"\]\(((?:docs|\.\.)/[\w/.-]+)\)", text):
         assert ((REPOSITORY / page).parent / name).exists(), name
+
+
+def test_readme_counts_the_mutants():
+    assert f"puts {len(MUTANTS)} small bugs" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_curve_of_a_ppo_run_is_explained():

@@ -547,7 +547,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(FileNotFoundError, match="the dataset some/body cannot be reached: no network"):
+    with pytest.raises(FileNotFoundError, match=r"the dataset some/body cannot be had from the hub \(no network\)"):
         own(prompts="some/body")
 
 

@@ -93,7 +93,7 @@ def test_missing_second_stage_is_named_with_its_command(tmp_path, refused):
     folder = stored(tmp_path / "run", "sft")
     said = refused(options(folder), "ppo")
     assert said.startswith(f"train the reward model first: {folder} has no rm/")
-    assert f"python train_rm.py --run-dir {folder}" in said
+    assert f"python train_rm.py --config reviews --run-dir {folder}" in said
 
 
 # ---------------------------------------------------------------------------------------------- another run's folder
@@ -241,7 +241,9 @@ def test_init_from_a_run_without_the_stage_is_refused(tmp_path, refused):
 def test_init_from_a_run_on_other_data_is_refused_with_both_values(tmp_path, refused):
     source = stored(tmp_path / "source", "sft", "rm", config=Config(data=DataConfig(query_length=20, folder="theirs")))
     said = refused(options(tmp_path / "run", init_from=source), "ppo")
-    assert said.endswith("that run's stages do not fit this one: data.query_length is 20, here 24")
+    assert (
+        "that run's stages do not fit this one: data.query_length is 20, here 24; its settings are a --config" in said
+    )
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.7}, {"min_new_tokens": 3}, {"stop_token": "."}])
@@ -344,3 +346,8 @@ def test_folder_that_cannot_be_written_is_refused_in_a_sentence(tmp_path, monkey
     monkeypatch.setattr("minippo.run.write_whole", full)
     with pytest.raises(ValueError, match=r"run cannot be written: No space left on device \(--run-dir\)"):
         open_run(options(tmp_path / "run"), "sft").begin("sft")
+
+
+def test_first_stage_has_nothing_to_take_over(tmp_path, refused):
+    source = stored(tmp_path / "source", "sft")
+    assert "and the reference policy is the first" in refused(options(tmp_path / "run", init_from=source), "sft")
