@@ -153,7 +153,9 @@ def train(run: Run, data: Prepared, started: float) -> None:
     bar.close()
     metrics.close()
     save_model(policy, folder / "policy")
-    found = final_evaluation(run, policy, reference, scorer, tokenizer, data.held_out, judge)
+    found = final_evaluation(
+        run, policy, reference, scorer, tokenizer, data.held_out[: config.eval.final_prompts], judge
+    )
     run.add_to_summary("ppo", time.perf_counter() - started, data.report, **found)
     run.finish("ppo")
 

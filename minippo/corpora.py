@@ -65,6 +65,11 @@ def load_corpus(config: Config) -> Corpus:
     return BundledReviews(config.data)
 
 
+def judge_of(config: Config) -> Judge | None:
+    """The judge of the corpus that `config.data` names, without reading any of it."""
+    return BundledReviews.judge if config.data.source == "reviews" else None
+
+
 class BundledReviews:
     """The reviews of `minippo/reviews.py`, from the files that it wrote."""
 

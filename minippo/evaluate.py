@@ -6,7 +6,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import tyro
@@ -14,8 +14,7 @@ import tyro
 from minippo.checkpoint import load_actor_critic, load_reward_model
 from minippo.cli import broken_run_exits, command_line, wrong_input_exits
 from minippo.config import PPOConfig
-from minippo.corpora import Judge, load_corpus
-from minippo.data import prompt_rows
+from minippo.corpora import Judge, judge_of
 from minippo.heads import ActorCritic
 from minippo.rollout import logprobs_and_values, respond
 from minippo.run import Run, load_run, write_whole
@@ -164,20 +163,20 @@ def final_evaluation(
     reference: ActorCritic,
     scorer: Scorer,
     tokenizer: Tokenizer,
-    held_out: Sequence[list[int]],
+    queries: Sequence[list[int]],
     judge: Judge | None,
 ) -> dict[str, object]:
-    """Answer the held-out prompts with both, write all answers to `answers.jsonl`, and return the summary's entries."""
+    """Answer the queries with both, write all answers to `answers.jsonl`, and return the summary's entries."""
     config = run.config
-    queries = held_out[: config.eval.final_prompts]
     before, after = (
         answer(model, reference, scorer, queries, tokenizer, config.data.response_length, config.ppo, config.seed)
         for model in (reference, policy)
     )
-    lines = [
-        json.dumps({"prompt": b.prompt, "before": asdict(b), "after": asdict(a)}, ensure_ascii=False) + "\n"
-        for b, a in zip(before, after, strict=True)
+    rows = [
+        {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
+        for query, b, a in zip(queries, before, after, strict=True)
     ]
+    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
     write_whole(run.folder / "answers.jsonl", "".join(lines))
     old, new = figures(before, judge), figures(after, judge)
     found: dict[str, object] = {"before": old, "after": new, "prompts": len(queries)}
@@ -188,11 +187,15 @@ def final_evaluation(
     return found | {"win_rate": win_rate(after, before, judge)}
 
 
+def answered(run: Run) -> list[dict[str, Any]]:
+    """The rows of a finished run's `answers.jsonl`."""
+    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines: it splits at U+2028 as well
+        return [json.loads(line) for line in file]
+
+
 def report(run: Run) -> str:
     """The result of a finished run, as Markdown: the table, then prompts with both answers."""
-    summary = run.summary()
-    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines: it splits at U+2028 as well
-        rows = [json.loads(line) for line in file]
+    summary, rows = run.summary(), answered(run)
     before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
     function = run.config.ppo.scorer
     scored_by = f"scores: {function}" if function else f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
@@ -230,12 +233,11 @@ def main() -> None:
             raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
         tokenizer, _ = run.tokenizers()
         scorer = scorer_of(run)
-        corpus = load_corpus(run.config)
-        held_out, _ = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
+        queries = [row["query"] for row in answered(run)]  # so it needs no data, wherever it has been moved
     policy = load_actor_critic(run.stage("ppo") / "policy").to(run.device)
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device)
     with broken_run_exits():
-        found = final_evaluation(run, policy, reference, scorer, tokenizer, held_out, corpus.judge)
+        found = final_evaluation(run, policy, reference, scorer, tokenizer, queries, judge_of(run.config))
     write_whole(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
     print(report(run))
 

@@ -104,7 +104,9 @@ def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
 
 def test_stages_tell_what_was_left_out_and_finished_ones_can_be_evaluated(finished, folder, stage, capsys):
     before = (finished / "answers.jsonl").read_bytes()
+    (folder / "prefs.jsonl").rename(folder / "gone.jsonl")  # it can be moved to where its data are not
     stage(evaluate.main, "--run-dir", finished, "--device", "cpu")
+    (folder / "gone.jsonl").rename(folder / "prefs.jsonl")
     assert (finished / "answers.jsonl").read_bytes() == before
     capsys.readouterr()
     stage(sft.main, *arguments(folder), "--run-dir", folder / "again", "--sft.policy.tokens", 100)
