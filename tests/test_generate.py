@@ -57,7 +57,7 @@ def test_batches_do_not_wait_for_the_end_of_the_input():
     assert next(batches(endless(), 3)) == ["x"] * 3
 
 
-@pytest.mark.parametrize("program", ["print('日本')", "[print('x' * 1000) for _ in range(10_000)]"])
+@pytest.mark.parametrize("program", ["print('日本')", "[print('x', flush=True) for _ in range(100_000)]"])
 def test_output_may_be_closed_and_need_not_know_every_letter(program):
     """In a process of its own, whose output is read as far as its first line."""
     source = f"from minippo.cli import output_of_any_text\nwith output_of_any_text():\n    {program}\n"
