@@ -9,7 +9,6 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from tqdm import tqdm
 
 from minippo.checkpoint import PPOState, check_data, checkpoints, load_actor_critic, restore, save, save_model
@@ -27,6 +26,7 @@ from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout, rollout_figures
 from minippo.run import Run, open_run, peak_memory_mb
 from minippo.scoring import Scorer, load_scorer
+from minippo.streams import seed_global
 from minippo.tokenizer import Tokenizer
 
 
@@ -39,8 +39,9 @@ def make_state(
     optimizer = CPUAdamW(
         groups, config.lr, (0.9, config.adam_beta2), config.adam_eps, tensorflow_eps=config.tensorflow_eps
     )
-    generator = torch.Generator().manual_seed(run.config.seed)
-    return PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations, data=data)
+    return PPOState(
+        policy, optimizer, run.config.seed, prompts, config.kl_coef, demonstrations=demonstrations, data=data
+    )
 
 
 def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context: int) -> RowSource | None:
@@ -48,8 +49,8 @@ def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context
     config = run.config
     if config.ppo.ptx_coef == 0:
         return None
-    rows = windows(policy_rows(corpus.demonstrations(), tokenizer), context)
-    return RowSource(rows, config.ppo.ptx_batch_size, config.seed)
+    rows = windows(policy_rows(corpus.demonstrations("train"), tokenizer), context)
+    return RowSource(rows, config.ppo.ptx_batch_size, config.seed, "ppo demonstrations")
 
 
 @dataclass(frozen=True)
@@ -58,24 +59,23 @@ class Prepared:
 
     corpus: Corpus
     prompts: RowSource
-    held_out: Sequence[list[int]]
+    validation: Sequence[list[int]]
+    """Prompts of the evaluations during training."""
+    test: Sequence[list[int]]
+    """Prompts of the evaluation at the end."""
     report: dict[str, dict[str, int]]
 
 
 def prepare(run: Run) -> Prepared:
     """Raises ValueError where the data cannot be used."""
     corpus, (tokenizer, _) = load_corpus(run.config), run.tokenizers()
-    if run.config.ppo.ptx_coef > 0 and not len(corpus.demonstrations()):
+    if run.config.ppo.ptx_coef > 0 and not len(corpus.demonstrations("train")):
         raise ValueError(f"ppo.ptx-coef is {run.config.ppo.ptx_coef}, but there are no demonstrations")
-    queries, dropped = prompt_rows(corpus.prompts("train"), tokenizer, run.config.data)
-    held_out, dropped_test = prompt_rows(corpus.prompts("test"), tokenizer, run.config.data)
-    prompts = RowSource(queries, run.config.ppo.rollout_batch_size, run.config.seed)
+    queries, report = prompt_rows(corpus.prompts, tokenizer, run.config.data)
+    prompts = RowSource(queries["train"], run.config.ppo.rollout_batch_size, run.config.seed, "ppo prompts")
     for place in checkpoints(run.unfinished("ppo"))[-1:]:
         check_data(corpus.fingerprint, place)
-    report = {"prompts, train": dropped, "prompts, test": dropped_test}
-    return Prepared(
-        corpus, prompts, held_out, corpus.report | {name: counts for name, counts in report.items() if counts}
-    )
+    return Prepared(corpus, prompts, queries["validation"], queries["test"], corpus.report | report)
 
 
 def due(iteration: int, every: int, num_iterations: int) -> bool:
@@ -107,11 +107,11 @@ def train(run: Run, data: Prepared, started: float) -> None:
     """Stage 3, from wherever it was left; it has `started` when the data was read."""
     config, folder = run.config, run.unfinished("ppo")
     tokenizer, _ = run.tokenizers()
-    torch.manual_seed(config.seed)
+    seed_global(config.seed, "value head")
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval().requires_grad_(False)
     policy = load_actor_critic(run.stage("sft") / "policy", config.ppo.value_head).to(run.device)
     scorer = scorer_of(run)
-    judge, held_out = data.corpus.judge, data.held_out[: config.eval.prompts]
+    judge, validation = data.corpus.judge, data.validation[: config.eval.prompts]
     demonstrations = demonstration_source(run, data.corpus, tokenizer, policy.gpt.config.context)
     state = make_state(run, policy, data.prompts, demonstrations, data.corpus.fingerprint)
     if checkpoints(folder):
@@ -122,8 +122,7 @@ def train(run: Run, data: Prepared, started: float) -> None:
     metrics = Metrics(run.folder, "ppo", first_step=state.iteration + 1 if state.iteration else 0)
 
     def evaluate(model: ActorCritic) -> list[Answer]:
-        length = config.data.response_length
-        return answer(model, reference, scorer, held_out, tokenizer, length, config.ppo, config.seed)
+        return answer(model, reference, scorer, validation, tokenizer, config, "validation")
 
     def evaluated(answers: list[Answer]) -> dict[str, float]:
         found = figures(answers, judge) | {"win_rate": win_rate(answers, reference_answers, judge)}
@@ -153,9 +152,8 @@ def train(run: Run, data: Prepared, started: float) -> None:
     bar.close()
     metrics.close()
     save_model(policy, folder / "policy")
-    found = final_evaluation(
-        run, policy, reference, scorer, tokenizer, data.held_out[: config.eval.final_prompts], judge
-    )
+    test = data.test[: config.eval.final_prompts]
+    found = final_evaluation(run, policy, reference, scorer, tokenizer, test, judge)
     run.add_to_summary("ppo", time.perf_counter() - started, data.report, **found)
     run.finish("ppo")
 

@@ -26,6 +26,7 @@ from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.rollout import respond
 from minippo.run import Run, open_run
 from minippo.scoring import score_tokens
+from minippo.streams import generator, response_uniforms, seed_global
 from minippo.texts import Comparison
 from minippo.token_rows import TokenGroups
 from minippo.tokenizer import Tokenizer, reward_tokens
@@ -70,7 +71,7 @@ def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
 def make_reward_model(run: Run) -> RewardModel:
     """The warm-started backbone with a new head."""
     gpt = load_pretrained(run.earlier("sft") / "reward")
-    torch.manual_seed(run.config.seed)
+    seed_global(run.config.seed, "reward model: head and dropout")
     model = RewardModel(gpt)
     gpt.set_dropout(run.config.rm.dropout)
     return model.to(run.device)
@@ -80,35 +81,32 @@ def train(
     model: RewardModel,
     corpus: Corpus,
     rows: TokenGroups,
-    held_out: Sequence[list[list[int]]],
+    validation_rows: Sequence[list[list[int]]],
     tokenizer: Tokenizer,
     run: Run,
-) -> list[list[float]]:
+) -> None:
     """Bradley-Terry training over the epochs, of which the first goes through `rows`; logs loss, training accuracy and
-    held-out accuracy.
-
-    Returns the held-out scores at the end.
-    """
-    config, context = run.config.rm, model.gpt.config.context
-    generator = torch.Generator().manual_seed(run.config.seed)
+    validation accuracy."""
+    config, context, seed = run.config.rm, model.gpt.config.context, run.config.seed
     optimizer = CPUAdamW(decayed_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     metrics = Metrics(run.folder, "rm")
     steps_per_epoch = sum(1 for _ in comparison_batches(rows, config.batch_size, torch.Generator()))
     num_steps, step = config.epochs * steps_per_epoch, 0
-    held_out_scores: list[list[float]] = []
     bar = tqdm(total=num_steps, desc="reward model", unit="step")
     for epoch in range(config.epochs):
         if epoch > 0:
             rows, *_ = comparison_rows(corpus.comparisons("train", epoch), tokenizer, context, run.config.data)
-        for batch in comparison_batches(rows, config.batch_size, generator):
+        hidden_tokens = generator(seed, "rm hidden tokens", epoch)
+        for batch in comparison_batches(rows, config.batch_size, generator(seed, "rm batches", epoch)):
             if step == num_steps:
                 break
             started = time.perf_counter()
             model.train()
-            set_lr(optimizer, config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup))
+            lr = config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup)
+            set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
             scores = score_batch(
-                model, [rows[index] for index in batch], tokenizer.eos_id, config.token_dropout, generator
+                model, [rows[index] for index in batch], tokenizer.eos_id, config.token_dropout, hidden_tokens
             )  # (B, K)
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
@@ -121,15 +119,14 @@ def train(
                 "loss/rm": loss.item(),
                 "rm/accuracy": pairs_won(scores.tolist()),
                 "rm/grad_norm": grad_norm.item(),
+                "lr": lr,
             }
             if step % config.eval_every == 0 or step == num_steps:
-                held_out_scores = scores_of(model, held_out, tokenizer.pad_id)
-                found["eval/accuracy"] = pairs_won(held_out_scores)
-                bar.set_postfix(loss=f"{found['loss/rm']:.3f}", held_out=f"{found['eval/accuracy']:.3f}")
+                found["eval/accuracy"] = pairs_won(scores_of(model, validation_rows, tokenizer.pad_id))
+                bar.set_postfix(loss=f"{found['loss/rm']:.3f}", validation=f"{found['eval/accuracy']:.3f}")
             metrics.log(step, found, {"seconds": time.perf_counter() - started})
     bar.close()
     metrics.close()
-    return held_out_scores
 
 
 def score_batch(
@@ -151,17 +148,13 @@ def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run
     config = run.config
     policy_tokenizer, reward_tokenizer = run.tokenizers()
     reference = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
-    generator = torch.Generator().manual_seed(config.seed)
     model.eval()
     scores = []
     for start in range(0, len(queries), config.ppo.rollout_batch_size):
+        indices = range(start, min(start + config.ppo.rollout_batch_size, len(queries)))
+        uniforms = response_uniforms(config.seed, "normalisation", 0, indices, config.data.response_length)
         batch = respond(
-            reference,
-            queries[start : start + config.ppo.rollout_batch_size],
-            policy_tokenizer,
-            max_new_tokens=config.data.response_length,
-            generator=generator,
-            config=config.ppo,
+            reference, [queries[i] for i in indices], policy_tokenizer, uniforms=uniforms, config=config.ppo
         )
         rows = reward_tokens(reward_tokenizer, batch.prompt_texts, batch.response_texts, model.gpt.config.context)
         scores.append(score_tokens(model, rows, reward_tokenizer.pad_id))
@@ -178,8 +171,11 @@ class Prepared:
     corpus: Corpus
     rows: TokenGroups
     """The comparisons of the first epoch, in the reward model's tokens."""
-    held_out: list[Comparison]
-    held_out_rows: Sequence[list[list[int]]]
+    validation_rows: Sequence[list[list[int]]]
+    """Those on which it is measured during training."""
+    test: list[Comparison]
+    """Those on which it is measured at the end; texts only if the corpus has a judge, which reads them."""
+    test_rows: Sequence[list[list[int]]]
     queries: Sequence[list[int]]
     """The prompts on whose answers scores are normalised, in the policy's tokens."""
     report: dict[str, dict[str, int]]
@@ -192,18 +188,23 @@ def prepare(run: Run, model: RewardModel) -> Prepared:
     policy_tokenizer.end_ids(config.ppo.stop_token)
     corpus = load_corpus(config)
     rows, _, dropped = comparison_rows(corpus.comparisons("train"), tokenizer, context, config.data)
+    validation_rows, _, dropped_validation = comparison_rows(
+        corpus.comparisons("validation"), tokenizer, context, config.data
+    )
     test = corpus.comparisons("test")
     test_rows, kept, dropped_test = comparison_rows(test, tokenizer, context, config.data)
-    queries, dropped_prompts = prompt_rows(corpus.prompts("train"), policy_tokenizer, config.data)
+    queries, prompt_report = prompt_rows(corpus.prompts, policy_tokenizer, config.data)
     count = config.rm.eval_comparisons
-    report = {"comparisons, train": dropped, "comparisons, test": dropped_test, "prompts, train": dropped_prompts}
+    dropped_by_split = {"train": dropped, "validation": dropped_validation, "test": dropped_test}
+    report = {f"comparisons, {split}": counts for split, counts in dropped_by_split.items() if counts}
     return Prepared(
         corpus,
         rows,
+        validation_rows[:count],
         [test[number] for number in kept[:count].tolist()] if corpus.judge else [],
         test_rows[:count],
-        queries[: config.rm.normalisation_samples],
-        corpus.report | {name: counts for name, counts in report.items() if counts},
+        queries["train"][: config.rm.normalisation_samples],
+        corpus.report | report | prompt_report,
     )
 
 
@@ -229,7 +230,8 @@ def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: fl
     _, tokenizer = run.tokenizers()
     if run.config.rm.normalise_before:
         normalise_on_reference(model, data.queries, run)
-    scores = train(model, data.corpus, data.rows, data.held_out_rows, tokenizer, run)
+    train(model, data.corpus, data.rows, data.validation_rows, tokenizer, run)
+    scores = scores_of(model, data.test_rows, tokenizer.pad_id)
     bins = calibration(score_differences(scores))  # of the scores that the loss has shaped, before they are scaled
     normalise_on_reference(model, data.queries, run)
     judge = data.corpus.judge
@@ -237,7 +239,7 @@ def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: fl
         "rm_accuracy": pairs_won(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": accuracy_limit(data.held_out, judge) if judge else None,
+        "rm_accuracy_limit": accuracy_limit(data.test, judge) if judge else None,
     }
     save_model(model, run.unfinished("rm"))
     run.add_to_summary("rm", time.perf_counter() - started, data.report, **found)

@@ -31,8 +31,8 @@ class PPOState:
 
     policy: ActorCritic
     optimizer: CPUAdamW
-    generator: torch.Generator
-    """Draws the responses and the order of the minibatches."""
+    seed: int
+    """With `iteration` it determines the responses and the order of the minibatches: there is no generator to keep."""
     prompts: RowSource
     kl_coef: float
     iteration: int = 0
@@ -81,8 +81,7 @@ def save(state: PPOState, folder: Path) -> Path:
     partial = place.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
     save_model(state.policy, partial / "policy")
-    tensors = {"generator": state.generator.get_state()}
-    steps = {}
+    tensors, steps = {}, {}
     optimizer = state.optimizer.state_dict()
     for index, moments in optimizer["state"].items():
         steps[str(index)] = moments["step"]
@@ -129,10 +128,8 @@ def restore(state: PPOState, place: Path) -> None:
     moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
-        if name:
-            moments[int(index)][name] = tensor
+        moments[int(index)][name] = tensor
     state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
-    state.generator.set_state(tensors["generator"])
     state.prompts.drawn = rest["prompts_drawn"]
     if state.demonstrations:
         state.demonstrations.drawn = rest["demonstrations_drawn"]

@@ -28,10 +28,13 @@ class DataConfig:
     demonstrations."""
     train_split: str = "train"
     """Files: the name of the training split, in the names of a folder's files or in a dataset of the hub."""
+    validation_split: str = "validation"
+    """Files: the name of the split that is held out for evaluation during training, on which settings may be chosen."""
     test_split: str = "test"
-    """Files: the name of the split that is held out."""
+    """Files: the name of the split that is held out for the reported figures."""
     hold_out: float = 0.05
-    """Files: where there is no such split, the share of the preferences, and of the prompts, that is held out."""
+    """Files: the share of the preferences, and of the prompts, that is held out for each of these two splits if the
+    data has no such split."""
     unusable: Literal["drop", "refuse"] = "drop"
     """What becomes of an example that cannot be used, being empty, unreadable, undecided or too long: it is left out
     and counted, or the run does not begin."""
@@ -136,9 +139,9 @@ class RMConfig:
     label_smoothing: float = 0.0
     """Share of the labels that is taken to be wrong."""
     eval_comparisons: int = 4600
-    """Held-out comparisons for the accuracy."""
+    """Comparisons for the accuracy: of the validation split during training, of the test split at the end."""
     eval_every: int = 700
-    """Steps between two measurements of the held-out accuracy."""
+    """Steps between two measurements of the validation accuracy."""
     normalisation_samples: int = 512
     """Responses of the reference policy on which scores get mean 0 and variance 1."""
     normalise_before: bool = False
@@ -183,7 +186,7 @@ class PPOConfig:
     kl_target: float | None = None
     """Adapt the coefficient to hold this KL per sequence, in nats (Ziegler et al. 2019); None: fixed."""
     kl_horizon: float = 10_000
-    """Sequences over which the coefficient adapts."""
+    """Sequences over which the coefficient adapts; at least one rollout."""
     gamma: float = 1.0
     """Discount of a token's reward per token before it."""
     lam: float = 0.98
@@ -224,7 +227,7 @@ class PPOConfig:
     missing_eos_score: float = -1.0
     """The score it is replaced by, or the amount taken off it."""
     score_clip: float | None = None
-    """Hold scores within -score_clip and score_clip; None: no limit."""
+    """Hold the scorer's scores within -score_clip and score_clip; missing_eos is applied afterwards. None: no limit."""
     save_every: int = 14
     """Iterations between two checkpoints."""
 
@@ -236,9 +239,9 @@ class EvalConfig:
     every: int = 7
     """Iterations between two evaluations."""
     prompts: int = 128
-    """Held-out prompts of an evaluation during training."""
+    """Validation prompts of an evaluation during training."""
     final_prompts: int = 512
-    """Held-out prompts of the evaluation at the end."""
+    """Test prompts of the evaluation at the end."""
     samples: int = 3
     """Of these prompts, so many are shown with their answers."""
 

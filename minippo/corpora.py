@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -17,7 +19,10 @@ from minippo.files import json_rows, load_from_hub
 from minippo.labelled import LabelledTexts
 from minippo.own_data import OwnData
 from minippo.reviews import gold_score, is_grammatical, split_sentences
-from minippo.texts import Comparison, Demonstration, Split, Texts, texts_of
+from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, split_texts, texts_of
+
+if TYPE_CHECKING:
+    import datasets
 
 T = TypeVar("T")
 
@@ -42,7 +47,7 @@ class Corpus(Protocol):
     fingerprint: str
     """Of what is in the files, wherever they lie: a run that is resumed must not go on with other texts."""
 
-    def demonstrations(self) -> Texts[Demonstration]:
+    def demonstrations(self, split: Split) -> Texts[Demonstration]:
         """What the reference policy imitates."""
         ...
 
@@ -51,7 +56,7 @@ class Corpus(Protocol):
         ...
 
     def prompts(self, split: Split) -> Texts[str]:
-        """What the policy answers, in a random order that is always the same; the two splits share none."""
+        """What the policy answers, in a random order that is always the same; no two splits share one."""
         ...
 
 
@@ -78,16 +83,16 @@ class BundledReviews:
     def __init__(self, config: DataConfig) -> None:
         self.folder, self.limit = bundled(config.folder), config.limit
         self.report: dict[str, dict[str, int]] = {}
-        splits = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in ("train", "test")]
-        paths = [self._path(name) for name in ("demonstrations", *splits)]
+        kinds, splits = ("preferences", "rankings", "prompts"), ("train", "validation", "test")
+        paths = [self._path(name) for name in ("demonstrations", *(f"{k}-{s}" for k in kinds for s in splits))]
         for path in paths:
             if not path.is_file():
                 raise FileNotFoundError(f"{self.folder} has no {path.name} (data.folder)")
         self.fingerprint = fingerprint_of(*map(file_fingerprint, paths))
 
-    def demonstrations(self) -> Texts[Demonstration]:
-        rows = self._rows("demonstrations")
-        return self._texts([Demonstration(row["prompt"], row["completion"]) for row in rows], "demonstrations")
+    def demonstrations(self, split: Split) -> Texts[Demonstration]:
+        rows = [Demonstration(row["prompt"], row["completion"]) for row in self._rows("demonstrations")]
+        return split_texts(self._texts(rows, "demonstrations"), split)
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         pairs, rankings = f"preferences-{split}", f"rankings-{split}"
@@ -114,13 +119,15 @@ class BundledReviews:
 class IMDB:
     """The Large Movie Review Dataset (Maas et al. 2011): sentiment labels become preferences.
 
-    Language models train on the training and the unlabelled reviews. A comparison is a positive against a negative
-    review, both cut to `crop_words` words at a random place. Prompts are beginnings of test reviews, which no language
-    model and no reward model has been trained on: one thousand for evaluation, the others for PPO.
+    Language models train on the training and the unlabelled reviews, the reward model on the training reviews. Reviews
+    that also occur in the test file (some hundred do) are left out of both. The test file is divided, by a hash of each
+    review and so alike in every run, into three: two fifths are the test split and one fifth the validation split, from
+    which comparisons and prompts are taken; the beginnings of the others are the prompts that PPO trains on. A
+    comparison is a positive against a negative review, both cut to `crop_words` words at a random position.
     """
 
     judge = None
-    EVALUATION_PROMPTS = 1000
+    FIFTHS: tuple[Split, ...] = ("test", "test", "validation", "train", "train")
 
     def __init__(self, config: DataConfig, seed: int) -> None:
         self.config, self.seed = config, seed
@@ -142,35 +149,63 @@ class IMDB:
         else:
             raise FileNotFoundError(f"no IMDB folder {config.imdb_path} (data.imdb-path)")
         self._labelled: dict[Split, LabelledTexts] = {}
+        for name in ("train", "unsupervised"):
+            hashes = _review_hashes(self.rows[name])
+            kept = np.flatnonzero(~np.isin(hashes, self._test_hashes))
+            self.report[f"{name} reviews"] = {
+                "rows": len(hashes),
+                "left out: also in the test file": len(hashes) - len(kept),
+            }
+            self.rows[name] = self.rows[name].select(kept)
 
-    def demonstrations(self) -> Texts[Demonstration]:
+    @cached_property
+    def _test_hashes(self) -> np.ndarray:
+        return _review_hashes(self.rows["test"])
+
+    def _test_reviews(self, split: Split) -> datasets.Dataset:
+        """The reviews of the test file that belong to `split`, each once."""
+        firsts = np.sort(np.unique(self._test_hashes, return_index=True)[1])
+        splits = np.array(self.FIFTHS)[self._test_hashes[firsts] % len(self.FIFTHS)]
+        return self.rows["test"].select(firsts[splits == split])
+
+    def demonstrations(self, split: Split) -> Texts[Demonstration]:
         import datasets
 
         rows = datasets.concatenate_datasets([self.rows["train"], self.rows["unsupervised"]])
         order = list(range(len(rows)))
-        random.Random(self.seed).shuffle(order)
+        random.Random(f"{self.seed} demonstrations").shuffle(order)
         rows = rows.select(order)
 
         def read(first: int, last: int) -> list[Demonstration]:
             return [Demonstration("", clean(text)) for text in rows[first:last]["text"]]
 
-        return Texts(len(rows), read, f"{rows._fingerprint} {self.seed}")[: self.config.limit or None]
+        texts = Texts(len(rows), read, f"{rows._fingerprint} {self.seed}")
+        return split_texts(texts[: self.config.limit or None], split)
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         if split not in self._labelled:
-            rows = self.rows[split]
+            rows = self.rows["train"] if split == "train" else self._test_reviews(split)
             labels = np.asarray(rows["label"][:])
-            self._labelled[split] = LabelledTexts(rows, labels, lambda row: clean(row["text"]), self.config.crop_words)
+            self._labelled[split] = LabelledTexts(rows, labels, _text_of, self.config.crop_words)
         return self._labelled[split].pairs(f"{self.seed} {split} {epoch}")[: self.config.limit or None]
 
     def prompts(self, split: Split) -> Texts[str]:
+        rows, length = self._test_reviews(split), self.config.query_length
         # A word is a token or more, so these words hold every prompt of `query_length` tokens.
-        texts = [" ".join(clean(text).split(" ")[: self.config.query_length]) for text in self.rows["test"]["text"]]
-        texts = list(dict.fromkeys(texts))  # the file holds some reviews twice, and many begin alike
-        random.Random(self.seed).shuffle(texts)  # and is sorted by label
-        n = self.EVALUATION_PROMPTS
-        name = f"{self.rows['test']._fingerprint} {self.seed} {self.config.query_length} {split} {n}"
-        return texts_of(texts[:n] if split == "test" else texts[n:], name, whole=False)
+        texts = [" ".join(clean(text).split(" ")[:length]) for text in rows["text"]]
+        random.Random(f"{self.seed} prompts").shuffle(texts)  # the file is sorted by label
+        return texts_of(texts, f"{rows._fingerprint} {self.seed} {length}", whole=False)
+
+
+def _text_of(row: Mapping[str, Any]) -> str:
+    return clean(row["text"])
+
+
+def _review_hashes(rows: datasets.Dataset) -> np.ndarray:
+    """Eight bytes for each review as it is read, (rows,) uint64."""
+    texts = (_text_of(row) for batch in rows.iter(CHUNK) for row in rows_of(batch))
+    hashes = (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts)
+    return np.fromiter(hashes, np.uint64, len(rows))
 
 
 def clean(text: str) -> str:

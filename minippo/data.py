@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from minippo.config import DataConfig
-from minippo.texts import Comparison, Demonstration, Texts
+from minippo.streams import generator
+from minippo.texts import HELD_OUT, Comparison, Demonstration, Split, Texts
 from minippo.token_rows import TokenGroups, TokenRows, kept_groups, kept_rows
 from minippo.tokenizer import Tokenizer, load_tokenizer, reward_tokens, train_bpe, whole_characters
 
@@ -49,11 +50,41 @@ def query_ids(tokenizer: Tokenizer, prompts: Sequence[str], query_length: int) -
 # ---------------------------------------------------------------------------------------------- rows
 
 
-def prompt_rows(prompts: Texts[str], tokenizer: Tokenizer, config: DataConfig) -> tuple[TokenRows, dict[str, int]]:
-    """Prompts as the policy reads them, without those that do not fit; and how many these are.
+def prompt_rows(
+    prompts: Callable[[Split], Texts[str]], tokenizer: Tokenizer, config: DataConfig
+) -> tuple[dict[Split, TokenRows], dict[str, dict[str, int]]]:
+    """Prompts as the policy reads them, by split, without those that do not fit; and how many were left out.
 
-    Raises ValueError where no prompt is left.
+    Each row of ids occurs once, and in one split: two prompts that differ only after `query_length` tokens are one
+    prompt to the policy. A held-out one stays held out; of the held-out splits, the test split comes first.
+
+    Raises ValueError if a split has no prompt left.
     """
+    kept: dict[Split, TokenRows] = {}
+    report: dict[str, dict[str, int]] = {}
+    seen: set[tuple[int, ...]] = set()
+    for split in (*reversed(HELD_OUT), "train"):
+        rows, counts = _fitting_prompts(prompts(split), tokenizer, config)
+        new = []
+        for index, row in enumerate(rows):
+            if (key := tuple(row)) not in seen:
+                seen.add(key)
+                new.append(index)
+        if len(new) < len(rows):
+            counts = counts or {"rows": len(rows)}
+            counts["left out: the same tokens as another prompt"] = len(rows) - len(new)
+        if not new:
+            raise ValueError(
+                f"all {len(rows)} {split} prompts are, in their first {config.query_length} tokens, prompts of another "
+                "split (data.query-length)"
+            )
+        kept[split] = rows[np.array(new)]
+        if counts:
+            report[f"prompts, {split}"] = counts
+    return kept, report
+
+
+def _fitting_prompts(prompts: Texts[str], tokenizer: Tokenizer, config: DataConfig) -> tuple[TokenRows, dict[str, int]]:
     if not len(prompts):
         raise ValueError("there are no prompts: neither data.prompts nor prompts of preferences or demonstrations")
     most = NO_LIMIT if prompts.whole else config.query_length
@@ -133,13 +164,13 @@ def print_report(report: dict[str, dict[str, int]]) -> None:
 
 
 class RowSource:
-    """Endless batches of rows of ids (prompts, demonstrations), each epoch shuffled anew. Its place is one number,
-    `drawn`."""
+    """Endless batches of rows of ids (prompts, demonstrations), each epoch shuffled anew by the stream `name`. Its
+    position is one number, `drawn`."""
 
-    def __init__(self, rows: Sequence[list[int]], batch_size: int, seed: int, drawn: int = 0) -> None:
+    def __init__(self, rows: Sequence[list[int]], batch_size: int, seed: int, name: str) -> None:
         if not rows:
             raise ValueError("there are no rows to draw from")
-        self.rows, self.batch_size, self.seed, self.drawn = rows, batch_size, seed, drawn
+        self.rows, self.batch_size, self.seed, self.name, self.drawn = rows, batch_size, seed, name, 0
         self._epoch, self._order = -1, [0]
 
     def __next__(self) -> list[list[int]]:
@@ -147,8 +178,8 @@ class RowSource:
         for _ in range(self.batch_size):
             epoch, place = divmod(self.drawn, len(self.rows))
             if epoch != self._epoch:
-                generator = torch.Generator().manual_seed(self.seed * 1_000_003 + epoch)
-                self._epoch, self._order = epoch, torch.randperm(len(self.rows), generator=generator).tolist()
+                order = torch.randperm(len(self.rows), generator=generator(self.seed, self.name, epoch))
+                self._epoch, self._order = epoch, order.tolist()
             batch.append(self.rows[self._order[place]])
             self.drawn += 1
         return batch

@@ -231,10 +231,12 @@ def treat_missing_eos(scores: Tensor, has_eos: Tensor, *, mode: str = "off", mis
 def adaptive_kl_coef(kl_coef: float, observed_kl: float, *, target: float, horizon: float, batch_size: int) -> float:
     """The next KL coefficient: a proportional controller in log space. Ziegler et al. 2019 section 2.2.
 
-    `observed_kl` and `target` are nats per sequence, `horizon` is in sequences.
+    `observed_kl` and `target` are nats per sequence, `horizon` is in sequences. A horizon shorter than one batch acts
+    as one batch: the coefficient changes by at most a fifth at a time and always stays positive. (Without this bound, a
+    short horizon makes it negative, and the penalty would reward KL.)
     """
     error = min(max(observed_kl / target - 1, -0.2), 0.2)
-    return kl_coef * (1 + error * batch_size / horizon)
+    return kl_coef * (1 + error * min(1.0, batch_size / horizon))
 
 
 # ---------------------------------------------------------------------------------------------- advantages

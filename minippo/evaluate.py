@@ -13,12 +13,14 @@ import tyro
 
 from minippo.checkpoint import load_actor_critic, load_reward_model
 from minippo.cli import broken_run_exits, command_line, wrong_input_exits
-from minippo.config import PPOConfig
+from minippo.config import Config
 from minippo.corpora import Judge, judge_of
 from minippo.heads import ActorCritic
 from minippo.rollout import logprobs_and_values, respond
 from minippo.run import Run, load_run, write_whole
 from minippo.scoring import RewardScorer, Scorer, load_scorer
+from minippo.streams import response_uniforms
+from minippo.texts import Split
 from minippo.tokenizer import Tokenizer
 
 
@@ -55,27 +57,24 @@ def answer(
     scorer: Scorer,
     queries: Sequence[list[int]],
     tokenizer: Tokenizer,
-    response_length: int,
-    config: PPOConfig,
-    seed: int,
+    config: Config,
+    split: Split,
     batch_size: int = 128,
 ) -> list[Answer]:
-    """Answer every query once. The draws come from a generator of their own, so training is not disturbed."""
+    """Answer every query of a held-out split once.
+
+    The random numbers depend on the seed, the split and a query's index alone. So all models are given the same ones,
+    and what differs between their answers is due to the models.
+    """
     policy.eval()
-    generator = torch.Generator().manual_seed(seed)
+    end_ids = tokenizer.end_ids(config.ppo.stop_token)
     answers: list[Answer] = []
     for start in range(0, len(queries), batch_size):
-        batch = respond(
-            policy,
-            queries[start : start + batch_size],
-            tokenizer,
-            max_new_tokens=response_length,
-            generator=generator,
-            config=config,
-        )
-        end_ids = tokenizer.end_ids(config.stop_token)
-        logprobs, _ = logprobs_and_values(policy, batch, end_ids, config)
-        ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
+        indices = range(start, min(start + batch_size, len(queries)))
+        uniforms = response_uniforms(config.seed, f"{split} answers", 0, indices, config.data.response_length)
+        batch = respond(policy, [queries[i] for i in indices], tokenizer, uniforms=uniforms, config=config.ppo)
+        logprobs, _ = logprobs_and_values(policy, batch, end_ids, config.ppo)
+        ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config.ppo)
         columns = (
             batch.prompt_texts,
             batch.response_texts,
@@ -167,10 +166,8 @@ def final_evaluation(
     judge: Judge | None,
 ) -> dict[str, object]:
     """Answer the queries with both, write all answers to `answers.jsonl`, and return the summary's entries."""
-    config = run.config
     before, after = (
-        answer(model, reference, scorer, queries, tokenizer, config.data.response_length, config.ppo, config.seed)
-        for model in (reference, policy)
+        answer(model, reference, scorer, queries, tokenizer, run.config, "test") for model in (reference, policy)
     )
     rows = [
         {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}

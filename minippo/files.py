@@ -47,23 +47,24 @@ class Source:
 # ---------------------------------------------------------------------------------------------- finding
 
 
-def find_sources(path: str, option: str, train_split: str, test_split: str) -> dict[Split, list[Source]]:
+def find_sources(path: str, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:
     """What `path` names, by split: a file, which is all for training; a folder of files with their splits in their
-    names; or a dataset of the hub, "owner/name" or "owner/name:subset".
+    names; or a dataset of the hub, "owner/name" or "owner/name:subset". `splits` has the names of the splits there.
 
     Raises FileNotFoundError where it names nothing, ValueError where the splits are not clear.
     """
-    splits: dict[Split, str] = {"train": train_split, "test": test_split}
     place = Path(path)
     if place.is_file():
-        return {"train": [_file(place, option)], "test": []}
+        return {split: [_file(place, option)] if split == "train" else [] for split in splits}
     if place.is_dir():
         return _folder(place, option, splits)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", path) or path.endswith(SUFFIXES):
         raise FileNotFoundError(f"no file or folder {path} ({option}), and it is no name of a dataset (owner/name)")
     tables = load_from_hub(path)
-    if train_split not in tables:
-        raise ValueError(f"{path} has no split {train_split!r}, found {', '.join(tables)} ({option}, data.train-split)")
+    if splits["train"] not in tables:
+        raise ValueError(
+            f"{path} has no split {splits['train']!r}, found {', '.join(tables)} ({option}, data.train-split)"
+        )
     return {split: [_table(f"{path} {name}", tables[name])] if name in tables else [] for split, name in splits.items()}
 
 
@@ -86,7 +87,7 @@ def _folder(folder: Path, option: str, splits: dict[Split, str]) -> dict[Split, 
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
         raise FileNotFoundError(f"{folder} has no file that ends in {', '.join(SUFFIXES)} ({option})")
-    found: dict[Split, list[Source]] = {"train": [], "test": []}
+    found: dict[Split, list[Source]] = {split: [] for split in splits}
     nowhere = []
     for path in paths:
         inside = str(path.relative_to(folder))
@@ -98,7 +99,7 @@ def _folder(folder: Path, option: str, splits: dict[Split, str]) -> dict[Split, 
         else:
             nowhere.append(path)
     if len(nowhere) == len(paths):  # the names speak of no splits: all is for training
-        return {"train": [_file(path, option) for path in nowhere], "test": []}
+        return found | {"train": [_file(path, option) for path in nowhere]}
     if nowhere or not found["train"]:
         which = " or ".join(map(repr, splits.values()))
         raise ValueError(

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import torch
 import tyro
 from torch import Tensor
 
@@ -22,6 +21,7 @@ from minippo.data import pad
 from minippo.heads import ActorCritic
 from minippo.run import Run, load_run
 from minippo.sampling import generate
+from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
 from minippo.validation import MAX_SEED
 
@@ -74,8 +74,8 @@ class Stream:
         return new
 
 
-def stream_answer(model: ActorCritic, query: list[int], run: Run, options: GenerateOptions, seed: int) -> None:
-    """Print one answer to `query` while it is drawn."""
+def stream_answer(model: ActorCritic, query: list[int], run: Run, options: GenerateOptions, number: int) -> None:
+    """Print answer `number` to `query` while it is sampled."""
     tokenizer, _ = run.tokenizers()
     config, stream = run.config.ppo, Stream(tokenizer)
     eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
@@ -96,7 +96,7 @@ def stream_answer(model: ActorCritic, query: list[int], run: Run, options: Gener
         top_k=options.top_k,
         top_p=options.top_p,
         min_new_tokens=min(config.min_new_tokens, max_new_tokens(run, options)),
-        generator=torch.Generator().manual_seed(seed),
+        uniforms=response_uniforms(options.seed, "generate", 0, [number], max_new_tokens(run, options)),
         on_token=show,
     )
     print(stream.rest())
@@ -143,8 +143,8 @@ def check(options: GenerateOptions) -> None:
         raise ValueError(f"max-new-tokens must be at least 1, not {options.max_new_tokens}")
     if options.temperature is not None and not 0 <= options.temperature < math.inf:
         raise ValueError(f"temperature must be 0 or more and finite, not {options.temperature}")
-    if options.seed + options.n > MAX_SEED:
-        raise ValueError(f"seed must be at most {MAX_SEED - options.n}, not {options.seed}")
+    if options.seed > MAX_SEED:
+        raise ValueError(f"seed must be at most {MAX_SEED}, not {options.seed}")
     if not 0 < options.top_p <= 1:
         raise ValueError(f"top-p must be above 0 and at most 1, not {options.top_p}")
 
@@ -161,7 +161,7 @@ def answer_all(prompts: Iterable[str], models: dict[str, ActorCritic], run: Run,
             for name, model in models.items():
                 label = f"{name} {number + 1}" if options.n > 1 else name
                 print(f"[{label}] {prompt}", end="", flush=True)
-                stream_answer(model, query, run, options, options.seed + number)
+                stream_answer(model, query, run, options, number)
 
 
 def main() -> None:

@@ -14,7 +14,18 @@ from minippo.config import DataConfig
 from minippo.files import find_sources, read_examples
 from minippo.formats import NO_LABEL, PROBLEMS, USABLE, Kind
 from minippo.labelled import LabelledTexts
-from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, texts_of
+from minippo.streams import generator
+from minippo.texts import (
+    CHUNK,
+    HELD_OUT,
+    Comparison,
+    Demonstration,
+    Split,
+    Texts,
+    rows_of,
+    split_texts,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -36,23 +47,23 @@ class OwnData:
         self._files: list[tuple[str, ...]] = []
         self._demonstrations = self._read("demonstrations", config.demonstrations)
         self._preferences = self._read("preferences", config.preferences)
-        if self._preferences and "test" not in self._preferences:
-            self._preferences = self._hold_out(self._preferences["train"], config.preferences)
-            self.report["preferences, held out"] = {"rows": len(self._preferences["test"])}
+        for split in (*reversed(HELD_OUT),) if self._preferences else ():
+            if split not in self._preferences:
+                self._hold_out(self._preferences, split, config.preferences)
+                self.report[f"preferences, held out for {split}"] = {"rows": len(self._preferences[split])}
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         self.fingerprint = fingerprint_of(self._files)
 
-    def demonstrations(self) -> Texts[Demonstration]:
+    def demonstrations(self, split: Split) -> Texts[Demonstration]:
         """In a random order, since the first ones are held out and a file may be sorted."""
         if not self._demonstrations:
             return texts_of([], "no demonstrations")
         rows = self._demonstrations["train"]
-        rows = rows.select(_order(len(rows), self.seed))
-        return _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))[
-            : self.config.limit or None
-        ]
+        rows = rows.select(_order(len(rows), self.seed, "order of demonstrations"))
+        texts = _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))
+        return split_texts(texts[: self.config.limit or None], split)
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         """The same in every epoch, or where there are labelled texts, these paired anew."""
@@ -76,9 +87,9 @@ class OwnData:
         """The usable examples, by split; none at all where no path is given."""
         if not path:
             return {}
-        sources = find_sources(path, f"data.{kind}", self.config.train_split, self.config.test_split)
+        sources = find_sources(path, f"data.{kind}", split_names(self.config))
         if kind == "demonstrations":
-            sources["test"] = []  # what somebody has set apart is not trained on
+            sources = {"train": sources["train"]}  # what somebody has set apart is not trained on
         for split, found in sources.items():
             self._files.append((kind, split, *(source.fingerprint for source in found)))
         return {
@@ -104,17 +115,18 @@ class OwnData:
         self.report[f"{kind}, {split}"] = {"rows": len(rows)} | found
         return rows.select(np.flatnonzero(problems == USABLE))
 
-    def _hold_out(self, rows: datasets.Dataset, path: str) -> dict[Split, datasets.Dataset]:
-        """Take a share of the rows away for testing, of each label, at most so much and at least one row: of any one
+    def _hold_out(self, splits: dict[Split, datasets.Dataset], split: Split, path: str) -> None:
+        """Move a share of the training rows to `split`, of each label, at most so much and at least one row: of any one
         prompt all or none."""
-        keys = _hashes(rows, lambda row: row["prompt"] or "\n".join(row["completions"]))
+        rows = splits["train"]
+        keys = _hashes(rows, _prompt_or_texts)
         labels, held_out = _column(rows, "label"), np.zeros(len(rows), bool)
         for label in np.unique(labels):
             these = np.flatnonzero(labels == label)
             _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
             most = max(1, int(self.config.hold_out * len(these)))
             chosen, num_rows = [], 0
-            for prompt in _order(len(counts), self.seed).tolist():
+            for prompt in _order(len(counts), self.seed, f"rows held out for {split}").tolist():
                 if num_rows + counts[prompt] <= most:  # one that too many rows share stays in training
                     chosen.append(prompt)
                     num_rows += counts[prompt]
@@ -125,7 +137,8 @@ class OwnData:
                     "more; give more, or a split for testing (data.hold-out, data.test-split)"
                 )
             held_out[these[np.isin(which, chosen)]] = True
-        return {"train": rows.select(np.flatnonzero(~held_out)), "test": rows.select(np.flatnonzero(held_out))}
+        splits["train"] = rows.select(np.flatnonzero(~held_out))
+        splits[split] = rows.select(np.flatnonzero(held_out))
 
     def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
         labels = _column(rows, "label")
@@ -144,50 +157,63 @@ class OwnData:
         ):
             found = self._different(rows, path)
             if found:
-                found = found if "test" in rows else self._hold_out(found["train"], path)
-                self.report["different prompts"] = {"for training": len(found["train"]), "held out": len(found["test"])}
+                for split in reversed(HELD_OUT):
+                    if split not in rows:
+                        self._hold_out(found, split, path)
+                self.report["different prompts"] = {split: len(found[split]) for split in ("train", *HELD_OUT)}
                 return found
         return {}
 
     def _leave_out_held_out_prompts(self) -> None:
         """Take the rows whose prompt is held out, for the policy or in a comparison, out of the demonstrations and the
-        comparisons for training."""
-        tested = [_hashes(rows["test"], _prompt) for rows in (self._prompts, self._preferences) if rows]
+        comparisons for training. Rows without a prompt are compared by their texts."""
+        tested = [
+            _hashes(rows[split], _prompt_or_texts)
+            for rows in (self._prompts, self._preferences)
+            for split in HELD_OUT
+            if rows
+        ]
         held_out = np.setdiff1d(np.concatenate([np.zeros(0, np.uint64), *tested]), [NO_PROMPT])
         for kind, path, rows in (
             ("demonstrations", self.config.demonstrations, self._demonstrations),
             ("preferences", self.config.preferences, self._preferences),
         ):
             if rows and len(held_out):
-                kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt), held_out))
+                kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt_or_texts), held_out))
                 left_out = len(rows["train"]) - len(kept)
                 if not len(kept):
                     raise ValueError(f"{path}: the prompts of all {left_out} rows for training are held out")
                 if left_out:
                     rows["train"] = rows["train"].select(kept)
-                    self.report[f"{kind}, train"]["left out: prompt is held out"] = left_out
+                    self.report[f"{kind}, train"]["left out: held out elsewhere"] = left_out
 
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
         """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
-        hashes = {split: _hashes(rows[split], _prompt) for split in ("test", "train") if split in rows}
+        order: tuple[Split, ...] = (*reversed(HELD_OUT), "train")
+        hashes = {split: _hashes(rows[split], _prompt) for split in order if split in rows}
         empty = [split for split in hashes if (hashes[split] == NO_PROMPT).all()]
         if len(empty) == len(hashes):
             return {}
         if empty:
-            names = {"train": self.config.train_split, "test": self.config.test_split}
+            names, filled = split_names(self.config), next(split for split in hashes if split not in empty)
             raise ValueError(
-                f"{path}: none of the {len(rows[empty[0]])} rows of {names.pop(empty[0])!r} has a prompt, as rows of "
-                f"{names.popitem()[1]!r} have"
+                f"{path}: none of the {len(rows[empty[0]])} rows of {names[empty[0]]!r} has a prompt, as rows of "
+                f"{names[filled]!r} have"
             )
         seen, found = np.array([NO_PROMPT]), {}
         for split, hashed in hashes.items():
             _, firsts = np.unique(hashed, return_index=True)
             firsts = firsts[~np.isin(hashed[firsts], seen)]
             seen = np.concatenate([seen, hashed[firsts]])
-            found[split] = rows[split].select(firsts[_order(len(firsts), self.seed)])
+            found[split] = rows[split].select(firsts[_order(len(firsts), self.seed, f"order of {split} prompts")])
         if not len(found["train"]):
-            raise ValueError(f"{path}: every prompt for training is one for testing too")
+            raise ValueError(f"{path}: every prompt for training is held out, too")
         return found
+
+
+def split_names(config: DataConfig) -> dict[Split, str]:
+    """The names of the splits in the user's files."""
+    return {"train": config.train_split, "validation": config.validation_split, "test": config.test_split}
 
 
 def _texts(rows: datasets.Dataset, of: Callable[[Mapping[str, Any]], T]) -> Texts[T]:
@@ -201,12 +227,16 @@ def _prompt(row: Mapping[str, Any]) -> str:
     return row["prompt"]
 
 
+def _prompt_or_texts(row: Mapping[str, Any]) -> str:
+    return row["prompt"] or "\n".join(row["completions"])
+
+
 def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
     return np.asarray(rows.with_format("numpy")[name][:])
 
 
-def _order(count: int, seed: int) -> np.ndarray:
-    return torch.randperm(count, generator=torch.Generator().manual_seed(seed)).numpy()
+def _order(count: int, seed: int, name: str) -> np.ndarray:
+    return torch.randperm(count, generator=generator(seed, name)).numpy()
 
 
 def _hash(text: str) -> int:

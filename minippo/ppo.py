@@ -16,6 +16,7 @@ from minippo.errors import stop_unless_finite
 from minippo.language_model import backward_in_chunks
 from minippo.optim import lr_share, set_lr
 from minippo.rollout import Rollout, judge_tokens
+from minippo.streams import generator
 
 
 def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
@@ -26,7 +27,10 @@ def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config
     B = len(rollout.queries)
     lr = config.lr * lr_share(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
-    orders = [torch.randperm(B, generator=state.generator) for _ in range(config.num_epochs)]
+    orders = [
+        torch.randperm(B, generator=generator(state.seed, "minibatches", state.iteration + 1, epoch))
+        for epoch in range(config.num_epochs)
+    ]
     minibatches = [rows for order in orders for rows in order.split(B // config.num_minibatches)]
     found: list[dict[str, float]] = []
     for rows in minibatches:

@@ -23,6 +23,7 @@ from typing import Any
 from minippo.gold import gold_score, interest
 from minippo.grammar import is_grammatical, split_sentences
 from minippo.lexicon import GENRES
+from minippo.texts import split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.writer import (
     Prompt,
@@ -52,12 +53,18 @@ SPOILT_SHARE = 0.22
 NUM_ROWS = {
     "demonstrations": 20_000,
     "preferences-train": 12_000,
+    "preferences-validation": 4_000,
     "preferences-test": 4_000,
     "rankings-train": 30_000,
+    "rankings-validation": 600,
     "rankings-test": 600,
     "prompts-train": 4_000,
+    "prompts-validation": 512,
     "prompts-test": 512,
 }
+STREAMS = {"train": "train", "validation": "test", "test": "second test"}
+"""Split -> the name of its random numbers. The settings were chosen on the rows that are now the validation split; the
+test split was written afterwards."""
 FIGURES_BEGIN, FIGURES_END = "<!-- figures -->", "<!-- end of figures -->"
 VOCABULARIES = {"policy": 1280, "reward": 1472}
 """Ids of each tokenizer, end-of-text among them. They differ so that text has to cross between the two models."""
@@ -151,14 +158,19 @@ def _prompts(rng: Random, split: Split) -> Iterator[Row]:
 
 
 def rows(name: str) -> Iterator[Row]:
-    """The rows of one file of `data/`, one after the other, from random numbers of its own."""
-    rng = Random(f"{SEED} {name}")
+    """The rows of one file of `data/`, one after the other, from random numbers of its own. No prompt of the validation
+    split is in the test split."""
     kind, _, split = name.partition("-")
     if kind == "demonstrations":
-        return _demonstrations(rng)
+        return _demonstrations(Random(f"{SEED} {name}"))
     kinds: dict[str, Callable[[Random, Split], Iterator[Row]]]
     kinds = {"preferences": _preferences, "rankings": _rankings, "prompts": _prompts}
-    return kinds[kind](rng, "test" if split == "test" else "train")
+    found = kinds[kind](Random(f"{SEED} {kind}-{STREAMS[split]}"), "train" if split == "train" else "test")
+    if split != "test":
+        return found
+    names = [f"{kind}-validation" for kind in kinds]
+    taken = {row["prompt"] for name in names for row in islice(rows(name), NUM_ROWS[name])}
+    return (row for row in found if row["prompt"] not in taken)
 
 
 def as_line(row: Row) -> str:
@@ -172,6 +184,7 @@ def write_corpus(folder: Path) -> None:
         text = "".join(as_line(row) for row in islice(rows(name), count))
         (folder / f"{name}.jsonl.bz2").write_bytes(bz2.compress(text.encode()))
     texts = [row["prompt"] + row["completion"] for row in read_rows(folder, "demonstrations")]
+    texts = split_texts(texts, "train")  # what is held out is not trained on, not even here
     for name, vocab_size in VOCABULARIES.items():
         train_bpe(texts, vocab_size).save(folder / f"{name}.tiktoken")
 
@@ -209,11 +222,11 @@ def describe(folder: Path) -> str:
         "demonstrations with a gold score above 0": f"{fmean(g > 0 for g in golds):.1%}",
         "the same within a genre": f"{min(positive):.1%} to {max(positive):.1%}",
         "gold score of demonstrations": f"mean {fmean(golds):+.2f}, standard deviation {pstdev(golds):.2f}",
-        "gold score of compared reviews, held-out": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
+        "gold score of compared reviews, test": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
     }
     for title, comparisons in (held_out | {"both": held_out["preferences"] + held_out["rankings"]}).items():
         reached, expected = accuracy_limit(comparisons)
-        figures[f"best possible accuracy, held-out: {title}"] = f"{reached:.3f}, in expectation {expected:.3f}"
+        figures[f"best possible accuracy, test: {title}"] = f"{reached:.3f}, in expectation {expected:.3f}"
     for name in VOCABULARIES:
         tokenizer = load_tokenizer(folder / f"{name}.tiktoken")
         longest = [

@@ -16,6 +16,7 @@ from minippo.errors import stop_unless_finite
 from minippo.heads import ActorCritic
 from minippo.sampling import generate
 from minippo.scoring import Scorer
+from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
 
 
@@ -45,7 +46,7 @@ class Rollout(Responses):
     ref_logprobs: Tensor  # (B, R)
     values: Tensor  # (B, R)
     raw_scores: Tensor  # (B,), as the scorer gave them
-    scores: Tensor  # (B,), after the treatment of a missing end-of-text and clipping
+    scores: Tensor  # (B,), after clipping and the treatment of a missing end-of-text
     kl: Tensor  # (B, R), k1, nats
     rewards: Tensor  # (B, R)
     advantages: Tensor  # (B, R), not whitened
@@ -64,11 +65,13 @@ def respond(
     query_ids: Sequence[list[int]],
     tokenizer: Tokenizer,
     *,
-    max_new_tokens: int,
-    generator: torch.Generator,
+    uniforms: Tensor,
     config: PPOConfig,
 ) -> Responses:
-    """Draw a response to each query from the policy's full distribution; R is the longest response's length."""
+    """Sample a response to each query from the policy's full distribution; R is the longest response's length.
+
+    `uniforms` (B, most new tokens) choose the tokens (`streams.response_uniforms`).
+    """
     device = policy.gpt.token_embedding.weight.device
     eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
     queries, query_mask = (tensor.to(device) for tensor in pad(query_ids, tokenizer.pad_id, "left"))
@@ -76,13 +79,13 @@ def respond(
         policy,
         queries,
         query_mask,
-        max_new_tokens=max_new_tokens,
+        max_new_tokens=uniforms.shape[1],
         eos_id=eos_id,
         stop_ids=stop_ids,
         pad_id=tokenizer.pad_id,
         temperature=config.temperature,
         min_new_tokens=config.min_new_tokens,
-        generator=generator,
+        uniforms=uniforms,
     )
     longest = int(response_mask.sum(dim=1).max())
     responses, response_mask = responses[:, :longest], response_mask[:, :longest]
@@ -149,25 +152,20 @@ def collect_rollout(
 ) -> Rollout:
     """Answer the queries with the policy as it is, have the answers scored, and work out what each token was worth."""
     state.policy.eval()
-    batch = respond(
-        state.policy,
-        query_ids,
-        tokenizer,
-        max_new_tokens=response_length,
-        generator=state.generator,
-        config=config,
-    )
+    uniforms = response_uniforms(state.seed, "rollout", state.iteration + 1, range(len(query_ids)), response_length)
+    batch = respond(state.policy, query_ids, tokenizer, uniforms=uniforms, config=config)
     end_ids = tokenizer.end_ids(config.stop_token)
     logprobs, values = logprobs_and_values(state.policy, batch, end_ids, config)
     ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
     raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
     for prompt, response, score in zip(batch.prompt_texts, batch.response_texts, raw_scores.tolist(), strict=True):
         stop_unless_finite(f"the answer {response!r} to {prompt!r}", score=score)
-    scores = equations.treat_missing_eos(
-        raw_scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
-    )
-    if config.score_clip is not None:
+    scores = raw_scores
+    if config.score_clip is not None:  # the scorer's own; the score of a missing end stays as it is set
         scores = scores.clamp(-config.score_clip, config.score_clip)
+    scores = equations.treat_missing_eos(
+        scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
+    )
     mask = batch.response_mask
     rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)
     if config.whiten_rewards:

@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from minippo.errors import BrokenRun
 from minippo.model import GPTConfig, KVCache
 
 
@@ -36,6 +37,7 @@ def generate(
     min_new_tokens: int = 0,
     stop_ids: Sequence[int] = (),
     generator: torch.Generator | None = None,
+    uniforms: Tensor | None = None,
     on_token: Callable[[int, Tensor], None] | None = None,
 ) -> tuple[Tensor, Tensor]:
     """Continue `queries` (B, P), left-padded, `query_mask` (B, P) True where real, by up to R = `max_new_tokens` each.
@@ -43,9 +45,11 @@ def generate(
     Returns `responses` (B, R) and `response_mask` (B, R), True up to and including the first of `eos_id` and
     `stop_ids`, `pad_id` beyond. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 filter nothing.
     During the first `min_new_tokens` tokens no end is possible. `on_token` is called with the step and the tokens (B,)
-    drawn there. Every row draws one number from `generator` (on the CPU) per step, whatever the other rows do.
+    drawn there. `uniforms` (B, R), float64 in [0, 1), choose the tokens, one number for each; by default they are drawn
+    from `generator` (on the CPU), B for each step. Either way a row's numbers do not depend on the other rows.
 
-    Raises ValueError where P + R exceeds the model's context, or where top_p, top_k or temperature mean nothing.
+    Raises ValueError if P + R exceeds the model's context or if top_p, top_k or temperature is out of range, BrokenRun
+    if the model's logits are NaN or infinite.
     """
     B, P = queries.shape
     context = _config(model).context
@@ -56,6 +60,9 @@ def generate(
     if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
         raise ValueError(f"need temperature >= 0, top_k >= 0, 0 < top_p <= 1: {temperature=}, {top_k=}, {top_p=}")
     device = queries.device
+    if uniforms is None:
+        uniforms = torch.rand(max_new_tokens, B, generator=generator, dtype=torch.float64).T
+    uniforms = uniforms.to(device)
     ends = torch.tensor([eos_id, *stop_ids], device=device)
     responses = torch.full((B, max_new_tokens), pad_id, dtype=torch.long, device=device)
     response_mask = torch.zeros(B, max_new_tokens, dtype=torch.bool, device=device)
@@ -71,8 +78,7 @@ def generate(
         logits = model.logits(hidden[:, -1]).float()  # (rows, V)
         if step < min_new_tokens:
             logits[:, ends] = -torch.inf
-        uniform = torch.rand(B, generator=generator, dtype=torch.float64).to(device)[rows]
-        drawn = torch.where(alive, choose(logits, uniform, temperature, top_k, top_p), pad_id)
+        drawn = torch.where(alive, choose(logits, uniforms[rows, step], temperature, top_k, top_p), pad_id)
         responses[rows, step], response_mask[rows, step] = drawn, alive
         if on_token is not None:
             on_token(step, responses[:, step])
@@ -90,10 +96,16 @@ def generate(
 
 
 def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
-    """One token of each row, (B,): logits (B, V), uniform (B,) in [0, 1) float64, by inversion of the distribution."""
+    """One token of each row, (B,): logits (B, V), uniform (B,) in [0, 1) float64, by inversion of the distribution.
+
+    Raises BrokenRun if a logit is NaN or infinite: no token could be chosen.
+    """
+    highest = logits.amax(dim=-1, keepdim=True)  # (B, 1), NaN if any logit of the row is
+    if not torch.isfinite(highest).all():
+        raise BrokenRun("the policy's logits are NaN or infinite, so no token can be sampled")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = logits / temperature
+    logits = (logits - highest) / temperature  # the highest is 0 at any temperature; dividing first could overflow
     if top_k:
         smallest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

@@ -6,7 +6,7 @@ python -m minippo.sft --config reviews
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from tqdm import tqdm
@@ -30,6 +30,8 @@ from minippo.metrics import Metrics
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
 from minippo.run import Run, open_run
+from minippo.streams import generator, seed_global
+from minippo.texts import HELD_OUT, SPLITS, Split
 from minippo.token_rows import TokenRows
 from minippo.tokenizer import Tokenizer
 from minippo.validation import check_context
@@ -74,15 +76,15 @@ def check_weights(config: Config) -> None:
 
 
 def train_language_model(
-    gpt: GPT, rows: TokenRows, config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
+    gpt: GPT, rows: Mapping[Split, TokenRows], config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
 ) -> float:
-    """Train `gpt` on `config.tokens` tokens of `rows`, in windows of its context. Returns the held-out loss, nats."""
+    """Train `gpt` on `config.tokens` tokens of the training rows, in windows of its context.
+
+    Logs the loss on the validation rows and returns that on the test rows, nats per token.
+    """
     device = run.device
-    num_held_out = max(1, len(rows) // 50)
-    held_out = windows(rows[:num_held_out], gpt.config.context)
-    pieces = windows(rows[num_held_out:], gpt.config.context)
+    pieces = windows(rows["train"], gpt.config.context)
     lengths = pieces.lengths
-    generator = torch.Generator().manual_seed(run.config.seed)
     optimizer = CPUAdamW(decayed_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     # As many steps as the tokens last, where an epoch's batches hold all tokens of the rows once.
     batches_per_epoch = sum(1 for _ in length_batches(lengths, config.batch_tokens, torch.Generator()))
@@ -90,9 +92,10 @@ def train_language_model(
     metrics = Metrics(run.folder, f"sft-{name}")
     gpt.to(device).train()
     bar = tqdm(total=num_steps, desc=f"sft {name}", unit="step")
-    step = 0
+    step = epoch = 0
     while step < num_steps:
-        for batch in length_batches(lengths, config.batch_tokens, generator):
+        epoch += 1
+        for batch in length_batches(lengths, config.batch_tokens, generator(run.config.seed, f"sft {name}", epoch)):
             if step == num_steps:
                 break
             started = time.perf_counter()
@@ -111,12 +114,15 @@ def train_language_model(
                 found = {"loss/lm": loss.item(), "policy/grad_norm": grad_norm.item(), "lr": lr}
                 metrics.log(step, found, {"tokens_per_second": int(mask.sum()) / seconds})
                 bar.set_postfix(loss=f"{loss.item():.3f}")
-    loss_held_out = held_out_loss(gpt, held_out, tokenizer.pad_id, config.batch_tokens)
-    bar.set_postfix(held_out=f"{loss_held_out:.3f}")
+    validation_loss, test_loss = (
+        held_out_loss(gpt, windows(rows[split], gpt.config.context), tokenizer.pad_id, config.batch_tokens)
+        for split in HELD_OUT
+    )
+    bar.set_postfix(validation=f"{validation_loss:.3f}")
     bar.close()
-    metrics.log(num_steps, {"eval/loss": loss_held_out})
+    metrics.log(num_steps, {"eval/loss": validation_loss})
     metrics.close()
-    return loss_held_out
+    return test_loss
 
 
 def main() -> None:
@@ -130,15 +136,19 @@ def main() -> None:
             return
         check_weights(run.config)
         corpus = load_corpus(run.config)
-        demonstrations = corpus.demonstrations()
-        check_demonstrations(run.config, len(demonstrations))
-        texts = [d.prompt + d.completion for d in demonstrations[:TOKENIZER_TEXTS]]
-        torch.manual_seed(run.config.seed)
+        demonstrations = {split: corpus.demonstrations(split) for split in SPLITS}
+        check_demonstrations(run.config, sum(map(len, demonstrations.values())))
+        texts = [d.prompt + d.completion for d in demonstrations["train"][:TOKENIZER_TEXTS]]
         configs = (run.config.model.policy, run.config.model.reward)
         tokenizers = tuple(make_tokenizer(config.tokenizer, texts) for config in configs)
-        backbones = [make_backbone(*pair) for pair in zip(configs, tokenizers, strict=True)]
+        backbones = []
+        for name, config, tokenizer in zip(("policy", "reward"), configs, tokenizers, strict=True):
+            seed_global(run.config.seed, f"initial weights, {name}")
+            backbones.append(make_backbone(config, tokenizer))
         rows = [
-            read(demonstrations, tokenizer) if len(demonstrations) else None
+            {split: read(demonstrations[split], tokenizer) for split in SPLITS}
+            if len(demonstrations["train"])
+            else None
             for read, tokenizer in zip((policy_rows, reward_rows), tokenizers, strict=True)
         ]
         run.begin("sft")
@@ -148,7 +158,7 @@ def main() -> None:
 
 
 def check_demonstrations(config: Config, count: int) -> None:
-    """Raise ValueError where there are not enough for what is to be trained on them: one at least is held out."""
+    """Raise ValueError if there are too few for what is to be trained on them: two at least are held out."""
     uses = []
     for name in ("policy", "reward"):
         backbone, training = getattr(config.model, name), getattr(config.sft, name)
@@ -156,8 +166,8 @@ def check_demonstrations(config: Config, count: int) -> None:
             uses.append(f"sft.{name}.tokens is {training.tokens}")
         if backbone.tokenizer.startswith("train:"):
             uses.append(f"model.{name}.tokenizer is {backbone.tokenizer}")
-    if count < 2 and (uses or count):
-        why = " and ".join(uses[:2]) or "one is held out"
+    if count < 3 and (uses or count):
+        why = " and ".join(uses[:2]) or "two are held out"
         raise ValueError(f"{why}, but of demonstrations there are {count} (data.demonstrations)")
 
 
@@ -165,7 +175,7 @@ def train_backbones(
     run: Run,
     backbones: Sequence[GPT],
     tokenizers: Sequence[Tokenizer],
-    demonstrations: Sequence[TokenRows | None],
+    demonstrations: Sequence[Mapping[Split, TokenRows] | None],
     data_report: dict[str, dict[str, int]],
     started: float,
 ) -> None:

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
-Split = Literal["train", "test"]
+Split = Literal["train", "validation", "test"]
+"""What is trained on; what settings may be chosen on; what figures are reported on."""
+HELD_OUT: tuple[Split, ...] = ("validation", "test")
+SPLITS: tuple[Split, ...] = ("train", *HELD_OUT)
 T = TypeVar("T")
 CHUNK = 1000
 """Rows that are read at a time."""
@@ -82,6 +85,15 @@ class Texts(Sequence[T], Generic[T]):
 def texts_of(items: Sequence[T], fingerprint: str, whole: bool = True) -> Texts[T]:
     """Texts that are in memory."""
     return Texts(len(items), lambda first, last: list(items[first:last]), fingerprint, whole)
+
+
+def split_texts(texts: Sequence[T], split: Split) -> Sequence[T]:
+    """The part of `texts` that belongs to `split`: the first hundredth is for testing, the second for validation (one
+    text at least each), the rest for training."""
+    held_out = min(len(texts), max(1, len(texts) // 100))
+    if split == "test":
+        return texts[:held_out]
+    return texts[held_out : 2 * held_out] if split == "validation" else texts[2 * held_out :]
 
 
 def rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:

@@ -8,6 +8,8 @@ from dataclasses import fields, is_dataclass
 from minippo.config import Config, DataConfig
 
 MAX_SEED = 2**32 - 1
+MIN_TEMPERATURE = 0.01
+"""Below it the log-probabilities of all but the likeliest tokens overflow, and a gradient says nothing."""
 
 
 def check(config: Config) -> None:
@@ -68,6 +70,7 @@ def check(config: Config) -> None:
         ("ppo.ptx-coef", ppo.ptx_coef, 0, None),
         ("ppo.warmup", ppo.warmup, 0, 1),
         ("ppo.adam-beta2", ppo.adam_beta2, 0, 0.999999),
+        ("ppo.temperature", ppo.temperature, MIN_TEMPERATURE, None),
     ):
         if not number >= low or (high is not None and number > high):
             raise ValueError(f"{name} must be {f'from {low} to {high}' if high else f'{low} or more'}, not {number}")
@@ -79,7 +82,6 @@ def check(config: Config) -> None:
         ("ppo.max-approx-kl", ppo.max_approx_kl),
         ("ppo.max-ratio", ppo.max_ratio),
         ("ppo.adam-eps", ppo.adam_eps),
-        ("ppo.temperature", ppo.temperature),
         ("ppo.max-grad-norm", ppo.max_grad_norm),
         ("rm.max-grad-norm", config.rm.max_grad_norm),
         ("sft.policy.max-grad-norm", config.sft.policy.max_grad_norm),
@@ -99,12 +101,16 @@ def check(config: Config) -> None:
         )
     if not 0 < data.hold_out < 1:
         raise ValueError(f"data.hold-out must be above 0 and below 1, not {data.hold_out}")
-    if not data.train_split or not data.test_split or data.train_split == data.test_split:
+    splits = (data.train_split, data.validation_split, data.test_split)
+    if not all(splits) or len(set(splits)) < 3:
         raise ValueError(
-            f"data.train-split and data.test-split must be two names, not {data.train_split!r} and {data.test_split!r}"
+            "data.train-split, data.validation-split and data.test-split must be three names, not "
+            f"{', '.join(map(repr, splits))}"
         )
-    if data.limit == 1:
-        raise ValueError("data.limit must be 0 for all, or at least 2, since one demonstration is held out; not 1")
+    if data.limit in (1, 2):
+        raise ValueError(
+            f"data.limit must be 0 for all, or at least 3, since two demonstrations are held out; not {data.limit}"
+        )
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
         raise ValueError(
             f"ppo.missing-eos subtract takes off ppo.missing-eos-score, so {ppo.missing_eos_score} is praise"
@@ -130,12 +136,13 @@ def check(config: Config) -> None:
 
 def check_context(data: DataConfig, backbone: str, context: int, source: str) -> None:
     """Raise ValueError unless the longest prompt and response fit into the context of the "policy" or the "reward"
-    model, which `source` sets. The reward model's tokens are others, but about as many."""
-    model = {"policy": "policy", "reward": "reward model"}[backbone]
-    if data.query_length + data.response_length > context:
+    model, which `source` sets. The reward model's tokens are others, but about as many, and it appends its end-of-text:
+    the score is read there."""
+    model, end, also = {"policy": ("policy", 0, ""), "reward": ("reward model", 1, " and an end-of-text")}[backbone]
+    if data.query_length + data.response_length + end > context:
         raise ValueError(
-            f"prompts of {data.query_length} tokens and responses of {data.response_length} do not fit the {model}'s "
-            f"context of {context} (data.query-length, data.response-length, {source})"
+            f"prompts of {data.query_length} tokens and responses of {data.response_length}{also} do not fit the "
+            f"{model}'s context of {context} (data.query-length, data.response-length, {source})"
         )
 
 
