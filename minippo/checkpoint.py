@@ -88,6 +88,7 @@ def save(state: PPOState, folder: Path) -> Path:
         tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items() if name != "step"}
     save_file(tensors, partial / "state.safetensors")
     rest = {
+        "seed": state.seed,
         "iteration": state.iteration,
         "kl_coef": state.kl_coef,
         "data": state.data,
@@ -133,4 +134,4 @@ def restore(state: PPOState, place: Path) -> None:
     state.prompts.drawn = rest["prompts_drawn"]
     if state.demonstrations:
         state.demonstrations.drawn = rest["demonstrations_drawn"]
-    state.kl_coef, state.iteration = rest["kl_coef"], rest["iteration"]
+    state.seed, state.iteration, state.kl_coef = rest["seed"], rest["iteration"], rest["kl_coef"]

@@ -33,8 +33,8 @@ class DataConfig:
     test_split: str = "test"
     """Files: the name of the split that is held out for the reported figures."""
     hold_out: float = 0.05
-    """Files: the share of the preferences, and of the prompts, that is held out for each of these two splits if the
-    data has no such split."""
+    """Files: the share of the preferences, and of the prompts, that is held out for testing if the data has no such
+    split; and the share of the others that is held out for validation if it has none for that."""
     unusable: Literal["drop", "refuse"] = "drop"
     """What becomes of an example that cannot be used, being empty, unreadable, undecided or too long: it is left out
     and counted, or the run does not begin."""

@@ -33,9 +33,9 @@ def make_state(make_policy, queries):
     def make(policy_seed=0, seed=3) -> PPOState:
         policy = ActorCritic(make_policy(policy_seed).gpt, "mlp")
         optimizer = CPUAdamW(decayed_groups(policy.parameters(), 0.01), 1e-3, (0.9, 0.99), 1e-5)
-        generator, prompts = torch.Generator().manual_seed(seed), RowSource(queries, 24, 1)
-        demonstrations = RowSource([row for row in queries if len(row) > 1], 8, 2)
-        return PPOState(policy, optimizer, generator, prompts, 0.2, demonstrations=demonstrations)
+        prompts = RowSource(queries, 24, 1, "prompts")
+        demonstrations = RowSource([row for row in queries if len(row) > 1], 8, 2, "demonstrations")
+        return PPOState(policy, optimizer, seed, prompts, 0.2, demonstrations=demonstrations)
 
     return make
 

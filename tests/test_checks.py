@@ -35,8 +35,8 @@ def reward_scorer():
 def begin(make_policy, queries, tokenizer, reward_scorer):
     def begun(config, *, ref_seed=0, moved=0.0, dtype=torch.float32):
         policy, reference = make_policy(0).to(dtype), make_policy(ref_seed).to(dtype)
-        prompts = RowSource(queries, len(queries), 0)
-        state = PPOState(policy, CPUAdamW(policy.parameters()), torch.Generator().manual_seed(3), prompts, 0.2)
+        prompts = RowSource(queries, len(queries), 0, "prompts")
+        state = PPOState(policy, CPUAdamW(policy.parameters()), 3, prompts, 0.2)
         rollout = collect_rollout(state, reference, reward_scorer, next(prompts), tokenizer, 8, config)
         if moved:
             with torch.no_grad():

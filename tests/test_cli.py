@@ -213,7 +213,7 @@ def test_every_stage_answers_wrong_input_alike(empty, refused, command):
         (["--ppo.num-epochs", "1.5"], ["--ppo.num-epochs", "1.5"]),
         (["--ppo.missing-eos", "punish"], ["--ppo.missing-eos", "punish", "replace"]),
         (["--ppo.gamma", "1.5"], ["error: ppo.gamma must be from 0 to 1, not 1.5"]),
-        (["--ppo.temperature", "0"], ["error: ppo.temperature must be above 0, not 0"]),
+        (["--ppo.temperature", "0"], ["error: ppo.temperature must be 0.01 or more, not 0.0"]),
         (["--ppo.lr", "nan"], ["error: ppo.lr must be 0 or more, not nan"]),
         (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
         (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),

@@ -41,7 +41,7 @@ def test_defaults_are_in_order():
         ("data.response_length", 0),
         ("data.crop_words", 0),
         ("data.limit", -1),
-        ("data.limit", 1),
+        ("data.limit", 2),
         ("sft.policy.tokens", -5),
         ("sft.reward.batch_tokens", 0),
         ("sft.policy.warmup", 1.5),
@@ -72,6 +72,7 @@ def test_defaults_are_in_order():
         ("ppo.value_clip", 0.0),
         ("ppo.value_coef", -1.0),
         ("ppo.temperature", 0.0),
+        ("ppo.temperature", 0.009),
         ("ppo.max_grad_norm", 0.0),
         ("ppo.score_clip", -1.0),
         ("ppo.min_new_tokens", -1),
@@ -108,7 +109,9 @@ def test_value_out_of_range_is_named_with_its_option(name, value):
         ("ppo.kl_target", None),
         ("sft.policy.tokens", 0),
         ("data.limit", 0),
-        ("data.limit", 2),
+        ("data.limit", 3),
+        ("ppo.temperature", 0.01),
+        ("model.reward.context", 89),
         ("ppo.min_new_tokens", 64),
         ("model.policy.context", 88),
     ],
@@ -132,10 +135,10 @@ def test_minibatches_and_microbatches_must_divide_without_rest(batch, minibatche
 
 
 def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbers():
-    config = changed(changed(Config(), "data.query_length", 65), "model.policy.context", 128)
-    with pytest.raises(ValueError, match=r"prompts of 65 tokens and responses of 64 .* context of 128"):
-        check(config)
-    check(changed(config, "data.query_length", 64))
+    roomy = changed(changed(Config(), "model.policy.context", 128), "model.reward.context", 129)
+    with pytest.raises(ValueError, match=r"prompts of 65 tokens and responses of 64 .* the policy's context of 128"):
+        check(changed(roomy, "data.query_length", 65))
+    check(changed(roomy, "data.query_length", 64))
 
 
 def test_context_beside_public_weights_is_theirs_and_not_the_configured_one():
@@ -200,7 +203,8 @@ def test_seed_has_a_limit():
         check(replace(Config(), seed=2**32))
 
 
-def test_reward_model_must_have_room_for_prompt_and_response():
-    reward = replace(Config().model.reward, context=87)
-    with pytest.raises(ValueError, match=r"responses of 64 do not fit the reward model's context of 87"):
+def test_reward_model_must_have_room_for_prompt_response_and_its_end_of_text():
+    reward = replace(Config().model.reward, context=24 + 64)
+    message = "responses of 64 and an end-of-text do not fit the reward model's context of 88"
+    with pytest.raises(ValueError, match=message):
         check(replace(Config(), model=replace(Config().model, reward=reward)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import bz2
+import itertools
 import json
 import os
 import shutil
@@ -16,6 +17,7 @@ from minippo.config import Config, DataConfig
 from minippo.corpora import IMDB, BundledReviews, clean, load_corpus
 from minippo.data import bundled, query_ids
 from minippo.labelled import crop
+from minippo.texts import SPLITS
 
 ROWS = 40  # reviews of each label in a split
 
@@ -41,9 +43,7 @@ def imdb_folder(tmp_path_factory):
 
 
 @pytest.fixture
-def imdb(imdb_folder, monkeypatch):
-    monkeypatch.setattr(IMDB, "EVALUATION_PROMPTS", 30)
-
+def imdb(imdb_folder):
     def load(seed=1, **changes) -> IMDB:
         defaults = {"imdb_path": str(imdb_folder), "query_length": 4, "crop_words": 7}
         return IMDB(DataConfig(source="imdb", **{**defaults, **changes}), seed)
@@ -55,30 +55,34 @@ def imdb(imdb_folder, monkeypatch):
 
 
 def test_imdb_language_model_reads_training_and_unlabelled_reviews_without_line_break_tags(imdb):
-    texts = [demonstration.completion for demonstration in imdb().demonstrations()]
+    texts = [demonstration.completion for split in SPLITS for demonstration in imdb().demonstrations(split)]
     assert len(texts) == (2 * ROWS + 1) + (ROWS + 1)
     assert sum("unlabelled" in text for text in texts) == ROWS + 1
     assert not any("test" in text for text in texts)
     assert not any("<br" in text for text in texts)
     assert all(text.endswith(" the end") for text in texts)
-    assert all(demonstration.prompt == "" for demonstration in imdb().demonstrations())
+    assert all(demonstration.prompt == "" for demonstration in imdb().demonstrations("train"))
     assert {"unlabelled" in text for text in texts[:20]} == {True, False}  # shuffled: the first ones are held out
 
 
 def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
-    assert list(imdb(limit=5).demonstrations()) == list(imdb().demonstrations())[:5]
+    def first_five(corpus):
+        return [d for split in ("test", "validation", "train") for d in corpus.demonstrations(split)][:5]
+
+    assert first_five(imdb(limit=5)) == first_five(imdb())
+    assert [len(imdb(limit=5).demonstrations(split)) for split in SPLITS] == [3, 1, 1]
     assert list(imdb(limit=5).comparisons("train")) == list(imdb().comparisons("train"))[:5]
 
 
-@pytest.mark.parametrize("split", ["train", "test"])
-def test_imdb_pairs_are_positive_first_from_their_own_split_and_each_review_serves_once(imdb, split):
+@pytest.mark.parametrize(("split", "file"), [("train", "train"), ("validation", "test"), ("test", "test")])
+def test_imdb_pairs_are_positive_first_from_their_own_file_and_each_review_serves_once(imdb, split, file):
     comparisons = imdb().comparisons(split)
-    assert len(comparisons) == ROWS
+    assert len(comparisons) == ROWS if split == "train" else 3 <= len(comparisons) <= ROWS
     for place, word in ((0, "good"), (1, "bad")):
         texts = [comparison.ranked[place] for comparison in comparisons]
-        assert all(split in text and text.count(word) == text.count(split) > 0 for text in texts)
-        sources = [text.split(split)[0] for text in texts]
-        assert len(set(sources)) >= ROWS - 1  # one negative review is there twice
+        assert all(file in text and text.count(word) == text.count(file) > 0 for text in texts)
+        sources = [text.split(file)[0] for text in texts]
+        assert len(set(sources)) >= len(sources) - 1  # one negative review is there twice
 
 
 def test_imdb_crops_are_runs_of_so_many_words(imdb):
@@ -108,15 +112,17 @@ def test_imdb_pairs_and_crops_anew_every_epoch_and_alike_every_time(imdb):
     assert list(imdb(seed=2).comparisons("train")) != list(imdb(seed=1).comparisons("train"))
 
 
-def test_imdb_prompts_of_both_splits_hold_both_sentiments_and_share_none(imdb):
-    train, test = imdb().prompts("train"), imdb().prompts("test")
-    assert len(test) == 30
-    assert len(train) == 2 * ROWS - 30  # the doubled review is asked about once
-    assert not set(train) & set(test)
-    for prompts in (train, test, test[:15], train[:15]):
-        assert {prompt[:3] for prompt in prompts} == {"bad", "goo"}
-    assert all("test" in prompt for prompt in [*train, *test])
-    assert list(imdb().prompts("train")) == list(train)
+def test_imdb_prompts_of_the_splits_hold_both_sentiments_and_share_none(imdb):
+    prompts = {split: list(imdb().prompts(split)) for split in SPLITS}
+    together = [prompt for split in SPLITS for prompt in prompts[split]]
+    assert len(set(together)) == len(together) == 2 * ROWS  # the doubled review is asked about once
+    assert len(prompts["test"]) == pytest.approx(2 * ROWS * 2 / 5, abs=12)
+    assert len(prompts["validation"]) == pytest.approx(2 * ROWS / 5, abs=12)
+    for split in SPLITS:
+        assert {prompt[:3] for prompt in prompts[split][:10]} == {"bad", "goo"}
+        assert list(imdb().prompts(split)) == prompts[split]
+        assert set(imdb(seed=2).prompts(split)) == set(prompts[split])  # another order of the same ones
+    assert all("test" in prompt for prompt in together)
 
 
 def test_imdb_prompts_hold_as_many_tokens_as_are_asked_for(imdb, tokenizer):
@@ -186,7 +192,7 @@ def folder(tmp_path):
             file.write("".join(json.dumps(row) + "\n" for row in rows))
 
     put("demonstrations", [{"prompt": f"P{i}:", "completion": f" c{i}"} for i in range(3)])
-    for split in ("train", "test"):
+    for split in SPLITS:
         put(
             f"preferences-{split}",
             [{"prompt": f"{split}{i}", "chosen": f" good{i}", "rejected": f" bad{i}"} for i in range(3)],
@@ -209,7 +215,9 @@ def test_bundled_comparisons_are_pairs_and_rankings_best_first(folder):
 
 def test_bundled_limit_spares_prompts(folder):
     corpus = BundledReviews(DataConfig(folder=str(folder), limit=2))
-    assert [d.completion for d in corpus.demonstrations()] == [" c0", " c1"]
+    assert [d.completion for split in ("test", "validation") for d in corpus.demonstrations(split)] == [" c0", " c1"]
+    assert len(corpus.demonstrations("train")) == 0
+    assert len(corpus.comparisons("train")) == 4  # two pairs and two rankings
     assert len(corpus.prompts("train")) == 3
 
 
@@ -233,12 +241,10 @@ def test_bundled_contents_have_one_fingerprint_wherever_they_lie(folder):
         path.write_bytes(whole)
 
 
-def test_bundled_prompts_of_the_two_splits_share_none():
-    corpus = load_corpus(Config())
-    train, test = corpus.prompts("train"), corpus.prompts("test")
-    assert train
-    assert test
-    assert not set(train) & set(test)
+def test_bundled_prompts_of_the_splits_share_none():
+    prompts = {split: set(load_corpus(Config()).prompts(split)) for split in SPLITS}
+    assert all(prompts.values())
+    assert not any(prompts[a] & prompts[b] for a, b in itertools.combinations(SPLITS, 2))
 
 
 def test_bundled_files_are_found_from_any_folder(tmp_path, monkeypatch):

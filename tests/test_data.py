@@ -45,20 +45,20 @@ def test_prompts_are_cut_to_so_many_tokens_at_whole_characters(tokenizer, text, 
 
 @given(count=st.integers(1, 15), batch_size=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 5))
 def test_every_epoch_of_prompts_covers_each_once_whatever_the_batch_size(count, batch_size, epochs, seed):
-    source = RowSource([[i] for i in range(count)], batch_size, seed)
+    source = RowSource([[i] for i in range(count)], batch_size, seed, "prompts")
     drawn = [query[0] for _ in range(-(-count * epochs // batch_size)) for query in next(source)]
     for epoch in range(epochs):
         assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
 def test_every_epoch_of_prompts_has_an_order_of_its_own_that_the_seed_determines():
-    def epochs(seed):
-        source = RowSource([[i] for i in range(50)], 50, seed)
+    def epochs(seed, name="prompts"):
+        source = RowSource([[i] for i in range(50)], 50, seed, name)
         return [next(source) for _ in range(3)]
 
     first = epochs(1)
     assert first == epochs(1)
-    orders = [*first, *epochs(2)]
+    orders = [*first, *epochs(2), *epochs(1, "demonstrations")]
     assert all(a != b for a, b in itertools.combinations(orders, 2))
     assert first[0] != [[i] for i in range(50)]
 
@@ -66,13 +66,12 @@ def test_every_epoch_of_prompts_has_an_order_of_its_own_that_the_seed_determines
 @given(before=st.integers(0, 12), batch_size=st.integers(1, 6))
 def test_prompts_go_on_from_a_stored_place(before, batch_size):
     queries = [[i] for i in range(7)]
-    source = RowSource(queries, batch_size, seed=3)
+    source = RowSource(queries, batch_size, 3, "prompts")
     for _ in range(before):
         next(source)
-    fresh = RowSource(queries, batch_size, seed=3, drawn=source.drawn)
-    used = RowSource(queries, batch_size, seed=3)
+    fresh, used = (RowSource(queries, batch_size, 3, "prompts") for _ in range(2))
     next(used)
-    used.drawn = source.drawn  # as a checkpoint does it
+    fresh.drawn = used.drawn = source.drawn  # as a checkpoint does it
     expected = [next(source) for _ in range(5)]
     assert [next(fresh) for _ in range(5)] == expected
     assert [next(used) for _ in range(5)] == expected
@@ -80,7 +79,7 @@ def test_prompts_go_on_from_a_stored_place(before, batch_size):
 
 def test_no_prompts_at_all_are_refused():
     with pytest.raises(ValueError, match="no rows"):
-        RowSource([], 4, 1)
+        RowSource([], 4, 1, "prompts")
 
 
 # ---------------------------------------------------------------------------------------------- collation

@@ -9,7 +9,7 @@ from dataclasses import asdict, replace
 import pytest
 import torch
 
-from minippo.config import Config, EvalConfig
+from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
 from minippo.corpora import Judge
 from minippo.evaluate import Answer, answer, distinct_n, figures, report, side_by_side, table, win_rate
 from minippo.run import Run
@@ -69,12 +69,16 @@ def test_figures_without_a_judge_leave_its_figures_out():
     assert set(figures([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
 
 
+def settings(ppo: PPOConfig, seed: int = 5) -> Config:
+    return Config(data=DataConfig(response_length=8), ppo=ppo, seed=seed)
+
+
 @pytest.fixture
 def answers_of(make_policy, queries, tokenizer, scorer, ppo_config):
-    def answered(policy=None, *, reference=None, config=ppo_config, seed=5, batch_size=128):
+    def answered(policy=None, *, reference=None, config=ppo_config, seed=5, split="test", batch_size=128):
         policy = policy or make_policy(0)
         reference = reference or make_policy(1)
-        return answer(policy, reference, scorer, queries, tokenizer, 8, config, seed, batch_size)
+        return answer(policy, reference, scorer, queries, tokenizer, settings(config, seed), split, batch_size)
 
     return answered
 
@@ -100,7 +104,7 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
     def spy(prompts, responses):
         return torch.zeros(len(prompts))
 
-    answers = answer(policy, reference, spy, queries, tokenizer, 8, config, 5)
+    answers = answer(policy, reference, spy, queries, tokenizer, settings(config), "test")
     for query, found in zip(queries, answers, strict=True):
         ids = tokenizer.encode(found.response) + [tokenizer.eos_id] * found.ended
         if len(ids) != found.length or tokenizer.decode(ids) != found.response:
@@ -131,6 +135,7 @@ def test_answers_depend_on_the_seed_alone_and_disturb_no_other_draw(answers_of, 
     torch.manual_seed(12)
     assert answers_of(policy, reference=reference) == first
     assert answers_of(policy, reference=reference, seed=6) != first
+    assert answers_of(policy, reference=reference, split="validation") != first
     assert all(parameter.grad is None for parameter in policy.parameters())
 
 

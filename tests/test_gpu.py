@@ -36,9 +36,7 @@ def test_optimizer_keeps_its_states_in_cpu_memory_and_steps_as_on_the_cpu(dtype)
 
 def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, queries, tokenizer, scorer, ppo_config):
     policy, reference = make_policy(0).cuda(), make_policy(0).cuda().eval()
-    state = PPOState(
-        policy, CPUAdamW(policy.parameters()), torch.Generator().manual_seed(0), RowSource(queries, 24, 0), 0.2
-    )
+    state = PPOState(policy, CPUAdamW(policy.parameters()), 0, RowSource(queries, 24, 0, "prompts"), 0.2)
     rollout = collect_rollout(state, reference, scorer, next(state.prompts), tokenizer, 8, ppo_config)
     assert rollout.advantages.device.type == "cuda"
     check_promises(state, rollout, scorer, tokenizer, ppo_config)
@@ -48,12 +46,11 @@ def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, 
 
 
 def test_responses_are_drawn_as_on_the_cpu(make_policy, queries, tokenizer, scorer, ppo_config):
-    """The draws come from a generator on the CPU, so that the same seed gives the same responses."""
+    """The random numbers are made on the CPU, so that the same seed gives the same responses."""
     responses = {}
     for device in ("cpu", "cuda"):
         policy = make_policy(0).to(device)
-        generator = torch.Generator().manual_seed(5)
-        state = PPOState(policy, CPUAdamW(policy.parameters()), generator, RowSource(queries, 24, 0), 0.2)
+        state = PPOState(policy, CPUAdamW(policy.parameters()), 5, RowSource(queries, 24, 0, "prompts"), 0.2)
         rollout = collect_rollout(state, policy, scorer, next(state.prompts), tokenizer, 8, ppo_config)
         responses[device] = rollout.response_texts
     same = sum(a == b for a, b in zip(*responses.values(), strict=True))

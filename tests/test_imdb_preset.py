@@ -13,7 +13,6 @@ import torch
 import train_ppo
 import train_rm
 from minippo import export, sft
-from minippo.corpora import IMDB
 from minippo.tokenizer import END_OF_TEXT, Tokenizer, train_bpe
 
 datasets = pytest.importorskip("datasets")
@@ -63,7 +62,6 @@ def folders(tmp_path_factory) -> Path:
 
 
 def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monkeypatch):
-    monkeypatch.setattr(IMDB, "EVALUATION_PROMPTS", 30)
     run = tmp_path / "run"
     places = {
         "data.imdb-path": folders / "imdb",

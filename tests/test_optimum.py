@@ -83,8 +83,7 @@ def test_ppo_reaches_the_optimum_that_is_known_in_closed_form():
     )
     queries = [TREE.encode(prompt) for prompt in PROMPTS]
     optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, 0.999), config.adam_eps)
-    generator = torch.Generator().manual_seed(0)
-    state = PPOState(policy, optimizer, generator, RowSource(queries, 256, 0), BETA)
+    state = PPOState(policy, optimizer, 0, RowSource(queries, 256, 0, "prompts"), BETA)
     for _ in range(config.num_iterations):
         rollout = collect_rollout(state, reference, scorer, next(state.prompts), TREE, 2, config)
         ppo_update(state, rollout, [TREE.eos_id], config)

@@ -21,7 +21,7 @@ from minippo.config import Config, DataConfig
 from minippo.corpora import load_corpus
 from minippo.formats import FORMATS, USABLE, flatten, recognise, shared_prompt
 from minippo.own_data import OwnData
-from minippo.texts import Comparison, Demonstration
+from minippo.texts import HELD_OUT, SPLITS, Comparison, Demonstration
 from minippo.validation import check
 
 N = 40
@@ -58,7 +58,15 @@ def own(seed: int = 1, **changes) -> OwnData:
 
 
 def comparisons(corpus: OwnData, epoch: int = 0) -> list[Comparison]:
-    return [*corpus.comparisons("train", epoch), *corpus.comparisons("test", epoch)]
+    return [comparison for split in SPLITS for comparison in corpus.comparisons(split, epoch)]
+
+
+def prompts(corpus: OwnData) -> list[str]:
+    return [prompt for split in SPLITS for prompt in corpus.prompts(split)]
+
+
+def demonstrations(corpus: OwnData) -> list[Demonstration]:
+    return [demonstration for split in SPLITS for demonstration in corpus.demonstrations(split)]
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -128,19 +136,19 @@ def laid_out(tmp_path, monkeypatch):
 @pytest.mark.parametrize("form", PAIRS)
 def test_every_format_in_every_type_of_file_says_the_same(laid_out, form, kind):
     corpus = own(preferences=laid_out([PAIRS[form](i) for i in range(N)], kind))
-    train, test = corpus.comparisons("train"), corpus.comparisons("test")
-    assert {*train, *test} == SAME
-    assert len(train) + len(test) == N
+    assert set(comparisons(corpus)) == SAME
+    assert len(comparisons(corpus)) == N
     if kind in ("folder", "hub"):
-        assert [c.prompt for c in test] == [prompt_of(i) for i in range(N - 9, N)]
-    assert {*corpus.prompts("train"), *corpus.prompts("test")} == {prompt_of(i) for i in range(N)}
-    assert set(corpus.prompts("test")) == {c.prompt for c in test}
+        assert [c.prompt for c in corpus.comparisons("test")] == [prompt_of(i) for i in range(N - 9, N)]
+    assert sorted(prompts(corpus)) == sorted(prompt_of(i) for i in range(N))
+    for split in SPLITS:
+        assert set(corpus.prompts(split)) == {c.prompt for c in corpus.comparisons(split)}
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
 def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
     asked = [Demonstration(prompt_of(i), f" Fine {i}.") for i in range(N)]
-    others = write(tmp_path / "others.jsonl", [{"prompt": "What else?"}, {"prompt": "And now?"}])
+    others = write(tmp_path / "others.jsonl", [{"prompt": text} for text in ("What else?", "And now?", "So?")])
     for form, expected in (
         (lambda i: {"prompt": prompt_of(i), "completion": f" Fine {i}."}, asked),
         (lambda i: {"prompt": turns(QUESTIONS[i]), "completion": answer(f"Fine {i}.")}, asked),
@@ -149,7 +157,7 @@ def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
         (lambda i: {"text": turns("Q", f"A{i}")}, [Demonstration("", flatten(turns("Q", f"A{i}"))) for i in range(N)]),
     ):
         name = laid_out([form(i) for i in range(N)], kind)
-        found = own(demonstrations=name, prompts=others).demonstrations()
+        found = demonstrations(own(demonstrations=name, prompts=others))
         expected = expected[:-9] if kind == "hub" else expected  # the split for testing is left alone
         assert list(found) != expected  # a file may be sorted, and the first are held out
         assert sorted(found, key=str) == sorted(expected, key=str)
@@ -159,7 +167,7 @@ def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
         lambda i: {"prompt": turns(QUESTIONS[i])},
     ):
         corpus = own(prompts=laid_out([form(i) for i in range(N)], kind))
-        assert sorted([*corpus.prompts("train"), *corpus.prompts("test")]) == sorted(map(prompt_of, range(N)))
+        assert sorted(prompts(corpus)) == sorted(map(prompt_of, range(N)))
 
 
 def test_a_ranking_keeps_its_order_and_its_length(tmp_path):
@@ -175,8 +183,8 @@ def test_template_is_that_of_the_page():
 
 def test_prompt_of_a_longer_conversation_ends_where_the_last_answer_begins(tmp_path):
     row = {"chosen": turns("Hi.", "Yes?", "Bye.", "See you."), "rejected": turns("Hi.", "Yes?", "Bye.", "So long.")}
-    other = {"chosen": turns("Ho.", "A"), "rejected": turns("Ho.", "B")}
-    found = comparisons(own(preferences=write(tmp_path / "c.jsonl", [row, other])))
+    others = [{"chosen": turns(word, "A"), "rejected": turns(word, "B")} for word in ("Ho.", "Ha.")]
+    found = comparisons(own(preferences=write(tmp_path / "c.jsonl", [row, *others])))
     expected = Comparison(flatten(turns("Hi.", "Yes?", "Bye.")) + "\n\nAssistant:", (" See you.", " So long."))
     assert expected in found
 
@@ -247,7 +255,7 @@ def test_labelled_texts_are_paired_and_cropped_anew_every_epoch(laid_out, kind):
 
 def test_labelled_texts_of_one_sort_are_refused(tmp_path):
     rows = [{"text": f"good {i}", "label": 1} for i in range(N)]
-    with pytest.raises(ValueError, match="none of the 38 labelled texts has the label 0"):
+    with pytest.raises(ValueError, match="none of the 37 labelled texts has the label 0"):
         own(preferences=write(tmp_path / "l.jsonl", rows))
 
 
@@ -266,11 +274,13 @@ def test_rows_of_one_prompt_are_held_out_together(tmp_path, hold_out):
     rows = [PAIRS["prompt, ranked"](i // 4) | {"ranked": [f" a{i}", f" b{i}"]} for i in range(200)]
     random.Random(0).shuffle(rows)
     corpus = own(preferences=write(tmp_path / "p.jsonl", rows), hold_out=hold_out)
-    train, test = ({c.prompt for c in corpus.comparisons(split)} for split in ("train", "test"))
-    assert not train & test
-    assert len(train | test) == 50
-    assert 200 * hold_out <= len(corpus.comparisons("test")) <= 200 * hold_out + 4
-    assert set(corpus.prompts("train")) == train
+    found = {split: {c.prompt for c in corpus.comparisons(split)} for split in SPLITS}
+    assert sum(map(len, found.values())) == len(set.union(*found.values())) == 50
+    assert len(corpus.comparisons("test")) == pytest.approx(200 * hold_out, abs=4)
+    assert len(corpus.comparisons("validation")) == pytest.approx(200 * (1 - hold_out) * hold_out, abs=4)
+    for split in SPLITS:
+        assert set(corpus.prompts(split)) == found[split]
+    test = found["test"]
     other = own(2, preferences=tmp_path / "p.jsonl", hold_out=hold_out)
     assert {c.prompt for c in other.comparisons("test")} != test
     same = own(1, preferences=tmp_path / "p.jsonl", hold_out=hold_out)
@@ -280,14 +290,16 @@ def test_rows_of_one_prompt_are_held_out_together(tmp_path, hold_out):
 def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
     folder = tmp_path / "prompts"
     write(folder / "train.jsonl", [{"prompt": f"P{i % 20}"} for i in range(60)])
+    write(folder / "validation.jsonl", [{"prompt": f"P{i}"} for i in range(13, 17)])
     write(folder / "test.jsonl", [{"prompt": f"P{i}"} for i in range(15, 25)])
     corpus = own(prompts=folder)
-    assert sorted(corpus.prompts("train")) == sorted(f"P{i}" for i in range(15))
+    assert sorted(corpus.prompts("train")) == sorted(f"P{i}" for i in range(13))
+    assert sorted(corpus.prompts("validation")) == ["P13", "P14"]
     assert sorted(corpus.prompts("test")) == [f"P{i}" for i in range(15, 25)]
-    assert list(corpus.prompts("train")) != [f"P{i}" for i in range(15)]  # the file may be sorted
-    assert corpus.report["different prompts"] == {"for training": 15, "held out": 10}
+    assert list(corpus.prompts("train")) != [f"P{i}" for i in range(13)]  # the file may be sorted
+    assert corpus.report["different prompts"] == {"train": 13, "validation": 2, "test": 10}
     write(folder / "train.jsonl", [{"prompt": "P16"}])
-    with pytest.raises(ValueError, match="every prompt for training is one for testing too"):
+    with pytest.raises(ValueError, match="every prompt for training is held out, too"):
         own(prompts=folder)
 
 
@@ -299,7 +311,7 @@ def test_prompts_are_those_given_or_the_preferences_or_the_demonstrations(tmp_pa
 
     def beginnings(**given):
         corpus = own(**given)
-        return {prompt.split()[0] for split in ("train", "test") for prompt in corpus.prompts(split)}
+        return {prompt.split()[0] for prompt in prompts(corpus)}
 
     assert beginnings(prompts=asked, preferences=pairs, demonstrations=shown) == {"asked"}
     assert beginnings(preferences=pairs, demonstrations=shown) == {"Human:"}
@@ -313,10 +325,13 @@ def test_splits_are_found_by_the_names_that_are_given(tmp_path):
     write(tmp_path / "f" / "train_prefs.jsonl", rows[:30])
     write(tmp_path / "f" / "dev_prefs.jsonl", rows[30:])
     corpus = own(preferences=tmp_path / "f", test_split="dev")
-    assert [len(corpus.comparisons(split)) for split in ("train", "test")] == [30, 10]
+    assert [len(corpus.comparisons(split)) for split in SPLITS] == [29, 1, 10]  # one held out for validation
+    corpus = own(preferences=tmp_path / "f", validation_split="dev")
+    assert [len(corpus.comparisons(split)) for split in SPLITS] == [29, 10, 1]
     corpus = own(preferences=tmp_path / "f", train_split="dev_prefs", test_split="train_prefs")
-    assert [len(corpus.comparisons(split)) for split in ("train", "test")] == [10, 30]
-    with pytest.raises(ValueError, match=r"dev_prefs.jsonl does not say in its name whether it is 'train' or 'test'"):
+    assert [len(corpus.comparisons(split)) for split in SPLITS] == [9, 1, 30]
+    message = "dev_prefs.jsonl does not say in its name whether it is 'train' or 'validation' or 'test'"
+    with pytest.raises(ValueError, match=message):
         own(preferences=tmp_path / "f")
     with pytest.raises(ValueError, match=r"no file of .*f has 'learn' in its name .*data.train-split"):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
@@ -327,7 +342,7 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
     write(tmp_path / "f" / "a.jsonl", rows[:30])
     write(tmp_path / "f" / "b.parquet", rows[30:])
     corpus = own(preferences=tmp_path / "f", hold_out=0.25)
-    assert [len(corpus.comparisons(split)) for split in ("train", "test")] == [30, 10]
+    assert [len(corpus.comparisons(split)) for split in SPLITS] == [23, 7, 10]
 
 
 def test_nothing_to_hold_out_is_refused(tmp_path):
@@ -355,27 +370,29 @@ def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", pairs)
     shown = write(tmp_path / "shown.jsonl", [{"prompt": f"P{i}", "completion": " so"} for i in range(N + 5)])
     corpus = own(prompts=asked, preferences=pairs, demonstrations=shown, hold_out=0.1)
-    tested = {*corpus.prompts("test"), *(c.prompt for c in corpus.comparisons("test"))}
-    demonstrated = [d.prompt for d in corpus.demonstrations()]
+    tested = {prompt for split in HELD_OUT for prompt in corpus.prompts(split)}
+    tested |= {c.prompt for split in HELD_OUT for c in corpus.comparisons(split)}
+    demonstrated = [d.prompt for d in demonstrations(corpus)]
     compared = [c.prompt for c in corpus.comparisons("train")]
     assert set(corpus.prompts("test")) != {c.prompt for c in corpus.comparisons("test")}
     assert len(corpus.prompts("test")) == len({c.prompt for c in corpus.comparisons("test")}) == 4
     assert not tested & {*demonstrated, *compared}
-    of_held_out = len(corpus.comparisons("test"))
+    of_held_out = sum(len(corpus.comparisons(split)) for split in HELD_OUT)
     assert corpus.report["demonstrations, train"] == {
         "rows": N + 5,
-        "left out: prompt is held out": N + 5 - len(demonstrated),
+        "left out: held out elsewhere": N + 5 - len(demonstrated),
     }
     assert corpus.report["preferences, train"] == {
         "rows": 3 * N,
-        "left out: prompt is held out": 3 * N - of_held_out - len(compared),
+        "left out: held out elsewhere": 3 * N - of_held_out - len(compared),
     }
     assert len(demonstrated) == N + 5 - len(tested)
     assert not set(corpus.prompts("train")) & set(corpus.prompts("test"))
     of_pairs = own(preferences=pairs, demonstrations=shown, hold_out=0.1)
-    assert not {d.prompt for d in of_pairs.demonstrations()} & set(of_pairs.prompts("test"))
+    for split in HELD_OUT:
+        assert not {d.prompt for d in demonstrations(of_pairs)} & set(of_pairs.prompts(split))
     of_shown = own(demonstrations=shown, hold_out=0.1)
-    assert {d.prompt for d in of_shown.demonstrations()} == set(of_shown.prompts("train"))
+    assert {d.prompt for d in demonstrations(of_shown)} == set(of_shown.prompts("train"))
     assert len(of_shown.prompts("test")) == 4
 
 
@@ -383,11 +400,12 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(30)])
     write(tmp_path / "f" / "test.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 35)])
     corpus = own(preferences=tmp_path / "f")
-    assert {c.prompt for c in corpus.comparisons("train")} == {prompt_of(i) for i in range(20)}
+    others = {c.prompt for split in ("train", "validation") for c in corpus.comparisons(split)}
+    assert others == {prompt_of(i) for i in range(20)}
     assert len(corpus.comparisons("test")) == 15
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 30)])
-    with pytest.raises(ValueError, match="f: the prompts of all 10 rows for training are held out"):
+    with pytest.raises(ValueError, match="f: the prompts of all 9 rows for training are held out"):
         own(preferences=tmp_path / "f", prompts=asked)
 
 
@@ -395,7 +413,8 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
 def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
     write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
     write(tmp_path / "f" / f"{full}.jsonl", [{"chosen": f"The a{i}", "rejected": f"The b{i}"} for i in range(9)])
-    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of '{full}' have"):
+    write(tmp_path / "f" / "validation.jsonl", [{"chosen": f"The c{i}", "rejected": f"The d{i}"} for i in range(9)])
+    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of .* have"):
         own(preferences=tmp_path / "f")
 
 
@@ -569,7 +588,7 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
     with pytest.raises(ValueError, match=rf"^{path} has the column 'text' 2 times, expected once$"):
         own(prompts=path)
     pa.parquet.write_table(pa.table([texts, texts, texts], ["text", "id", "id"]), path)
-    assert len(own(prompts=path).prompts("train")) == N - 2
+    assert len(own(prompts=path).prompts("train")) == N - 3
 
 
 def test_a_first_line_without_columns_is_not_an_empty_file(tmp_path):
@@ -582,7 +601,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     corpus = own(prompts=path)
-    assert {*corpus.prompts("train"), *corpus.prompts("test")} == {f"P{i}" for i in range(N)}
+    assert set(prompts(corpus)) == {f"P{i}" for i in range(N)}
 
 
 def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
@@ -590,7 +609,7 @@ def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
     with pytest.raises(ValueError, match=r"films:english has no split 'learn', found train, test .*data.train-split"):
         own(preferences=name, train_split="learn")
     corpus = own(preferences=name, test_split="dev")  # none of that name: a share is held out
-    assert len(corpus.comparisons("train")) + len(corpus.comparisons("test")) == N - 9
+    assert len(comparisons(corpus)) == N - 9
 
 
 # ---------------------------------------------------------------------------------------------- unusable data
@@ -641,13 +660,14 @@ def test_unreadable_bytes_in_a_parquet_file_are_counted_too(tmp_path):
 
 
 def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
-    rows = [{"prompt": text} for text in ("P", "Q", " ", "")]
-    assert own(prompts=write(tmp_path / "p.jsonl", rows), hold_out=0.5).report["prompts, train"] == {
-        "rows": 4, "dropped: empty prompt": 2,
+    rows = [{"prompt": text} for text in ("P", "Q", "R", " ", "")]
+    assert own(prompts=write(tmp_path / "p.jsonl", rows), hold_out=0.4).report["prompts, train"] == {
+        "rows": 5, "dropped: empty prompt": 2,
     }  # fmt: skip
     rows = [{"prompt": "P", "completion": text} for text in ("a", "b", "\n")]
-    report = own(demonstrations=write(tmp_path / "d.jsonl", [*rows, {"prompt": "Q", "completion": "c"}])).report
-    assert report["demonstrations, train"].items() >= {"rows": 4, "dropped: empty completion": 1}.items()
+    rows += [{"prompt": prompt, "completion": "c"} for prompt in "QR"]
+    report = own(demonstrations=write(tmp_path / "d.jsonl", rows)).report
+    assert report["demonstrations, train"].items() >= {"rows": 5, "dropped: empty completion": 1}.items()
 
 
 # ---------------------------------------------------------------------------------------------- kept for the next time
@@ -677,18 +697,14 @@ def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damag
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(2500)])
 
-    def prompts():
-        corpus = own(prompts=path)
-        return {*corpus.prompts("train"), *corpus.prompts("test")}
-
-    assert len(prompts()) == 2500
+    assert len(prompts(own(prompts=path))) == 2500
     (kept,) = (tmp_path / "kept").rglob("*.arrow")
     whole = kept.read_bytes()
     end = len(whole) - len(files.END_OF_ARROW)
     bad = {"empty": b"", "in a batch": whole[:-5000], "between two batches": whole[:end], "garbage": b"x" * len(whole)}
     kept.unlink()  # the corpora above have it mapped
     kept.write_bytes(bad[damage])
-    assert len(prompts()) == 2500
+    assert len(prompts(own(prompts=path))) == 2500
     assert kept.read_bytes() == whole
 
 
@@ -711,7 +727,7 @@ def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
 def test_another_seed_or_share_has_other_fingerprints(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     corpora = [own(1, preferences=path), own(2, preferences=path), own(1, preferences=path, hold_out=0.5)]
-    for split in ("train", "test"):
+    for split in SPLITS:
         assert len({corpus.comparisons(split).fingerprint for corpus in corpora}) == 3
         assert len({corpus.prompts(split).fingerprint for corpus in corpora}) == 3
 
@@ -741,8 +757,9 @@ def test_place_of_an_example_is_its_line(tmp_path):
         ({"preferences": "p.jsonl"}, "data.preferences is p.jsonl, but data.source is reviews, not files"),
         ({"hold_out": 0.0}, "data.hold-out must be above 0 and below 1, not 0.0"),
         ({"hold_out": 1.0}, "data.hold-out must be above 0 and below 1, not 1.0"),
-        ({"train_split": "test"}, "must be two names, not 'test' and 'test'"),
-        ({"test_split": ""}, "must be two names, not 'train' and ''"),
+        ({"train_split": "test"}, "must be three names, not 'test', 'validation', 'test'"),
+        ({"validation_split": "test"}, "must be three names, not 'train', 'test', 'test'"),
+        ({"test_split": ""}, "must be three names, not 'train', 'validation', ''"),
     ],
 )
 def test_settings_without_meaning_are_refused(changes, sentence):
@@ -754,4 +771,4 @@ def test_the_corpus_of_files_is_found_by_its_name(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     corpus = load_corpus(Config(data=DataConfig(source="files", prompts=str(path))))
     assert corpus.judge is None
-    assert len(corpus.demonstrations()) == len(corpus.comparisons("train")) == 0
+    assert len(demonstrations(corpus)) == len(comparisons(corpus)) == 0

@@ -90,10 +90,11 @@ def test_three_stages_train_on_files(finished):
 def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
     report = json.loads((finished / "summary.json").read_text())["data_report"]
     read = {
-        "demonstrations, train": {"rows": 120, "left out: prompt is held out": 10},
+        "demonstrations, train": {"rows": 120, "left out: held out elsewhere": 19},
         "preferences, train": {"rows": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
-        "preferences, held out": {"rows": 10},
-        "different prompts": {"for training": 91, "held out": 10},
+        "preferences, held out for test": {"rows": 10},
+        "preferences, held out for validation": {"rows": 9},
+        "different prompts": {"train": 82, "validation": 9, "test": 10},
     }
     assert report["sft"] == read
     assert report["rm"].items() >= read.items()
@@ -210,11 +211,11 @@ def test_no_demonstrations_are_needed_where_nothing_is_trained_on_them(folder, f
         assert trained.read_bytes() == given.read_bytes()
 
 
-def test_one_demonstration_is_not_enough_for_any_use(folder):
+def test_two_demonstrations_are_not_enough_for_any_use(folder):
     config = load_config(str(folder / "sizes.yaml"))
-    check_demonstrations(config, 2)
-    with pytest.raises(ValueError, match=r"but of demonstrations there are 1 \(data.demonstrations\)"):
-        check_demonstrations(config, 1)
+    check_demonstrations(config, 3)
+    with pytest.raises(ValueError, match=r"but of demonstrations there are 2 \(data.demonstrations\)"):
+        check_demonstrations(config, 2)
 
 
 def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_path, monkeypatch):
@@ -225,12 +226,13 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
     config = load_config("kitchen.yaml")
     check(config)
     assert load_corpus(config).report == {
-        "demonstrations, train": {"rows": 400, "left out: prompt is held out": 100},
+        "demonstrations, train": {"rows": 400, "left out: held out elsewhere": 106},
         "preferences, train": {"rows": 401, "dropped: identical completions": 1},
-        "preferences, held out": {"rows": 100},
-        "different prompts": {"for training": 28, "held out": 12},
+        "preferences, held out for test": {"rows": 59},
+        "preferences, held out for validation": {"rows": 47},
+        "different prompts": {"train": 29, "validation": 5, "test": 6},
     }
-    assert "data: different prompts: 28 for training, 12 held out" in page
+    assert "data: different prompts: 29 train, 5 validation, 6 test" in page
 
 
 def test_a_run_goes_on_with_its_own_data_alone(finished, folder, stage, capsys, monkeypatch, tmp_path):

@@ -27,9 +27,8 @@ def begin(make_policy, queries, tokenizer, scorer):
     def begun(config, *, seed=0, ref_seed=1, moved=0.0, demonstrations=None) -> tuple[PPOState, Rollout]:
         policy, reference = make_policy(seed), make_policy(ref_seed)
         optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
-        prompts = RowSource(queries, len(queries), 0)
-        generator = torch.Generator().manual_seed(3)
-        state = PPOState(policy, optimizer, generator, prompts, config.kl_coef, demonstrations=demonstrations)
+        prompts = RowSource(queries, len(queries), 0, "prompts")
+        state = PPOState(policy, optimizer, 3, prompts, config.kl_coef, demonstrations=demonstrations)
         rollout = collect_rollout(state, reference, scorer, next(prompts), tokenizer, 8, config)
         if moved:
             torch.manual_seed(9)
@@ -191,17 +190,17 @@ def test_every_epoch_goes_once_through_all_rows_in_a_new_order(begin, ppo_config
     assert first != sorted(first)
 
 
-def test_order_of_the_rows_is_drawn_from_the_generator_of_the_state(begin, ppo_config, tokenizer, steps):
-    for seed in (1, 1, 2):
+def test_order_of_the_rows_depends_on_the_seed_and_the_iteration_alone(begin, ppo_config, tokenizer, steps):
+    for seed, iteration in ((1, 0), (1, 0), (2, 0), (1, 1)):
         state, rollout = begin(ppo_config)
-        state.generator.manual_seed(seed)
+        state.seed, state.iteration = seed, iteration
         torch.manual_seed(7)
         expected = torch.random.get_rng_state()
         ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), [tokenizer.eos_id], ppo_config)
         assert torch.equal(torch.random.get_rng_state(), expected)
-    runs = [[batch.raw_scores.tolist() for batch, _ in steps[start : start + 6]] for start in (0, 6, 12)]
+    runs = [[batch.raw_scores.tolist() for batch, _ in steps[start : start + 6]] for start in (0, 6, 12, 18)]
     assert runs[0] == runs[1]
-    assert runs[0] != runs[2]
+    assert all(a != b for a, b in itertools.combinations(runs[1:], 2))
 
 
 def test_figures_are_means_over_all_minibatches(begin, ppo_config, tokenizer, steps):
@@ -313,7 +312,7 @@ def test_one_fixed_rollout_is_learnt_until_the_clip_stops_it(begin, ppo_config, 
     assert 0.8 * most < gain.mean() <= most
     assert weighted[2] < 1.5 * weighted[0]  # stopped
     _, _, unclipped = learn(replace(config, clip_low=1.0, clip_high=math.inf))
-    assert unclipped[2] > 3 * weighted[2]  # the clip it was that stopped it
+    assert unclipped[2] > 2 * weighted[2]  # the clip it was that stopped it
 
 
 def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, tokenizer):
@@ -417,7 +416,7 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     plain_state, rollout = begin(config, moved=0.03)
     update_on_minibatch(plain_state, rollout, [tokenizer.eos_id], config)
     plain = gradient(plain_state)
-    state, rollout = begin(config, moved=0.03, demonstrations=RowSource(rows, len(rows), 0))
+    state, rollout = begin(config, moved=0.03, demonstrations=RowSource(rows, len(rows), 0, "rows"))
     start = copy.deepcopy(state.policy)
     found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
     ours = gradient(state)

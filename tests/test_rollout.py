@@ -24,6 +24,7 @@ from minippo.rollout import (
     respond,
     rollout_figures,
 )
+from minippo.streams import response_uniforms
 
 RESPONSE_LENGTH = 8
 
@@ -42,13 +43,11 @@ def reference(make_policy):
 def collect(policy, reference, queries, tokenizer, scorer):
     """Collect a rollout; `model`, `judge` and `rows` replace the policy, the scorer and the queries."""
 
-    def collected(config, model=None, judge=None, rows=None, seed=3, kl_coef=None) -> Rollout:
+    def collected(config, model=None, judge=None, rows=None, seed=3, kl_coef=None, iteration=0) -> Rollout:
         model, rows = model or policy, rows or queries
         coefficient = config.kl_coef if kl_coef is None else kl_coef
-        generator = torch.Generator().manual_seed(seed)
-        state = PPOState(
-            model, CPUAdamW(model.parameters()), generator, RowSource(rows, len(rows), 0), kl_coef=coefficient
-        )
+        prompts = RowSource(rows, len(rows), 0, "prompts")
+        state = PPOState(model, CPUAdamW(model.parameters()), seed, prompts, coefficient, iteration)
         return collect_rollout(state, reference, judge or scorer, rows, tokenizer, RESPONSE_LENGTH, config)
 
     return collected
@@ -120,10 +119,10 @@ def test_rewards_and_penalty_sum_to_the_score_in_every_row(collect, ppo_config, 
     raw = scorer(rollout.prompt_texts, rollout.response_texts)
     for row, total in enumerate(totals.tolist()):
         expected = raw[row].item()
-        if not rollout.has_eos[row]:
-            expected = {"off": expected, "replace": -1.5, "subtract": expected - 0.75}[mode]
         if clip is not None:
             expected = min(max(expected, -clip), clip)
+        if not rollout.has_eos[row]:  # the penalty is not clipped
+            expected = {"off": expected, "replace": -1.5, "subtract": expected - 0.75}[mode]
         assert total == pytest.approx(expected, abs=1e-5)
         assert rollout.scores[row].item() == pytest.approx(expected, abs=1e-6)
         assert rollout.raw_scores[row] == raw[row]
@@ -335,8 +334,8 @@ def test_prompt_and_response_decode_apart_and_together_to_the_same_text(policy, 
     queries = [query for query in queries if query]
     if not queries:
         return
-    generator = torch.Generator().manual_seed(0)
-    batch = respond(policy, queries, tokenizer, max_new_tokens=6, generator=generator, config=PPOConfig())
+    uniforms = response_uniforms(0, "test", 0, range(len(queries)), 6)
+    batch = respond(policy, queries, tokenizer, uniforms=uniforms, config=PPOConfig())
     for row, query in enumerate(queries):
         response = batch.responses[row][batch.response_mask[row]].tolist()
         assert batch.prompt_texts[row] + batch.response_texts[row] == tokenizer.decode(query + response)
@@ -358,11 +357,12 @@ def test_collecting_mutates_neither_queries_nor_weights_nor_the_global_generator
     assert all(parameter.grad is None for parameter in model.parameters())
 
 
-def test_responses_are_drawn_from_the_generator_of_the_state(collect, ppo_config):
-    first, again, other = collect(ppo_config, seed=5), collect(ppo_config, seed=5), collect(ppo_config, seed=6)
+def test_responses_depend_on_the_seed_and_the_iteration_alone(collect, ppo_config):
+    first, again = collect(ppo_config, seed=5), collect(ppo_config, seed=5)
     assert first.response_texts == again.response_texts
     assert torch.equal(first.logprobs, again.logprobs)
-    assert first.response_texts != other.response_texts
+    assert first.response_texts != collect(ppo_config, seed=6).response_texts
+    assert first.response_texts != collect(ppo_config, seed=5, iteration=1).response_texts
 
 
 def test_selected_rows_keep_every_column_together(collect, ppo_config):

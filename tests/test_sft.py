@@ -19,8 +19,15 @@ from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.run import Run
 from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, train_language_model
-from minippo.texts import Demonstration, texts_of
+from minippo.texts import SPLITS, Demonstration, Split, split_texts, texts_of
+from minippo.token_rows import TokenRows
 from minippo.weights import save_pretrained
+
+
+def by_split(rows: TokenRows) -> dict[Split, TokenRows]:
+    """The first row for testing, the second for validation, the others for training."""
+    return {split: split_texts(rows, split) for split in SPLITS}
+
 
 DEMONSTRATIONS = texts_of(
     [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)], "eight of test_sft"
@@ -66,12 +73,12 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
 
 def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LanguageModelConfig(tokens=200 * sum(map(len, rows[1:])), batch_tokens=10_000, lr=1e-2)
-    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    config = LanguageModelConfig(tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
+    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     lines = read_metrics(tmp_path, "sft-policy")
     assert lines[0]["loss/lm"] > 1.5
     # Which film it is cannot be told beforehand, one token in each row; all else can.
-    unavoidable = math.log(7) / (sum(map(len, rows[1:])) / 7 - 1)
+    unavoidable = math.log(6) / (sum(map(len, rows[2:])) / 6 - 1)
     assert lines[-2]["loss/lm"] < 1.3 * unavoidable + 0.01
 
 
@@ -91,7 +98,7 @@ def test_backward_in_chunks_gives_the_loss_and_gradients_of_the_whole_batch(gpt,
 
 def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_path, monkeypatch):
     rows = policy_rows(texts_of(list(DEMONSTRATIONS) * 10, "eighty of test_sft"), tokenizer)
-    num_tokens = sum(map(len, rows[1:]))
+    num_tokens = sum(map(len, rows[2:]))
     seen, hidden = [], GPT.hidden
 
     def counted(self, tokens, *rest):
@@ -101,7 +108,7 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_pa
 
     monkeypatch.setattr(GPT, "hidden", counted)
     config = LanguageModelConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
-    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
     assert read_metrics(tmp_path, "sft-policy")[-2]["step"] == len(seen)
@@ -111,15 +118,15 @@ def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
     before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     run = Run(tmp_path, Config(), "cpu")
-    loss = train_language_model(gpt, rows, LanguageModelConfig(tokens=0), tokenizer, run, "policy")
+    loss = train_language_model(gpt, by_split(rows), LanguageModelConfig(tokens=0), tokenizer, run, "policy")
     assert all(torch.equal(parameter, before[name]) for name, parameter in gpt.named_parameters())
     assert loss == pytest.approx(held_out_loss(gpt, rows[:1], tokenizer.pad_id, 999))
 
 
 def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LanguageModelConfig(tokens=100 * sum(map(len, rows[1:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
-    train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    config = LanguageModelConfig(tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
+    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path, "sft-policy") if "lr" in line}
     assert lr[10] == pytest.approx(1e-2 * 10 / 40)
     assert lr[40] == pytest.approx(1e-2)
@@ -194,6 +201,6 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     with torch.no_grad():
         gpt.final_norm.weight[0] = math.nan
-    config = LanguageModelConfig(tokens=10 * sum(map(len, rows[1:])), batch_tokens=10_000)
+    config = LanguageModelConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
     with pytest.raises(BrokenRun, match="sft policy: step 1: the loss is nan"):
-        train_language_model(gpt, rows, config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+        train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")

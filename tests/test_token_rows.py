@@ -208,21 +208,44 @@ def test_policy_and_reward_model_of_one_tokenizer_do_not_read_each_others_rows(t
 LONG = "The plot is gripping and the café scenes are lovely. "
 
 
-def prompts(tokenizer, texts, whole=True, **changes):
-    return prompt_rows(texts_of(texts, repr(texts), whole), tokenizer, DataConfig(query_length=6, **changes))
+def prompts(tokenizer, texts, whole=True, validation=("v",), test=("t",), **changes):
+    """Rows of the training prompts `texts`, and the report."""
+    by_split = {"train": texts, "validation": validation, "test": test}
+
+    def read(split):
+        return texts_of(by_split[split], repr(by_split[split]), whole)
+
+    rows, report = prompt_rows(read, tokenizer, DataConfig(query_length=6, **changes))
+    assert list(rows["test"]) == [tokenizer.encode(text)[:6] for text in test]
+    return list(rows["train"]), list(rows["validation"]), report
 
 
 def test_prompts_that_do_not_fit_are_left_out_and_counted(tokenizer):
-    rows, dropped = prompts(tokenizer, ["The plot", LONG, "café"])
-    assert list(rows) == [tokenizer.encode("The plot"), tokenizer.encode("café")]
-    assert dropped == {"rows": 3, "dropped: longer than data.query-length": 1}
-    assert prompts(tokenizer, ["The plot"])[1] == {}
+    rows, _, report = prompts(tokenizer, ["The plot", LONG, "café"])
+    assert rows == [tokenizer.encode("The plot"), tokenizer.encode("café")]
+    assert report == {"prompts, train": {"rows": 3, "dropped: longer than data.query-length": 1}}
+    assert prompts(tokenizer, ["The plot"])[2] == {}
 
 
 def test_prompts_that_are_beginnings_are_cut_instead(tokenizer):
-    rows, dropped = prompts(tokenizer, ["The plot", LONG], whole=False)
-    assert list(rows) == [tokenizer.encode("The plot"), tokenizer.encode(LONG)[:6]]
-    assert dropped == {}
+    rows, _, report = prompts(tokenizer, ["The plot", LONG], whole=False)
+    assert rows == [tokenizer.encode("The plot"), tokenizer.encode(LONG)[:6]]
+    assert report == {}
+
+
+def test_prompts_with_the_same_tokens_are_one_prompt_and_stay_held_out(tokenizer):
+    """As texts all of these differ; as the policy reads them, in their first six tokens, many do not."""
+    texts = [LONG, "café", LONG + "more", "the first", "the second", "The music"]
+    held_out = [tokenizer.decode(tokenizer.encode(text)[:6]) for text in ("the first", "The music")]
+    rows, validation, report = prompts(
+        tokenizer, texts, whole=False, validation=[held_out[0], held_out[1] + "!"], test=[held_out[1] + "?"]
+    )
+    assert rows == [tokenizer.encode(LONG)[:6], tokenizer.encode("café"), tokenizer.encode("the second")[:6]]
+    assert validation == [tokenizer.encode("the first")[:6]]
+    same = "left out: the same tokens as another prompt"
+    assert report == {"prompts, train": {"rows": 6, same: 3}, "prompts, validation": {"rows": 2, same: 1}}
+    with pytest.raises(ValueError, match=r"all 2 train prompts are, in their first 6 tokens, prompts of another split"):
+        prompts(tokenizer, [LONG, LONG + "!"], whole=False, validation=[LONG])
 
 
 def test_comparisons_that_do_not_fit_are_left_out_and_counted(tokenizer):

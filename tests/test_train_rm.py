@@ -191,7 +191,9 @@ class SmallCorpus:
         return texts_of(self.pairs, repr(self.pairs))
 
     def prompts(self, split):
-        return texts_of([f"{'The plot is' if i % 2 else 'café'} {i}" for i in range(50)], "fifty", whole=False)
+        if split != "train":
+            return texts_of([split], split, whole=False)
+        return texts_of([f"{i} {'The plot is' if i % 2 else 'café'}" for i in range(50)], "fifty", whole=False)
 
 
 @pytest.fixture
@@ -215,14 +217,13 @@ def run(tmp_path, tokenizer, make_policy):
 def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
     held_out = tokenise(corpus.pairs, tokenizer, 64)
-    scores = train_rm.train(model, corpus, held_out, held_out, tokenizer, run)
-    assert scores == scores_of(model, held_out, tokenizer.pad_id)
+    train_rm.train(model, corpus, held_out, held_out, tokenizer, run)
     assert corpus.epochs == [1, 2]  # the first one's are given
     lines = read_metrics(run.folder, "rm")
     assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
     assert [line["step"] for line in lines if "eval/accuracy" in line] == [2, 4, 6, 8, 9]
     assert lines[-1]["eval/accuracy"] == pairs_won(scores_of(model, held_out, tokenizer.pad_id))
-    assert all({"loss/rm", "rm/accuracy", "rm/grad_norm"} <= line.keys() for line in lines)
+    assert all({"loss/rm", "rm/accuracy", "rm/grad_norm", "lr"} <= line.keys() for line in lines)
 
 
 def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
@@ -255,15 +256,15 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
 
     def recorded(policy, queries, *rest, **settings):
         assert settings["config"].temperature == 0.8
-        assert settings["max_new_tokens"] == 8
+        assert settings["uniforms"].shape[1] == 8
         batch = original(policy, queries, *rest, **settings)
         texts.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))
         return batch
 
     monkeypatch.setattr(train_rm, "respond", recorded)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
-    queries, _ = prompt_rows(corpus.prompts("train"), tokenizer, run.config.data)
-    normalise_on_reference(model, queries[:40], run)
+    queries, _ = prompt_rows(corpus.prompts, tokenizer, run.config.data)
+    normalise_on_reference(model, queries["train"][:40], run)
     assert len(texts) == 40
     assert all(parameter.requires_grad for parameter in model.parameters())  # it may go on training
     scores = RewardScorer(model, tokenizer)(*(list(column) for column in zip(*texts, strict=True)))
