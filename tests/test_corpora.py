@@ -65,6 +65,24 @@ def test_imdb_language_model_reads_training_and_unlabelled_reviews_without_line_
     assert {"unlabelled" in text for text in texts[:20]} == {True, False}  # shuffled: the first ones are held out
 
 
+def test_imdb_reviews_that_occur_verbatim_in_the_test_file_are_left_out_of_training(imdb, imdb_folder, tmp_path):
+    datasets = pytest.importorskip("datasets")
+    folder = shutil.copytree(imdb_folder, tmp_path / "leaky")
+    for file, label, copied in (("train", 1, "good3test0 "), ("unsupervised", -1, "bad5test0 ")):
+        rows = datasets.Dataset.from_parquet(str(folder / f"{file}.parquet"))
+        texts = datasets.Dataset.from_parquet(str(folder / "test.parquet"))["text"]
+        leaked = next(text for text in texts if text.startswith(copied)).replace("<br /><br />", "<br />\n ")
+        columns = {"text": [leaked, *rows["text"]], "label": [label, *rows["label"]]}
+        datasets.Dataset.from_dict(columns).to_parquet(folder / f"{file}.parquet")
+    corpus = imdb(imdb_path=str(folder), crop_words=99)
+    assert corpus.report["train reviews"] == {"rows": 2 * ROWS + 2, "left out: also in the test file": 1}
+    assert corpus.report["unsupervised reviews"] == {"rows": ROWS + 2, "left out: also in the test file": 1}
+    texts = [d.completion for split in SPLITS for d in corpus.demonstrations(split)]
+    texts += [text for comparison in corpus.comparisons("train") for text in comparison.ranked]
+    assert len(texts) == (2 * ROWS + 1) + (ROWS + 1) + 2 * ROWS
+    assert not any("test" in text for text in texts)
+
+
 def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
     def first_five(corpus):
         return [d for split in ("test", "validation", "train") for d in corpus.demonstrations(split)][:5]

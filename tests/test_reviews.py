@@ -111,9 +111,8 @@ def genre_and_subject(prompt):
 def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre(data):
     seen = {"train": set(), "test": set()}
     for name, rows in data.items():
-        seen["test" if name.endswith(("-test", "-validation")) else "train"] |= {
-            genre_and_subject(row["prompt"]) for row in rows
-        }
+        split = "test" if name.endswith(("-test", "-validation")) else "train"
+        seen[split] |= {genre_and_subject(row["prompt"]) for row in rows}
     assert len(seen["test"]) > 50
     assert not seen["train"] & seen["test"]
     # ... but every genre and every subject is known from other pairs.

@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant(SAMPLING, "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", _tests("sampling")),  # EOS is never trained
     Mutant(SAMPLING, "        if step < min_new_tokens:", "        if step <= min_new_tokens:", _tests("sampling")),
     Mutant(SAMPLING, "tokens, positions = drawn.unsqueeze(1), next_position + step", "tokens, positions = drawn.unsqueeze(1), torch.full_like(next_position, P + step)", _tests("sampling")),
-    Mutant(SAMPLING, "    logits = logits / temperature\n", "    logits = logits * temperature\n", _tests("sampling")),
+    Mutant(SAMPLING, "logits = (logits - highest) / temperature", "logits = (logits - highest) * temperature", _tests("sampling")),
     Mutant(SAMPLING, "descending.cumsum(dim=-1) - descending >= top_p", "descending.cumsum(dim=-1) >= top_p", _tests("sampling")),
     Mutant(SAMPLING, "    if P + max_new_tokens > context:", "    if P + max_new_tokens > context + 1:", _tests("sampling")),
     # ------------------------------------------------------------------ rollout
@@ -125,9 +125,9 @@ MUTANTS = [
     Mutant(PPO, "            sums[name] += float(value)\n", "            sums[name] = float(value)\n", _tests("ppo")),  # the last one is logged
     Mutant(PPO, "    state.optimizer.zero_grad(set_to_none=True)\n", "", _tests("ppo")),
     Mutant(PPO, "        batch.logprobs[rows],\n", "        logprobs.detach(),\n", _tests("ppo")),  # the clip never acts
-    Mutant(PPO, "for _ in range(config.num_epochs)]", "for _ in range(1)]", _tests("ppo")),
+    Mutant(PPO, "for epoch in range(config.num_epochs)\n", "for epoch in range(1)\n", _tests("ppo")),
     Mutant(PPO, "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", _tests("ppo")),  # the tail
-    Mutant(PPO, "torch.randperm(B, generator=state.generator)", "torch.randperm(B)", _tests("ppo")),
+    Mutant(PPO, "torch.randperm(B, generator=generator(state.seed, \"minibatches\", state.iteration + 1, epoch))", "torch.randperm(B)", _tests("ppo")),
     Mutant(PPO, "        return figures\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", _tests("ppo")),  # steps with a loss of 0
     Mutant(PPO, "weight=config.ptx_coef\n", "weight=1.0\n", _tests("ppo")),
     Mutant(PPO, "num_tokens=num_tokens, weight", "weight", _tests("ppo")),
@@ -198,8 +198,12 @@ MUTANTS = [
     Mutant(TIKTOKEN, "len(ids) <= max(ranks.values())", "len(ids) < max(ranks.values())", _tests("tokenizer", "beside_the_merges")),
     Mutant(SFT, "(*tokenizer.textless_ids, *padded_rows)", "tuple(padded_rows)", _tests("sft", "backbone")),
     # ------------------------------------------------------------------ data
-    Mutant(CORPORA, "texts_of(texts[:n] if split == \"test\" else texts[n:], name", "texts_of(texts[:n] if split == \"test\" else texts, name", _tests("corpora")),
-    Mutant(CORPORA, "        random.Random(self.seed).shuffle(texts)  # and is sorted by label\n", "", _tests("corpora")),
+    Mutant(CORPORA, "np.sort(np.unique(self._test_hashes, return_index=True)[1])", "np.arange(len(self._test_hashes))", _tests("corpora", "splits")),  # doubled reviews are asked about twice
+    Mutant(CORPORA, "self.rows[\"test\"].select(firsts[splits == split])", "self.rows[\"test\"].select(firsts[(splits == split) | (splits == \"test\")])", _tests("corpora", "splits")),  # trains on held-out prompts
+    Mutant(CORPORA, "            self.rows[name] = self.rows[name].select(kept)\n", "", _tests("corpora", "verbatim")),  # test reviews in training
+    Mutant(DATA, "for split in (*reversed(HELD_OUT), \"train\"):", "for split in (\"train\", *HELD_OUT):", _tests("token_rows", "same_tokens")),  # training keeps held-out prompts
+    Mutant(DATA, "            if (key := tuple(row)) not in seen:", "            if (key := tuple(row)) not in seen or split == \"train\":", _tests("token_rows", "same_tokens")),
+    Mutant(CORPORA, "        random.Random(f\"{self.seed} prompts\").shuffle(texts)  # the file is sorted by label\n", "", _tests("corpora")),
     Mutant(CORPORA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("corpora")),  # one pairing for ever
     Mutant(LABELLED, "            chance.shuffle(order)\n", "            pass\n", _tests("corpora")),  # pairs by row index
     Mutant(LABELLED, "crop(text, starts[row], self.crop_words)", "text", _tests("corpora")),  # whole reviews
@@ -218,7 +222,7 @@ MUTANTS = [
     Mutant(FILES, "decode(\"utf-8-sig\"", "decode(\"utf-8\"", _tests("own_data", "byte_order")),
     Mutant(OWN_DATA, "                if num_rows + counts[prompt] <= most:", "                if num_rows < most:", _tests("own_data", "most_rows")),  # nearly all is held out
     Mutant(OWN_DATA, "        self._leave_out_held_out_prompts()\n", "", _tests("own_data", "held_out")),  # held-out prompts are demonstrated
-    Mutant(OWN_DATA, "for rows in (self._prompts, self._preferences) if rows]", "for rows in (self._prompts,) if rows]", _tests("own_data", "nowhere")),
+    Mutant(OWN_DATA, "for rows in (self._prompts, self._preferences)\n", "for rows in (self._prompts,)\n", _tests("own_data", "nowhere")),
     Mutant(CORPORA, "*[file_fingerprint(Path(path)) for path in files.values()]", "*[self.rows[split]._fingerprint for split in files], 0", _tests("corpora", "imdb")),  # other paths, another run
     Mutant(CACHE, "/ \"minippo\"\n    folder = everything / code_fingerprint()", "/ \"minippo\"\n    folder = everything / \"code\"", _tests("token_rows")),  # what the old code made
     Mutant(CACHE, "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", _tests("own_data", "read_once")),  # what an old file said
@@ -233,22 +237,22 @@ MUTANTS = [
     Mutant(TRAIN_RM, "return sum(won) / len(won)", "return sum(won) / len(scores)", _tests("train_rm")),
     Mutant(TRAIN_RM, "            rows, *_ = comparison_rows(corpus.comparisons(\"train\", epoch), tokenizer, context, run.config.data)\n", "            pass\n", _tests("train_rm")),
     # ------------------------------------------------------------------ checkpoints and runs
-    Mutant(CHECKPOINT, "    state.generator.set_state(tensors[\"generator\"])\n", "", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "    state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "    state.iteration, state.kl_coef = rest[\"iteration\"], rest[\"kl_coef\"]", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    state.prompts.drawn = rest[\"prompts_drawn\"]\n", "", _tests("checkpoint")),
-    Mutant(CHECKPOINT, "state.kl_coef, state.iteration = rest[\"kl_coef\"], rest[\"iteration\"]", "state.iteration = rest[\"iteration\"]", _tests("checkpoint")),
+    Mutant(CHECKPOINT, "state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "state.seed, state.iteration = rest[\"seed\"], rest[\"iteration\"]", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    partial = place.with_suffix(\".partial\")\n", "    partial = place\n", _tests("checkpoint")),
     Mutant(CHECKPOINT, "        state.demonstrations.drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", _tests("checkpoint")),
     Mutant(CHECKPOINT, "    if rest[\"data\"] != data:\n", "    if False:\n", _tests("checkpoint", "data")),  # its place in other rows
     Mutant(RUN, "if source is not None and own and own != earlier and", "if False and", _tests("run")),  # another run's reward model
     Mutant(RUN, "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", _tests("run", "another_process")),
     Mutant(VALIDATION, "    check_finite(config)\n", "", _tests("config", "none")),
-    Mutant(EVALUATE, "generator = torch.Generator().manual_seed(seed)", "generator = None", _tests("evaluate")),  # disturbs training
+    Mutant(EVALUATE, "response_uniforms(config.seed, f\"{split} answers\"", "response_uniforms(0, f\"{split} answers\"", _tests("evaluate")),  # disturbs training
     Mutant(EVALUATE, "(a > b) + 0.5 * (a == b)", "(a >= b)", _tests("evaluate")),
     Mutant(TRAIN_PPO, "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", _tests("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + _tests("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant(TRAIN_PPO, "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", _tests("pipeline", "resumed")),
     Mutant(CLI, "            raise ValueError(f\"{where}{key} is no field; did you mean {near!r}?\")\n", "            continue\n", _tests("cli", "wrong_key")),  # an unknown key is ignored
     Mutant(CLI, "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", _tests("cli") + " -k sentence"),
     Mutant(VALIDATION, "    if B % minibatches:\n", "    if False:\n", _tests("config")),
-    Mutant(VALIDATION, "    if data.query_length + data.response_length > context:", "    if data.query_length + data.response_length > context + 1:", _tests("config")),
+    Mutant(VALIDATION, "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", _tests("config")),
     Mutant(SFT, "stop_unless_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", _tests("sft")),
 ]  # fmt: skip
