@@ -19,29 +19,35 @@ from minippo.tokenizer import Tokenizer, reward_tokens
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 """Nats by which two log-probabilities of one token may differ. bfloat16 has 8 bits: 0.004 of a logit of 10 is 0.04."""
-CACHED_ROWS = 4
+CACHE_FACTOR = 10
+"""With the key-value cache they may differ by more: other shapes, so another order of summation in every layer."""
+SCORE_TOLERANCE = 1e-4
+"""By which the score of a text may depend on its batch, times the reward model's gain where that is above 1."""
 
 
 def check_promises(state: PPOState, rollout: Rollout, scorer: Scorer, tokenizer: Tokenizer, config: PPOConfig) -> None:
-    """Raise BrokenRun, naming the promise, unless what holds before the first step holds for `rollout`.
+    """Raise BrokenRun, naming the promise, unless what holds before the first step holds for every row of `rollout`.
 
-    Ratios are 1 and the KL to the reference is 0; a policy that decodes with its cache gives the log-probabilities of
-    one that reads the whole; and the reward model is given what its training gave it.
+    Ratios are 1 up to rounding and the KL to the reference is 0; a policy that decodes with its cache gives the
+    log-probabilities of one that reads the whole; and the reward model is given what its training gave it.
     """
     end_ids = tokenizer.end_ids(config.stop_token)
-    rows = torch.arange(min(config.microbatch_size, len(rollout.queries)), device=rollout.queries.device)
     tolerance = TOLERANCE[state.policy.gpt.token_embedding.weight.dtype]
+    logprobs, cached = torch.empty_like(rollout.logprobs), torch.empty_like(rollout.logprobs)
     with torch.no_grad():
-        logprobs, _, _ = judge_tokens(state.policy, rollout, rows, end_ids, config)
-        cached = cached_logprobs(state.policy, rollout, rows[:CACHED_ROWS], end_ids, config)
-    off = float((logprobs - rollout.logprobs[rows]).abs().max())
+        # In the batches of the update, which are not those of the rollout: rows of like length together.
+        by_length = equations.last_response_index(rollout.is_response).argsort()
+        for rows in by_length.split(config.microbatch_size):
+            logprobs[rows] = judge_tokens(state.policy, rollout, rows, end_ids, config)[0]
+            cached[rows] = cached_logprobs(state.policy, rollout, rows, end_ids, config)
+    off = float((logprobs - rollout.logprobs).abs().max())
     if not off <= tolerance:
         raise BrokenRun(f"before the first step every ratio should be 1, but a log-ratio is {off:.2g}")
     kl = float(rollout.kl.abs().max())
     if not kl <= tolerance:
         raise BrokenRun(f"before the first step the policy is the reference, but a token's KL is {kl:.2g}")
-    off = float((cached - rollout.logprobs[rows[:CACHED_ROWS]]).abs().max())
-    if not off <= 10 * tolerance:  # other shapes, so another order of summation at every layer
+    off = float((cached - rollout.logprobs).abs().max())
+    if not off <= CACHE_FACTOR * tolerance:
         raise BrokenRun(f"log-probabilities with and without the key-value cache should agree, but differ by {off:.2g}")
     if isinstance(scorer, RewardScorer):
         check_bridge(scorer, rollout, tokenizer)
@@ -69,13 +75,13 @@ def cached_logprobs(
 
 
 def check_bridge(scorer: RewardScorer, batch: Responses, tokenizer: Tokenizer) -> None:
-    """Raise BrokenRun unless each text reaches the reward model whole, behind it one end-of-text of its own, and its
-    score does not hang on its neighbours in the batch."""
+    """Raise BrokenRun unless each text reaches the reward model whole and ends in one end-of-text of its own, and its
+    score does not depend on the other texts of its batch."""
     theirs, context = scorer.tokenizer, scorer.reward_model.gpt.config.context
-    texts = list(zip(batch.prompt_texts, batch.response_texts, strict=True))[: scorer.batch_size]
-    scores = scorer([prompt for prompt, _ in texts], [response for _, response in texts])
+    scores = scorer(batch.prompt_texts, batch.response_texts)
+    alone = torch.cat([scorer([p], [r]) for p, r in zip(batch.prompt_texts, batch.response_texts, strict=True)])
     sequences = [row[: int(n)] for row, n in zip(batch.query_responses.tolist(), sequence_lengths(batch), strict=True)]
-    for (prompt, response), sequence in zip(texts, sequences, strict=False):
+    for prompt, response, sequence in zip(batch.prompt_texts, batch.response_texts, sequences, strict=True):
         if tokenizer.decode(sequence) != prompt + response:
             raise BrokenRun(f"prompt and response should decode apart as they do together: {prompt!r}, {response!r}")
         (ids,) = reward_tokens(theirs, [prompt], [response], context)
@@ -83,10 +89,9 @@ def check_bridge(scorer: RewardScorer, batch: Responses, tokenizer: Tokenizer) -
             raise BrokenRun(f"what the reward model reads should end in its end-of-text, and only there: {ids}")
         if len(ids) < context and theirs.decode(ids) != prompt + response:
             raise BrokenRun(f"the reward model should read {prompt + response!r}, but reads {theirs.decode(ids)!r}")
-    alone = scorer([texts[0][0]], [texts[0][1]])
-    off = float((alone - scores[:1]).abs())
-    if not off <= 1e-4 * max(1.0, float(scorer.reward_model.gain)):  # rounding grows with the gain
-        raise BrokenRun(f"a text's score should not hang on its batch, but alone it differs by {off:.2g}")
+    off = float((alone - scores).abs().max())
+    if not off <= SCORE_TOLERANCE * max(1.0, float(scorer.reward_model.gain)):  # rounding grows with the gain
+        raise BrokenRun(f"a text's score must not depend on its batch, but alone it differs by {off:.2g}")
 
 
 def sequence_lengths(batch: Responses) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -15,7 +17,7 @@ from minippo.errors import BrokenRun
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig, KVCache
 from minippo.optim import CPUAdamW
-from minippo.rollout import collect_rollout
+from minippo.rollout import collect_rollout, judge_tokens
 from minippo.scoring import RewardScorer
 from minippo.tokenizer import train_bpe
 
@@ -123,7 +125,7 @@ def test_a_score_that_hangs_on_its_neighbours_is_found(begin, ppo_config, tokeni
     _, rollout = begin(ppo_config)
     forward = RewardModel.forward
     monkeypatch.setattr(RewardModel, "forward", lambda self, tokens, mask: forward(self, tokens, mask) + len(tokens))
-    with pytest.raises(BrokenRun, match="should not hang on its batch"):
+    with pytest.raises(BrokenRun, match="must not depend on its batch"):
         check_bridge(reward_scorer, rollout, tokenizer)
 
 
@@ -138,3 +140,139 @@ def test_a_response_that_fills_the_context_of_the_reward_model_is_no_fault(begin
     _, rollout = begin(ppo_config)
     model = RewardModel(GPT(replace(reward_scorer.reward_model.gpt.config, context=6)))
     check_bridge(RewardScorer(model, reward_scorer.tokenizer), rollout, tokenizer)
+
+
+# ---------------------------------------------------------------------------------------------- tolerances
+
+# What the messages promise, written out here and not taken from the product.
+LOGPROB_TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
+ROWS = [0, 3, 11, 23]  # of 24, in microbatches of 4
+
+
+@pytest.fixture
+def exact(begin, ppo_config, tokenizer):
+    """A state and a rollout whose log-probabilities are, bit for bit, those that the checks compute again."""
+
+    def made(dtype):
+        state, rollout = begin(ppo_config, dtype=dtype)
+        again = torch.zeros_like(rollout.logprobs)
+        order = (rollout.is_response * torch.arange(rollout.is_response.shape[1])).amax(dim=1).argsort()
+        with torch.no_grad():
+            for rows in order.split(ppo_config.microbatch_size):
+                again[rows] = judge_tokens(state.policy, rollout, rows, [tokenizer.eos_id], ppo_config)[0]
+        return state, replace(rollout, logprobs=again)
+
+    return made
+
+
+def shifted(tensor: torch.Tensor, row: int, column: int, amount: float) -> torch.Tensor:
+    tensor = tensor.clone()
+    tensor[row, column] += amount
+    return tensor
+
+
+def stopping(expected: bool, message: str):
+    """A context in which the run must be stopped for this reason, or must not be stopped."""
+    return pytest.raises(BrokenRun, match=message) if expected else nullcontext()
+
+
+@pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_log_ratio_just_beyond_its_tolerance_stops_the_run(
+    exact, ppo_config, tokenizer, reward_scorer, dtype, row, sign
+):
+    state, rollout = exact(dtype)
+    last = int(rollout.response_mask[row].sum()) - 1
+    for share, expected in ((0.9, False), (1.1, True)):
+        moved = shifted(rollout.logprobs, row, last, sign * share * LOGPROB_TOLERANCE[dtype])
+        found = replace(rollout, logprobs=moved)
+        with stopping(expected, "every ratio should be 1"):
+            check_promises(state, found, reward_scorer, tokenizer, ppo_config)
+
+
+@pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("sign", [-1, 1])
+def test_a_kl_just_beyond_its_tolerance_stops_the_run(exact, ppo_config, tokenizer, reward_scorer, dtype, row, sign):
+    state, rollout = exact(dtype)
+    last = int(rollout.response_mask[row].sum()) - 1
+    for share, expected in ((0.9, False), (1.1, True)):
+        kl = shifted(torch.zeros_like(rollout.kl), row, last, sign * share * LOGPROB_TOLERANCE[dtype])
+        found = replace(rollout, kl=kl)
+        with stopping(expected, "the policy is the reference"):
+            check_promises(state, found, reward_scorer, tokenizer, ppo_config)
+
+
+@pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
+@pytest.mark.parametrize("row", ROWS)
+def test_a_cached_log_probability_just_beyond_its_tolerance_stops_the_run(
+    exact, ppo_config, tokenizer, reward_scorer, monkeypatch, dtype, row
+):
+    """Decoding with the cache may differ ten times as much, since the shapes are others."""
+    state, rollout = exact(dtype)
+    last = int(rollout.response_mask[row].sum()) - 1
+    for share, expected in ((0.9, False), (1.1, True)):
+
+        def cached(policy, batch, rows, end_ids, config, share=share):
+            moved = shifted(rollout.logprobs, row, last, share * 10 * LOGPROB_TOLERANCE[dtype])
+            return moved[rows]
+
+        monkeypatch.setattr(checks, "cached_logprobs", cached)
+        message = "with and without the key-value cache"
+        with stopping(expected, message):
+            check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+@pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
+def test_cached_log_probabilities_are_those_of_every_row(exact, ppo_config, tokenizer, dtype):
+    """The function that the test above replaces, against reading each row whole."""
+    state, rollout = exact(dtype)
+    with torch.no_grad():
+        cached = checks.cached_logprobs(state.policy, rollout, torch.arange(24), [tokenizer.eos_id], ppo_config)
+    assert (cached - rollout.logprobs).abs().max() <= LOGPROB_TOLERANCE[dtype]
+    assert (cached[~rollout.response_mask] == 0).all()
+
+
+@pytest.mark.parametrize("row", ROWS)
+@pytest.mark.parametrize("gain", [0.25, 1.0, 40.0])
+def test_a_score_that_depends_on_its_batch_by_just_more_than_its_tolerance_stops_the_run(
+    exact, ppo_config, tokenizer, reward_scorer, monkeypatch, row, gain
+):
+    """Above a gain of 1 the tolerance grows with it, as rounding does."""
+    state, rollout = exact(torch.float32)
+    scorer = RewardScorer(copy.deepcopy(reward_scorer.reward_model), reward_scorer.tokenizer)
+    scorer.reward_model.gain.fill_(gain)
+    text = rollout.prompt_texts[row] + rollout.response_texts[row]
+    for share, expected in ((0.9, False), (1.1, True)):
+
+        def scores(prompts, responses, share=share):
+            found = torch.zeros(len(prompts), dtype=torch.float64)
+            if len(prompts) == 1 and prompts[0] + responses[0] == text:
+                found += share * 1e-4 * max(1.0, gain)
+            return found
+
+        monkeypatch.setattr(RewardScorer, "__call__", lambda self, *texts, scores=scores: scores(*texts))
+        message = "must not depend on its batch"
+        with stopping(expected, message):
+            check_promises(state, rollout, scorer, tokenizer, ppo_config)
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_one_wrong_row_among_right_ones_is_found(exact, ppo_config, tokenizer, reward_scorer, monkeypatch, row):
+    state, rollout = exact(torch.float32)
+    prompts = list(rollout.prompt_texts)
+    prompts[row] += " "
+    message = "should decode apart as they do together"
+    found = replace(rollout, prompt_texts=prompts)
+    with pytest.raises(BrokenRun, match=message):
+        check_promises(state, found, reward_scorer, tokenizer, ppo_config)
+    right, text = checks.reward_tokens, rollout.prompt_texts[row] + rollout.response_texts[row]
+
+    def without_end(tokenizer, prompts, responses, context):
+        (ids,) = right(tokenizer, prompts, responses, context)
+        return [ids[:-1] if prompts[0] + responses[0] == text else ids]
+
+    monkeypatch.setattr(checks, "reward_tokens", without_end)
+    with pytest.raises(BrokenRun, match="should end in its end-of-text"):
+        check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
