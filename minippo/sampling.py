@@ -105,7 +105,8 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
         raise BrokenRun("the policy's logits are NaN or infinite, so no token can be sampled")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    logits = (logits - highest) / temperature  # the highest is 0 at any temperature; dividing first could overflow
+    # The highest is 0 at any temperature; dividing first could overflow, and a temperature could round to 0.
+    logits = (logits - highest) / max(temperature, torch.finfo(logits.dtype).tiny)
     if top_k:
         smallest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]
         logits = logits.masked_fill(logits < smallest, -torch.inf)

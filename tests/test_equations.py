@@ -463,6 +463,21 @@ def test_kl_controller_moves_in_proportion_to_the_clipped_error(observed_kl, exp
     assert coefficient == pytest.approx(expected, rel=1e-12)
 
 
+@given(
+    kl_coef=st.floats(1e-6, 10),
+    observed_kl=st.floats(-50, 200),
+    target=st.floats(1e-3, 100),
+    horizon=st.floats(1e-3, 1e6),
+    batch_size=st.integers(1, 4096),
+)
+def test_kl_controller_keeps_the_coefficient_positive(kl_coef, observed_kl, target, horizon, batch_size):
+    """A target of 6, a horizon of 10 and a batch of 128 once made it negative at a KL of 0, which rewards KL."""
+    found = equations.adaptive_kl_coef(kl_coef, observed_kl, target=target, horizon=horizon, batch_size=batch_size)
+    assert 0.8 * kl_coef <= found * (1 + 1e-12)
+    assert found <= 1.2 * kl_coef * (1 + 1e-12)
+    assert (found > kl_coef) == (observed_kl > target) or found == pytest.approx(kl_coef)
+
+
 # ---------------------------------------------------------------------------------------------- advantages
 
 

@@ -278,6 +278,23 @@ def test_dropout_acts_in_training_alone():
     assert torch.equal(gpt(tokens), gpt(tokens))
 
 
+@pytest.mark.parametrize("silent", ["attention.out", "down"])
+def test_dropout_acts_on_attention_and_on_the_mlp_each(silent):
+    """With one of the two residual branches at zero, what dropout still changes is the other branch."""
+    gpt, tokens = make_gpt(dropout=0.5), random_tokens(2, 6)
+    gpt.dropout.p = 0.0  # that of the embedding
+    with torch.no_grad():
+        for block in gpt.blocks:
+            branch = block.get_submodule(silent)
+            branch.weight.zero_()
+            branch.bias.zero_()
+        gpt.eval()
+        still = gpt.hidden(tokens)
+        gpt.train()
+        torch.manual_seed(0)
+        assert not torch.allclose(gpt.hidden(tokens), still, atol=1e-2)
+
+
 def test_dropout_reaches_the_embedding_and_every_residual_branch():
     gpt, tokens = make_gpt(dropout=0.5), random_tokens(1, 6)
     dropouts = [module for module in gpt.modules() if isinstance(module, torch.nn.Dropout)]

@@ -251,6 +251,30 @@ def test_learning_rate_falls_linearly_from_its_first_value(begin, ppo_config, to
         assert [group["lr"] for group in state.optimizer.param_groups] == [pytest.approx(expected)]
 
 
+@pytest.mark.parametrize(
+    ("schedule", "shares"),
+    [
+        ("linear", [0.25, 0.5, 0.75, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]),
+        ("constant", [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 1, 1]),
+        ("cosine", [0.25, 0.5, 0.75, 1, *((1 + math.cos(math.pi * done / 6)) / 2 for done in range(6))]),
+    ],
+)
+def test_learning_rate_follows_its_schedule_after_the_warm_up(begin, ppo_config, tokenizer, schedule, shares):
+    config = replace(ppo_config, lr=0.004, num_iterations=10, warmup=0.4, schedule=schedule)
+    state, rollout = begin(config)
+    used, step = [], state.optimizer.step
+
+    def stepped():
+        used.append({group["lr"] for group in state.optimizer.param_groups})
+        return step()
+
+    state.optimizer.step = stepped
+    for state.iteration in range(10):
+        ppo_update(state, rollout, [tokenizer.eos_id], config)
+    expected = [0.004 * share for share in shares for _ in range(6)]  # six steps in an iteration
+    assert [max(lr) for lr in used] == [min(lr) for lr in used] == pytest.approx(expected)
+
+
 def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, ppo_config, tokenizer):
     config = replace(ppo_config, lr=0.0, weight_decay=0.1)
     state, rollout = begin(config)
@@ -435,6 +459,22 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     assert added.norm() > 0.01
     torch.testing.assert_close((ours - plain).double(), 1.7 * added, rtol=1e-4, atol=2e-6)
     assert found["loss/ptx"] == pytest.approx((sum(surprises) / len(surprises)).item(), rel=1e-5)
+
+
+def test_pretraining_gradient_is_clipped_together_with_the_others(begin, ppo_config, tokenizer, monkeypatch):
+    rows = [[*tokenizer.encode(text)[:40], tokenizer.eos_id] for text in TEXTS]
+    config = replace(ppo_config, ptx_coef=50.0, max_grad_norm=0.01)
+    state, rollout = begin(config, demonstrations=RowSource(rows, len(rows), 0, "rows"))
+    step, norms = state.optimizer.step, []
+
+    def stepped():
+        norms.append(gradient(state).norm().item())
+        return step()
+
+    monkeypatch.setattr(state.optimizer, "step", stepped)
+    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    assert norms == [pytest.approx(0.01, rel=1e-3)]
+    assert found["policy/grad_norm"] > 10  # of both together, before clipping
 
 
 # ---------------------------------------------------------------------------------------------- numbers that are none

@@ -310,6 +310,20 @@ def test_whitened_rewards_have_variance_one_and_the_mean_they_had(collect, ppo_c
     assert after.mean().item() == pytest.approx(before.mean().item(), abs=1e-5)
 
 
+def test_whitened_rewards_are_what_advantages_and_returns_are_made_of(collect, ppo_config):
+    config = replace(ppo_config, whiten_rewards=True, gamma=0.9, lam=0.7)
+    rollout = collect(config)
+    for row in range(24):
+        length = int(rollout.response_mask[row].sum())
+        rewards, values = (x[row, :length].double().tolist() for x in (rollout.rewards, rollout.values))
+        following = [*values[1:], 0.0]
+        deltas = [r + 0.9 * after - v for r, v, after in zip(rewards, values, following, strict=True)]
+        expected = [sum(0.63 ** (k - t) * deltas[k] for k in range(t, length)) for t in range(length)]
+        assert rollout.advantages[row, :length].tolist() == pytest.approx(expected, abs=1e-5)
+        returns = [advantage + value for advantage, value in zip(expected, values, strict=True)]
+        assert rollout.returns[row, :length].tolist() == pytest.approx(returns, abs=1e-5)
+
+
 def test_scorer_gets_each_prompt_with_its_own_response(collect, ppo_config, queries, tokenizer):
     asked = []
 

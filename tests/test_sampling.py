@@ -1,5 +1,7 @@
 """Generation against a naive one without cache and compaction, the public one, and the exact distributions."""
 
+import math
+
 import numpy as np
 import pytest
 import scipy.special
@@ -8,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minippo.errors import BrokenRun
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig, KVCache
 from minippo.sampling import choose, generate
@@ -315,3 +318,67 @@ def test_rows_are_filtered_each_by_itself():
     high = torch.full((3,), 0.999).double()
     assert choose(logits, high, 1.0, 0, 0.5).tolist()[:2] == [0, 2]
     assert choose(logits, high, 1.0, 1, 1.0).tolist()[:2] == [0, 2]
+
+
+# ---------------------------------------------------------------------------------------------- precision
+
+
+def test_a_rare_token_of_a_large_vocabulary_keeps_its_probability():
+    """One in fifty million, behind 49,998 others: a cumulative sum in float32 has no room for it next to 1."""
+    V, rare = 50_000, 49_998
+    logits = torch.zeros(1, V)
+    logits[0, rare] = math.log(1e-3)
+    before, width = (V - 2) / (V - 1 + 1e-3), 1e-3 / (V - 1 + 1e-3)
+    for share, expected in ((-0.2, rare - 1), (0.05, rare), (0.5, rare), (0.95, rare), (1.2, rare + 1)):
+        uniform = torch.tensor([before + share * width], dtype=torch.float64)
+        assert choose(logits, uniform, 1.0, 0, 1.0).item() == expected
+
+
+@torch.no_grad()
+def test_tokens_of_a_bfloat16_model_are_drawn_from_the_float32_softmax_of_its_logits():
+    V, B = 50_000, 256
+    torch.manual_seed(0)
+    gpt = GPT(GPTConfig(V, 8, layers=1, heads=1, channels=8)).bfloat16().eval()
+    gpt.token_embedding.weight.normal_()
+    query = torch.zeros(1, 1, dtype=torch.long)
+    cumulative = torch.softmax(gpt(query)[0, -1].double(), dim=0).cumsum(0)
+    uniforms = (torch.arange(B, dtype=torch.float64) + 0.5).unsqueeze(1) / B
+    tokens, _ = generate(
+        gpt, query.expand(B, -1), torch.ones(B, 1, dtype=torch.bool), max_new_tokens=1, eos_id=0, pad_id=0,
+        uniforms=uniforms,
+    )  # fmt: skip
+    expected = torch.searchsorted(cumulative, uniforms, right=True)
+    # float32 probabilities add up to within 1e-6 of the exact sums, so a number next to a boundary may fall beyond it.
+    near = ((cumulative[expected] - uniforms).abs() < 1e-6) | ((cumulative[expected - 1] - uniforms).abs() < 1e-6)
+    assert near.sum() < B / 4
+    assert torch.equal(tokens[~near], expected[~near])
+
+
+@pytest.mark.parametrize("temperature", [1e-39, 1e-300, 5e-324])
+def test_a_temperature_next_to_zero_takes_the_likeliest_token(temperature):
+    logits = torch.tensor([[0.5, 3.0, -2.0], [30.0, 1.0, 29.0]])
+    for uniform in (0.0, 0.5, 0.999):
+        assert choose(logits, torch.full((2,), uniform).double(), temperature, 0, 1.0).tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+@pytest.mark.parametrize("wrong", [math.nan, math.inf])
+def test_logits_that_are_not_finite_stop_the_run_instead_of_choosing_a_token(temperature, wrong):
+    gpt, (queries, query_mask) = make_gpt(), queries_of([3, 5])
+    with torch.no_grad():
+        gpt.final_norm.bias.fill_(wrong)
+    with pytest.raises(BrokenRun, match="logits are NaN or infinite"):
+        generate(gpt, queries, query_mask, max_new_tokens=2, eos_id=EOS, pad_id=PAD, temperature=temperature)
+
+
+def test_given_uniform_numbers_choose_as_the_same_numbers_from_a_generator():
+    gpt, (queries, query_mask) = make_gpt(), queries_of([3, 5, 2])
+    arguments = {"max_new_tokens": 6, "eos_id": EOS, "pad_id": PAD}
+    uniforms = torch.stack([torch.rand(3, generator=g, dtype=torch.float64) for g in [seeded(4)] for _ in range(6)], 1)
+    ours, mask = generate(gpt, queries, query_mask, uniforms=uniforms, **arguments)
+    theirs, their_mask = generate(gpt, queries, query_mask, generator=seeded(4), **arguments)
+    assert torch.equal(ours, theirs)
+    assert torch.equal(mask, their_mask)
+    rows = torch.tensor([2, 0])
+    alone, _ = generate(gpt, queries[rows], query_mask[rows], uniforms=uniforms[rows], **arguments)
+    assert torch.equal(alone, ours[rows])

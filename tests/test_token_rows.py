@@ -260,6 +260,14 @@ def test_comparisons_that_do_not_fit_are_left_out_and_counted(tokenizer):
         comparison_rows(texts, tokenizer, most - 1, DataConfig())
 
 
+def test_comparisons_kept_for_one_context_are_not_taken_for_another(tokenizer):
+    pair = Comparison("", (LONG, LONG.upper()))
+    texts = texts_of([pair], "for two contexts", whole=False)
+    for context in (9, 7, 9, 12):
+        rows, *_ = comparison_rows(texts, tokenizer, context, DataConfig())
+        assert list(rows) == [[[*tokenizer.encode(text)[: context - 1], tokenizer.eos_id] for text in pair.ranked]]
+
+
 def test_where_unusable_examples_are_refused_the_first_that_does_not_fit_is_named(tokenizer):
     length = len(tokenizer.encode(LONG))
     sentence = f"number 1 has {length} tokens, more than data.query-length of 6 .data.unusable is refuse"

@@ -103,7 +103,7 @@ MUTANTS = [
     Mutant(SAMPLING, "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", _tests("sampling")),  # EOS is never trained
     Mutant(SAMPLING, "        if step < min_new_tokens:", "        if step <= min_new_tokens:", _tests("sampling")),
     Mutant(SAMPLING, "tokens, positions = drawn.unsqueeze(1), next_position + step", "tokens, positions = drawn.unsqueeze(1), torch.full_like(next_position, P + step)", _tests("sampling")),
-    Mutant(SAMPLING, "logits = (logits - highest) / temperature", "logits = (logits - highest) * temperature", _tests("sampling")),
+    Mutant(SAMPLING, "logits = (logits - highest) / max(temperature", "logits = (logits - highest) * max(temperature", _tests("sampling")),
     Mutant(SAMPLING, "descending.cumsum(dim=-1) - descending >= top_p", "descending.cumsum(dim=-1) >= top_p", _tests("sampling")),
     Mutant(SAMPLING, "    if P + max_new_tokens > context:", "    if P + max_new_tokens > context + 1:", _tests("sampling")),
     # ------------------------------------------------------------------ rollout
