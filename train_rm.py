@@ -9,6 +9,9 @@ import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import minippo  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
+
+# isort: split
 import numpy as np
 import torch
 from torch import Tensor

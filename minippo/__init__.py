@@ -7,3 +7,9 @@
 - `minippo.optim.CPUAdamW`: the optimizer
 - `minippo.sft`, `train_rm.py`, `train_ppo.py`: the three stages; `minippo.evaluate`: what a run has achieved
 """
+
+import os
+
+# OpenMP threads that wait for work sleep instead of spinning: on a busy machine a spinning thread holds the core that the
+# others are waiting for. The library reads this when PyTorch is loaded, so scripts import minippo first.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 
@@ -16,6 +19,7 @@ import train_rm
 from minippo import evaluate, sft
 from minippo.cli import PRESETS, differences, dump_config, load_config, parse_options, preset_names
 from minippo.config import Config, DataConfig, PPOConfig
+from minippo.data import REPOSITORY
 from minippo.validation import check
 
 
@@ -347,3 +351,18 @@ def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypa
     with pytest.raises(SystemExit):
         parse_options("", ["--config", yaml_file(tmp_path, "ppo:\n  kl_coef: 0.321\n"), "--help"])
     assert "(default: 0.321)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["-m", "minippo.sft"], ["train_rm.py"], ["train_ppo.py"]])
+@pytest.mark.parametrize("asked", [None, "active"])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(command, asked):
+    """OpenMP itself says, when it is loaded, what it has read."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    if asked:
+        environment["OMP_WAIT_POLICY"] = asked
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this build of PyTorch does not use GNU OpenMP")
+    assert f"OMP_WAIT_POLICY = '{(asked or 'passive').upper()}'" in done.stderr
