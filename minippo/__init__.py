@@ -10,6 +10,6 @@
 
 import os
 
-# OpenMP threads that wait for work sleep instead of spinning: on a busy machine a spinning thread holds the core that the
-# others are waiting for. The library reads this when PyTorch is loaded, so scripts import minippo first.
+# OpenMP threads that wait for work sleep instead of spinning: on a busy machine a spinning thread holds the core that
+# the others wait for. The library reads this when PyTorch is loaded, so scripts import minippo first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
