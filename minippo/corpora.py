@@ -19,7 +19,7 @@ from minippo.files import json_rows, load_from_hub
 from minippo.labelled import LabelledTexts
 from minippo.own_data import OwnData
 from minippo.reviews import gold_score, is_grammatical, split_sentences
-from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, split_texts, texts_of
+from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, split_rows, split_texts, texts_of
 
 if TYPE_CHECKING:
     import datasets
@@ -149,6 +149,7 @@ class IMDB:
         else:
             raise FileNotFoundError(f"no IMDB folder {config.imdb_path} (data.imdb-path)")
         self._labelled: dict[Split, LabelledTexts] = {}
+        hashes_kept = []
         for name in ("train", "unsupervised"):
             hashes = _review_hashes(self.rows[name])
             kept = np.flatnonzero(~np.isin(hashes, self._test_hashes))
@@ -157,6 +158,8 @@ class IMDB:
                 "left out: also in the test file": len(hashes) - len(kept),
             }
             self.rows[name] = self.rows[name].select(kept)
+            hashes_kept.append(hashes[kept])
+        self._demonstration_hashes = np.concatenate(hashes_kept)
 
     @cached_property
     def _test_hashes(self) -> np.ndarray:
@@ -174,13 +177,13 @@ class IMDB:
         rows = datasets.concatenate_datasets([self.rows["train"], self.rows["unsupervised"]])
         order = list(range(len(rows)))
         random.Random(f"{self.seed} demonstrations").shuffle(order)
-        rows = rows.select(order)
+        order = np.array(order[: self.config.limit or None])
+        rows = rows.select(split_rows(order, self._demonstration_hashes, split))
 
         def read(first: int, last: int) -> list[Demonstration]:
             return [Demonstration("", clean(text)) for text in rows[first:last]["text"]]
 
-        texts = Texts(len(rows), read, f"{rows._fingerprint} {self.seed}")
-        return split_texts(texts[: self.config.limit or None], split)
+        return Texts(len(rows), read, f"{rows._fingerprint} {self.seed}")
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         if split not in self._labelled:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -23,7 +24,7 @@ from minippo.texts import (
     Split,
     Texts,
     rows_of,
-    split_texts,
+    split_rows,
     texts_of,
 )
 
@@ -61,9 +62,13 @@ class OwnData:
         if not self._demonstrations:
             return texts_of([], "no demonstrations")
         rows = self._demonstrations["train"]
-        rows = rows.select(_order(len(rows), self.seed, "order of demonstrations"))
-        texts = _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))
-        return split_texts(texts[: self.config.limit or None], split)
+        order = _order(len(rows), self.seed, "order of demonstrations")[: self.config.limit or None]
+        rows = rows.select(split_rows(order, self._demonstration_hashes, split))
+        return _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))
+
+    @cached_property
+    def _demonstration_hashes(self) -> np.ndarray:
+        return _hashes(self._demonstrations["train"], lambda row: row["prompt"] + row["completions"][0])
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         """The same in every epoch, or where there are labelled texts, these paired anew."""

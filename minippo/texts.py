@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, Literal, TypeVar, overload
 
+import numpy as np
+
 Split = Literal["train", "validation", "test"]
 """What is trained on; what settings may be chosen on; what figures are reported on."""
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
@@ -94,6 +96,16 @@ def split_texts(texts: Sequence[T], split: Split) -> Sequence[T]:
     if split == "test":
         return texts[:held_out]
     return texts[held_out : 2 * held_out] if split == "validation" else texts[2 * held_out :]
+
+
+def split_rows(order: np.ndarray, keys: np.ndarray, split: Split) -> np.ndarray:
+    """`split_texts` of row numbers in `order`, (rows,), of which some may have the same text: `keys[number]` stands for
+    it. What is held out is held out once, and not trained on wherever else it occurs."""
+    firsts = np.sort(np.unique(keys[order], return_index=True)[1])
+    if split != "train":
+        return split_texts(order[firsts], split)
+    held_out = np.concatenate([split_texts(order[firsts], held_out) for held_out in HELD_OUT])
+    return order[~np.isin(keys[order], keys[held_out])]
 
 
 def rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
