@@ -52,6 +52,11 @@ class OwnData:
             if split not in self._preferences:
                 self._hold_out(self._preferences, split, config.preferences)
                 self.report[f"preferences, held out for {split}"] = {"rows": len(self._preferences[split])}
+            held_out = _hashes(self._preferences[split], _prompt_or_texts)
+            # At once, so that no test row in the training file is then held out for validation.
+            for other in ("train", "validation") if split == "test" else ("train",):
+                if other in self._preferences:
+                    self._leave_out("preferences", config.preferences, self._preferences, other, held_out)
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
@@ -184,13 +189,21 @@ class OwnData:
             ("preferences", self.config.preferences, self._preferences),
         ):
             if rows and len(held_out):
-                kept = np.flatnonzero(~np.isin(_hashes(rows["train"], _prompt_or_texts), held_out))
-                left_out = len(rows["train"]) - len(kept)
-                if not len(kept):
-                    raise ValueError(f"{path}: the prompts of all {left_out} rows for training are held out")
-                if left_out:
-                    rows["train"] = rows["train"].select(kept)
-                    self.report[f"{kind}, train"]["left out: held out elsewhere"] = left_out
+                self._leave_out(kind, path, rows, "train", held_out)
+
+    def _leave_out(
+        self, kind: Kind, path: str, splits: dict[Split, datasets.Dataset], split: Split, held_out: np.ndarray
+    ) -> None:
+        """Take the rows of `split` out whose prompt, or texts if they have none, is among the hashes `held_out`."""
+        rows = splits[split]
+        kept = np.flatnonzero(~np.isin(_hashes(rows, _prompt_or_texts), held_out))
+        left_out = len(rows) - len(kept)
+        if not len(kept):
+            purpose = "training" if split == "train" else split
+            raise ValueError(f"{path}: the prompts of all {left_out} rows for {purpose} are held out")
+        if left_out:
+            splits[split], counts = rows.select(kept), self.report[f"{kind}, {split}"]
+            counts["left out: held out elsewhere"] = counts.get("left out: held out elsewhere", 0) + left_out
 
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
         """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
