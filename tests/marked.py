@@ -108,10 +108,11 @@ class Corpus:
         texts: dict[str, Callable[[str], list[str]]] = {
             "demonstrations": lambda split: [d.completion for d in corpus.demonstrations(split)],
             "comparisons": lambda split: [
-                " ".join([c.prompt, *c.ranked])
+                " ".join(c.ranked)
                 for epoch in range(config.rm.epochs if split == "train" else 1)
                 for c in corpus.comparisons(split, epoch)
             ],
+            "compared prompts": lambda split: [c.prompt for c in corpus.comparisons(split)],
             "prompts": lambda split: list(corpus.prompts(split)),
         }
         found = {

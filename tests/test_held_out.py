@@ -87,16 +87,16 @@ def test_a_row_is_left_out_exactly_if_its_prompt_is_held_out_elsewhere(finished)
 def is_left_out(finished: Finished, row: Row) -> bool:
     """By the rule of docs/data.md: a demonstration, or a comparison for training, whose prompt is held out; a
     comparison for validation whose prompt is one for testing."""
-    prompts, comparisons = finished.splits["prompts"], finished.splits["comparisons"]
     if not row.prompt or not row.texts or finished.name == "bundled":  # there no training row has a held-out prompt
         return False
+    comparisons, compared = finished.splits["comparisons"], finished.splits["compared prompts"]
     if row.kind == "demonstrations":
-        return row.prompt in finished.held_out("prompts", "comparisons")
+        return row.prompt in finished.held_out("prompts", "compared prompts")
     if comparisons["test"] & set(row.texts):
         return False
     if comparisons["validation"] & set(row.texts) or row.split == "validation":
-        return row.prompt in comparisons["test"]
-    return row.prompt in prompts["test"] | prompts["validation"] | comparisons["test"] | comparisons["validation"]
+        return row.prompt in compared["test"]
+    return row.prompt in finished.held_out("prompts", "compared prompts")
 
 
 # ---------------------------------------------------------------------------------------------- the stages
@@ -116,11 +116,9 @@ def test_stages_learn_from_training_rows_and_look_at_held_out_rows_only_to_evalu
 
 def test_no_gradient_comes_from_a_held_out_row(finished):
     sft, rm, ppo = (finished.read(stage, "learn") for stage in READ)
-    assert not sft & finished.held_out("demonstrations", "comparisons", "prompts")
-    assert not rm & finished.held_out("comparisons", "prompts")
-    assert not ppo & finished.held_out("demonstrations", "prompts")
-    comparisons = {text for row in finished.corpus.rows if row.kind == "comparisons" for text in row.texts}
-    assert not ppo & finished.held_out("comparisons") & comparisons
+    assert not sft & finished.held_out("demonstrations", "comparisons", "compared prompts", "prompts")
+    assert not rm & finished.held_out("comparisons", "compared prompts", "prompts")
+    assert not ppo & finished.held_out("demonstrations", "comparisons", "prompts")
 
 
 def test_every_training_row_is_learned_from_and_every_held_out_row_is_evaluated_on(finished):
@@ -152,7 +150,7 @@ def test_tokenizers_are_trained_on_the_training_demonstrations_and_no_others(fin
     found = markers_in("\n".join(texts), finished.corpus.markers)
     demonstrations = set().union(*finished.splits["demonstrations"].values())
     assert found & demonstrations == finished.splits["demonstrations"]["train"]
-    assert not found & finished.held_out("comparisons", "prompts")
+    assert not found & finished.held_out("comparisons", "compared prompts", "prompts")
     assert not finished.records["rm"].tokenizer_texts + finished.records["ppo"].tokenizer_texts
 
 
