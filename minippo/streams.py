@@ -8,6 +8,7 @@ docs/randomness.md lists the names.
 from __future__ import annotations
 
 import hashlib
+import operator
 from collections.abc import Sequence
 
 import numpy as np
@@ -39,5 +40,6 @@ def response_uniforms(seed: int, name: str, step: int, indices: Sequence[int], l
 
 def _key(seed: int, name: str, position: tuple[int, ...]) -> int:
     """128 bits. A hash, so that neighbouring seeds and positions have unrelated streams."""
-    digest = hashlib.blake2b(repr((seed, name, position)).encode(), digest_size=16).digest()
+    numbers = tuple(map(operator.index, position))  # a NumPy integer would be spelled otherwise
+    digest = hashlib.blake2b(repr((operator.index(seed), name, numbers)).encode(), digest_size=16).digest()
     return int.from_bytes(digest, "little")
