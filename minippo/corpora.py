@@ -196,7 +196,7 @@ class IMDB:
         rows, length = self._test_reviews(split), self.config.query_length
         # A word is a token or more, so these words hold every prompt of `query_length` tokens.
         texts = [" ".join(clean(text).split(" ")[:length]) for text in rows["text"]]
-        random.Random(f"{self.seed} prompts").shuffle(texts)  # the file is sorted by label
+        random.Random(f"{self.seed} {split} prompts").shuffle(texts)  # the file is sorted by label
         return texts_of(texts, f"{rows._fingerprint} {self.seed} {length}", whole=False)
 
 

@@ -50,7 +50,7 @@ class OwnData:
         self._preferences = self._read("preferences", config.preferences)
         for split in (*reversed(HELD_OUT),) if self._preferences else ():
             if split not in self._preferences:
-                self._hold_out(self._preferences, split, config.preferences)
+                self._hold_out("preferences", self._preferences, split, config.preferences)
                 self.report[f"preferences, held out for {split}"] = {"rows": len(self._preferences[split])}
             held_out = _hashes(self._preferences[split], _prompt_or_texts)
             # At once, so that no test row in the training file is then held out for validation.
@@ -125,7 +125,7 @@ class OwnData:
         self.report[f"{kind}, {split}"] = {"rows": len(rows)} | found
         return rows.select(np.flatnonzero(problems == USABLE))
 
-    def _hold_out(self, splits: dict[Split, datasets.Dataset], split: Split, path: str) -> None:
+    def _hold_out(self, kind: Kind, splits: dict[Split, datasets.Dataset], split: Split, path: str) -> None:
         """Move a share of the training rows to `split`, of each label, at most so much and at least one row: of any one
         prompt all or none."""
         rows = splits["train"]
@@ -136,7 +136,7 @@ class OwnData:
             _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
             most = max(1, int(self.config.hold_out * len(these)))
             chosen, num_rows = [], 0
-            for prompt in _order(len(counts), self.seed, f"rows held out for {split}").tolist():
+            for prompt in _order(len(counts), self.seed, f"{kind} held out for {split}", label).tolist():
                 if num_rows + counts[prompt] <= most:  # one that too many rows share stays in training
                     chosen.append(prompt)
                     num_rows += counts[prompt]
@@ -169,7 +169,7 @@ class OwnData:
             if found:
                 for split in reversed(HELD_OUT):
                     if split not in rows:
-                        self._hold_out(found, split, path)
+                        self._hold_out("prompts", found, split, path)
                 self.report["different prompts"] = {split: len(found[split]) for split in ("train", *HELD_OUT)}
                 return found
         return {}
@@ -253,8 +253,8 @@ def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
     return np.asarray(rows.with_format("numpy")[name][:])
 
 
-def _order(count: int, seed: int, name: str) -> np.ndarray:
-    return torch.randperm(count, generator=generator(seed, name)).numpy()
+def _order(count: int, seed: int, name: str, *position: int) -> np.ndarray:
+    return torch.randperm(count, generator=generator(seed, name, *position)).numpy()
 
 
 def _hash(text: str) -> int:
