@@ -405,7 +405,7 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
     assert len(corpus.comparisons("test")) == 15
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 30)])
-    with pytest.raises(ValueError, match="f: the prompts of all 9 rows for training are held out"):
+    with pytest.raises(ValueError, match="f: the prompts of all 10 rows for training are held out"):
         own(preferences=tmp_path / "f", prompts=asked)
 
 
@@ -413,7 +413,7 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
 def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
     write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
     write(tmp_path / "f" / f"{full}.jsonl", [{"chosen": f"The a{i}", "rejected": f"The b{i}"} for i in range(9)])
-    write(tmp_path / "f" / "validation.jsonl", [{"chosen": f"The c{i}", "rejected": f"The d{i}"} for i in range(9)])
+    write(tmp_path / "f" / "validation.jsonl", [{"chosen": f"Some c{i}", "rejected": f"Some d{i}"} for i in range(9)])
     with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of .* have"):
         own(preferences=tmp_path / "f")
 

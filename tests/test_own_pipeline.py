@@ -90,7 +90,7 @@ def test_three_stages_train_on_files(finished):
 def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
     report = json.loads((finished / "summary.json").read_text())["data_report"]
     read = {
-        "demonstrations, train": {"rows": 120, "left out: held out elsewhere": 19},
+        "demonstrations, train": {"rows": 120, "left out: held out elsewhere": 18},
         "preferences, train": {"rows": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
         "preferences, held out for test": {"rows": 10},
         "preferences, held out for validation": {"rows": 9},
@@ -226,13 +226,13 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
     config = load_config("kitchen.yaml")
     check(config)
     assert load_corpus(config).report == {
-        "demonstrations, train": {"rows": 400, "left out: held out elsewhere": 106},
+        "demonstrations, train": {"rows": 400, "left out: held out elsewhere": 108},
         "preferences, train": {"rows": 401, "dropped: identical completions": 1},
-        "preferences, held out for test": {"rows": 59},
-        "preferences, held out for validation": {"rows": 47},
-        "different prompts": {"train": 29, "validation": 5, "test": 6},
+        "preferences, held out for test": {"rows": 60},
+        "preferences, held out for validation": {"rows": 48},
+        "different prompts": {"train": 28, "validation": 6, "test": 6},
     }
-    assert "data: different prompts: 29 train, 5 validation, 6 test" in page
+    assert "data: different prompts: 28 train, 6 validation, 6 test" in page
 
 
 def test_a_run_goes_on_with_its_own_data_alone(finished, folder, stage, capsys, monkeypatch, tmp_path):
