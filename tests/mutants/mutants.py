@@ -136,7 +136,7 @@ MUTANTS = [
     Mutant(PPO, "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", _tests("ppo")),
     Mutant(LM, "        (weight * part).backward()\n", "        part.backward()\n", _tests("ppo")),
     Mutant(CHECKS, "    if not kl <= tolerance:", "    if not kl <= 1e3:", _tests("checks")),
-    Mutant(CHECKS, "    if not off <= 10 * tolerance:", "    if not off <= 1e3:", _tests("checks")),
+    Mutant(CHECKS, "    if not off <= CACHE_FACTOR * tolerance:", "    if not off <= 1e3:", _tests("checks")),
     # ------------------------------------------------------------------ optimizer
     Mutant(OPTIM, "        weight = parameter if on_cpu else state[\"master\"]\n", "        weight = parameter\n", _tests("optim")),  # bfloat16 alone
     Mutant(OPTIM, "denominator = second.sqrt().div_(second_correction).add_(eps)", "denominator = second.sqrt().add_(eps).div_(second_correction)", _tests("optim")),
@@ -203,7 +203,7 @@ MUTANTS = [
     Mutant(CORPORA, "            self.rows[name] = self.rows[name].select(kept)\n", "", _tests("corpora", "verbatim")),  # test reviews in training
     Mutant(DATA, "for split in (*reversed(HELD_OUT), \"train\"):", "for split in (\"train\", *HELD_OUT):", _tests("token_rows", "same_tokens")),  # training keeps held-out prompts
     Mutant(DATA, "            if (key := tuple(row)) not in seen:", "            if (key := tuple(row)) not in seen or split == \"train\":", _tests("token_rows", "same_tokens")),
-    Mutant(CORPORA, "        random.Random(f\"{self.seed} prompts\").shuffle(texts)  # the file is sorted by label\n", "", _tests("corpora")),
+    Mutant(CORPORA, "        random.Random(f\"{self.seed} {split} prompts\").shuffle(texts)  # the file is sorted by label\n", "", _tests("corpora")),
     Mutant(CORPORA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("corpora")),  # one pairing for ever
     Mutant(LABELLED, "            chance.shuffle(order)\n", "            pass\n", _tests("corpora")),  # pairs by row index
     Mutant(LABELLED, "crop(text, starts[row], self.crop_words)", "text", _tests("corpora")),  # whole reviews
