@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import tempfile
 from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pytest
@@ -16,6 +17,9 @@ from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig
 from minippo.token_rows import TokenGroups, TokenRows
 from minippo.tokenizer import GPT2_SPLIT, Tokenizer, train_bpe
+
+if TYPE_CHECKING:
+    from tests.tiny_run import TinyRuns
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
@@ -119,3 +123,11 @@ def ppo_config() -> PPOConfig:
     return PPOConfig(
         num_iterations=10, rollout_batch_size=24, num_epochs=2, num_minibatches=3, microbatch_size=4, kl_coef=0.2
     )
+
+
+@pytest.fixture(scope="session")
+def tiny_runs(tmp_path_factory) -> TinyRuns:
+    """Runs of all three stages that take a second each, on four kinds of corpus."""
+    from tests.tiny_run import TinyRuns  # imports the scripts, which few tests need
+
+    return TinyRuns(tmp_path_factory.mktemp("tiny-runs"))
