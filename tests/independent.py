@@ -101,6 +101,12 @@ def prompts(settings: Settings, tokenizer: Tokenizer) -> dict[str, list[Ids]]:
     return kept
 
 
+def demonstration_ids(tokenizer: Tokenizer, name: str, prompt: str, completion: str) -> Ids:
+    """A demonstration as a model reads it: the policy its two parts apart, the reward model one text."""
+    apart = (prompt, completion) if name == "policy" else (prompt + completion,)
+    return [i for text in apart for i in tokenizer.ids(text)] + [tokenizer.end]
+
+
 def windows(rows: list[Ids], length: int) -> list[Ids]:
     """The rows in pieces of at most `length` ids and at least two."""
     pieces = [ids[start : start + length] for ids in rows for start in range(0, len(ids), length)]
