@@ -412,8 +412,9 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
 @pytest.mark.parametrize(("empty", "full"), [("train", "test"), ("test", "train")])
 def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
     write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
-    write(tmp_path / "f" / f"{full}.jsonl", [{"chosen": f"The a{i}", "rejected": f"The b{i}"} for i in range(9)])
-    write(tmp_path / "f" / "validation.jsonl", [{"chosen": f"Some c{i}", "rejected": f"Some d{i}"} for i in range(9)])
+    for split in (full, "validation"):
+        rows = [{"chosen": f"{split} {i} good", "rejected": f"{split} {i} bad"} for i in range(9)]
+        write(tmp_path / "f" / f"{split}.jsonl", rows)
     with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of .* have"):
         own(preferences=tmp_path / "f")
 
