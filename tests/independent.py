@@ -199,7 +199,11 @@ class RewardModel(nn.Module):
 
 @torch.no_grad()
 def respond(policy: Policy, queries: list[Ids], draws: list[np.ndarray], settings: Settings, ends: Ids) -> list[Ids]:
-    """Sample a response to each query, by inversion of the distribution: `draws` has a number for each token."""
+    """Sample a response to each query, by inversion of the distribution: `draws` has a number for each token.
+
+    The product does so with probabilities in float32, whose cumulative sums are off by up to about 1e-6. So often a
+    token may be another one than here: about once in a million.
+    """
     rows = [list(query) for query in queries]
     going = list(range(len(rows)))
     for step in range(settings.data.response_length):
@@ -301,6 +305,11 @@ def calibration(differences: np.ndarray) -> list[dict]:
     return [dict(zip(("confidence", "accuracy", "count"), row, strict=True)) for row in means]
 
 
+def calibration_error(bins: list[dict]) -> float:
+    """Mean distance of accuracy from confidence."""
+    return sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / sum(b["count"] for b in bins)
+
+
 def compared(model: RewardModel, texts: list[tuple[str, list[str]]]) -> tuple[list[list[Ids]], list[int]]:
     """Comparisons as the reward model reads them and their numbers, without those that exceed its context."""
     whole = [[[*model.tokenizer.ids(p + text), model.tokenizer.end] for text in ranked] for p, ranked in texts]
@@ -321,3 +330,59 @@ def language_model_loss(policy: Policy, rows: list[Ids]) -> Tensor:
     losses = [F.cross_entropy(policy.logits(x[: len(ids) - 1]), torch.tensor(ids[1:]), reduction="none")
               for x, ids in zip(hidden, rows, strict=True)]  # fmt: skip
     return torch.cat(losses).mean()
+
+
+# ---------------------------------------------------------------------------------------------- a run
+
+
+class FinishedRun:
+    """The files of a run of three stages, of its export, and what it printed."""
+
+    def __init__(self, folder: Path, exported: Path, printed: str) -> None:
+        self.folder, self.printed, self.settings = folder, printed, settings_of(folder)
+        self.summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
+        self.answers = self._lines("answers.jsonl")
+        self.policy, self.reference = Policy(exported / "policy"), Policy(exported / "reference")
+        self.scorer, self.tokenizer = RewardModel(exported / "reward_model"), Tokenizer(exported / "policy")
+        self.queries = prompts(self.settings, self.tokenizer)
+
+    def _lines(self, name: str) -> list[dict]:
+        with (self.folder / name).open(encoding="utf-8") as file:
+            return [json.loads(line) for line in file]
+
+    def metrics(self, stage: str) -> list[dict]:
+        """The lines of a stage in metrics.jsonl."""
+        return [line for line in self._lines("metrics.jsonl") if line["stage"] == stage]
+
+    def answered(self, policy: Policy, split: str, number: int, stream: str = "") -> list[dict]:
+        """What a model answers to the first prompts of a split; the draws are by default those of its evaluation."""
+        queries, settings = self.queries[split][:number], self.settings
+        name = stream or f"{split} answers"
+        draws = uniforms(settings.seed, name, 0, range(len(queries)), settings.data.response_length)
+        return answers(policy, self.reference, self.scorer, queries, draws, settings, self.tokenizer)
+
+    def normalisation_scores(self, model: Policy, split: str = "train", stream: str = "normalisation") -> np.ndarray:
+        """Scores of the answers on which scores are normalised."""
+        rows = self.answered(model, split, self.settings.rm.normalisation_samples, stream)
+        return np.array([row["score"] for row in rows])
+
+    def logits(self, split: str) -> list[list[float]]:
+        """Of the comparisons on which a split's accuracy is measured."""
+        rows, _ = compared(self.scorer, comparisons(self.settings, split))
+        scores = compared_scores(self.scorer, rows[: self.settings.rm.eval_comparisons])
+        return [[(score - self.scorer.bias) / self.scorer.gain for score in row] for row in scores]
+
+    def accuracy_limit(self, split: str) -> float:
+        """Accuracy of the gold score on the same comparisons."""
+        texts = comparisons(self.settings, split)
+        _, kept = compared(self.scorer, texts)
+        kept = kept[: self.settings.rm.eval_comparisons]
+        return float((pairs([[gold_score(texts[i][0], text) for text in texts[i][1]] for i in kept]) > 0).mean())
+
+    def language_model_loss(self, name: str, split: str, model: Policy | None = None) -> float:
+        """Of the "policy" or the "reward" model after stage 1, on a split of the demonstrations."""
+        tokenizer = self.tokenizer if name == "policy" else self.scorer.tokenizer
+        model = model or (self.reference if name == "policy" else Policy(self.folder / "sft" / "reward"))
+        rows = [demonstration_ids(tokenizer, name, *texts) for texts in demonstrations(self.settings)[split]]
+        with torch.no_grad():
+            return float(language_model_loss(model, windows(rows, model.context)))

@@ -9,21 +9,18 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
-import json
 import re
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import train_ppo
 import train_rm
 from minippo import export, sft
 from tests import independent as second
 
-# Every setting that shapes what is reported has a value that is neither its default nor that of a neighbour.
+# Every setting that shapes what is reported has a value that is neither its default nor that of a neighbour. The final
+# prompts are answered in more than one batch, the samples for normalisation too.
 SIZES = """
 seed: 7
 data: {limit: 400, query_length: 16, response_length: 14}  # and the folder of `second.shorten`
@@ -76,51 +73,13 @@ ppo:
   missing_eos_score: 0.6
   score_clip: 1.2
   save_every: 2
-eval: {every: 2, prompts: 24, final_prompts: 60, samples: 3}
+eval: {every: 2, prompts: 24, final_prompts: 140, samples: 3}
 """
 
 # The product computes in float32. Logits agree to about 1e-6; a score is a logit times a gain below 10, the KL of an
 # answer the sum of at most 14 log-ratios.
 TOLERANCE = 1e-4
 PRINTED = 0.0005 + TOLERANCE  # three decimals
-
-
-@dataclass
-class Finished:
-    """The files of a run, read without the product."""
-
-    folder: Path
-    exported: Path
-    printed: str
-
-    def __post_init__(self) -> None:
-        self.settings = second.settings_of(self.folder)
-        self.summary = json.loads((self.folder / "summary.json").read_text(encoding="utf-8"))
-        self.answers = self.lines("answers.jsonl")
-        self.policy, self.reference = (second.Policy(self.exported / name) for name in ("policy", "reference"))
-        self.scorer = second.RewardModel(self.exported / "reward_model")
-        self.tokenizer = second.Tokenizer(self.exported / "policy")
-        self.queries = second.prompts(self.settings, self.tokenizer)
-
-    def lines(self, name: str) -> list[dict]:
-        with (self.folder / name).open(encoding="utf-8") as file:
-            return [json.loads(line) for line in file]
-
-    def metrics(self, stage: str) -> list[dict]:
-        return [line for line in self.lines("metrics.jsonl") if line["stage"] == stage]
-
-    def answered(self, policy: second.Policy, split: str, number: int) -> list[dict]:
-        """What a model answers to the first prompts of a split, with the draws of that split."""
-        queries = self.queries[split][:number]
-        length = self.settings.data.response_length
-        draws = second.uniforms(self.settings.seed, f"{split} answers", 0, range(len(queries)), length)
-        return second.answers(policy, self.reference, self.scorer, queries, draws, self.settings, self.tokenizer)
-
-    def raw_scores(self, split: str) -> list[list[float]]:
-        """Logits of the comparisons on which a split's accuracy is measured."""
-        rows, _ = second.compared(self.scorer, second.comparisons(self.settings, split))
-        scores = second.compared_scores(self.scorer, rows[: self.settings.rm.eval_comparisons])
-        return [[(score - self.scorer.bias) / self.scorer.gain for score in row] for row in scores]
 
 
 def command(main, *arguments: object) -> str:
@@ -132,7 +91,7 @@ def command(main, *arguments: object) -> str:
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory) -> Finished:
+def run(tmp_path_factory) -> second.FinishedRun:
     """All three stages, exported."""
     folder = tmp_path_factory.mktemp("recomputed")
     second.shorten(folder / "data", 500)
@@ -142,7 +101,7 @@ def run(tmp_path_factory) -> Finished:
         arguments = ("--config", folder / "sizes.yaml", "--run-dir", folder / "run", "--device", "cpu")
         printed += command(main, *arguments, "--data.folder", folder / "data")
     command(export.main, "--run", folder / "run", "--out", folder / "exported")
-    return Finished(folder / "run", folder / "exported", printed)
+    return second.FinishedRun(folder / "run", folder / "exported", printed)
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +116,7 @@ def after(run) -> list[dict]:
 
 @pytest.fixture(scope="module")
 def raw_scores(run) -> dict[str, list[list[float]]]:
-    return {split: run.raw_scores(split) for split in second.SPLITS}
+    return {split: run.logits(split) for split in second.SPLITS}
 
 
 def same(row: dict, expected: dict) -> bool:
@@ -176,12 +135,12 @@ def close(expected: dict[str, float], abs: float = TOLERANCE):
 
 
 def test_answers_are_those_of_the_policy_and_of_the_reference_to_the_first_test_prompts(run, before, after):
-    assert len(run.answers) == run.settings.eval.final_prompts == 60
+    assert len(run.answers) == run.settings.eval.final_prompts == 140
     texts = [row["prompt"] for row in second.read(run.settings, "prompts-test")]
     fitting = [text for text in texts if len(run.tokenizer.ids(text)) <= run.settings.data.query_length]
     assert len(fitting) < len(texts)
-    assert [row["prompt"] for row in run.answers] == fitting[:60]
-    assert [row["query"] for row in run.answers] == [run.tokenizer.ids(text) for text in fitting[:60]]
+    assert [row["prompt"] for row in run.answers] == fitting[:140]
+    assert [row["query"] for row in run.answers] == [run.tokenizer.ids(text) for text in fitting[:140]]
     for row, old, new in zip(run.answers, before, after, strict=True):
         assert row.keys() == {"prompt", "query", "before", "after"}
         assert same(row["before"], old), (row["before"], old)
@@ -210,7 +169,7 @@ def test_summary_holds_the_means_of_these_answers(run, before, after):
     old, new = second.figures(before), second.figures(after)
     assert run.summary["before"] == close(old)
     assert run.summary["after"] == close(new)
-    assert run.summary["prompts"] == 60
+    assert run.summary["prompts"] == 140
     expected = {f"{name}_before": old[name] for name in ("score", "gold", "gold_score")}
     expected |= {f"{name}_after": new[name] for name in ("score", "gold", "gold_score")}
     expected |= {name: new[name] for name in ("kl", "eos_rate", "response_length")}
@@ -235,7 +194,7 @@ def test_printed_report_shows_these_figures_and_answers(run, before, after):
         assert float(now) == pytest.approx(new[titles[title]], abs=PRINTED)
     wins = number_after(r"wins against the reference's answer, by the gold score", run.printed)
     assert wins == pytest.approx(second.win_rate(after, before), abs=PRINTED)
-    assert f"{run.folder}: 60 held-out prompts (" in run.printed
+    assert f"{run.folder}: 140 held-out prompts (" in run.printed
     assert shown(run.printed.split(table_of(run.printed)[-1])[1]) == samples_of(before, after, 3)
 
 
@@ -292,15 +251,12 @@ def test_evaluations_during_training_are_those_of_the_checkpoints_on_validation_
 def test_accuracy_limit_and_calibration_are_those_of_the_test_comparisons(run, raw_scores):
     texts = second.comparisons(run.settings, "test")
     rows, kept = second.compared(run.scorer, texts)
-    kept = kept[: run.settings.rm.eval_comparisons]
-    assert len(kept) < len(rows) < len(texts)  # some are too long, and not all of the others are asked about
-    assert {len(row) for row in rows[: len(kept)]} == {2, 3}
+    assert len(raw_scores["test"]) < len(rows) == len(kept) < len(texts)  # some are too long, not all are asked about
+    assert {len(row) for row in raw_scores["test"]} == {2, 3}
     differences = second.pairs(raw_scores["test"])
-    accuracy = float((differences > 0).mean())
-    golds = [[second.gold_score(texts[i][0], text) for text in texts[i][1]] for i in kept]
-    limit = float((second.pairs(golds) > 0).mean())
+    accuracy, limit = float((differences > 0).mean()), run.accuracy_limit("test")
     bins = second.calibration(differences)
-    error = sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(differences)
+    error = second.calibration_error(bins)
     assert run.summary["rm_accuracy"] == pytest.approx(accuracy, abs=1e-9)
     assert run.summary["rm_accuracy_limit"] == pytest.approx(limit, abs=1e-9)
     assert len(bins) >= 3
@@ -322,46 +278,21 @@ def test_logged_accuracy_is_that_of_the_validation_comparisons(run, raw_scores):
 
 
 def test_references_normalisation_samples_have_mean_0_and_variance_1(run):
-    scores = normalisation_scores(run, run.reference)
+    scores = run.normalisation_scores(run.reference)
     assert len(scores) == 48
     assert scores.mean() == pytest.approx(0, abs=TOLERANCE)
     assert scores.std() == pytest.approx(1, abs=TOLERANCE)
 
 
-def normalisation_scores(
-    run: Finished, model: second.Policy, split: str = "train", stream: str = "normalisation"
-) -> np.ndarray:
-    settings, queries = run.settings, run.queries[split][: run.settings.rm.normalisation_samples]
-    draws = second.uniforms(settings.seed, stream, 0, range(len(queries)), settings.data.response_length)
-    rows = second.answers(model, run.reference, run.scorer, queries, draws, settings, run.tokenizer)
-    return np.array([row["score"] for row in rows])
-
-
 # ---------------------------------------------------------------------------------------------- the language models
 
 
-@torch.no_grad()
 def test_losses_of_the_language_models_are_those_of_the_held_out_demonstrations(run):
-    for name, (model, read) in language_models(run).items():
-        losses = {split: held_out_loss(run, model, read, split) for split in ("validation", "test")}
+    for name in ("policy", "reward"):
+        losses = {split: run.language_model_loss(name, split) for split in ("validation", "test")}
         assert run.summary[f"sft_{name}_loss"] == pytest.approx(losses["test"], abs=TOLERANCE)
         *_, last = run.metrics(f"sft-{name}")
         assert last["eval/loss"] == pytest.approx(losses["validation"], abs=TOLERANCE)
-
-
-def language_models(run: Finished) -> dict[str, tuple]:
-    """Each with how it reads a demonstration: the policy's prompt and completion apart, the reward model's as one."""
-    tokens, theirs = run.tokenizer, run.scorer.tokenizer
-    return {
-        "policy": (run.reference, lambda p, c: [*tokens.ids(p), *tokens.ids(c), tokens.end]),
-        "reward": (second.Policy(run.folder / "sft" / "reward"), lambda p, c: [*theirs.ids(p + c), theirs.end]),
-    }
-
-
-@torch.no_grad()
-def held_out_loss(run: Finished, model: second.Policy, read, split: str) -> float:
-    rows = [read(*texts) for texts in second.demonstrations(run.settings)[split]]
-    return float(second.language_model_loss(model, second.windows(rows, model.context)))
 
 
 # ---------------------------------------------------------------------------------------------- roles swapped
@@ -381,10 +312,10 @@ def test_other_models_draws_and_settings_give_other_answers(run, before):
         )
         return [row["response"] for row in rows]
 
-    stated = [row["after"]["response"] for row in run.answers]
+    stated = [row["after"]["response"] for row in run.answers[:60]]
     assert asked(run.policy) == stated
     wrong = {
-        "the reference": [row["response"] for row in before],
+        "the reference": [row["response"] for row in before[:60]],
         "an earlier checkpoint": asked(second.Policy(run.folder / "ppo/step-000002/policy")),
         "the draws of another split": asked(run.policy, split="validation"),
         "another seed": asked(run.policy, seed=1),
@@ -399,23 +330,14 @@ def test_other_models_draws_and_settings_give_other_answers(run, before):
 
 def test_swapped_roles_give_other_figures(run, before, after, raw_scores):
     summary, (reference, *_, last) = run.summary, run.metrics("ppo")
-    trained, stated = ([row[key] for row in run.answers] for key in ("before", "after"))
-    texts = ([row[key] for row in stated] for key in ("prompt", "response"))
+    texts = ([row["after"][key] for row in run.answers] for key in ("prompt", "response"))
     logits = (run.scorer.scores(*texts) - run.scorer.bias) / run.scorer.gain
     differences = {split: second.pairs(scores) for split, scores in raw_scores.items()}
     accuracy = {split: float((x > 0).mean()) for split, x in differences.items()}
     scores_won = np.mean([0.5 + 0.5 * np.sign(a["score"] - b["score"]) for a, b in zip(after, before, strict=True)])
-    models = language_models(run)
-
-    def limit(split: str) -> float:
-        texts = second.comparisons(run.settings, split)
-        _, kept = second.compared(run.scorer, texts)
-        golds = [[second.gold_score(texts[i][0], text) for text in texts[i][1]] for i in kept[:300]]
-        return float((second.pairs(golds) > 0).mean())
 
     def error(differences: np.ndarray) -> float:
-        bins = second.calibration(differences)
-        return sum(b["count"] * abs(b["accuracy"] - b["confidence"]) for b in bins) / len(differences)
+        return second.calibration_error(second.calibration(differences))
 
     def evaluated(model: second.Policy, split: str) -> float:
         return second.figures(run.answered(model, split, 24))["score"]
@@ -435,7 +357,7 @@ def test_swapped_roles_give_other_figures(run, before, after, raw_scores):
         ("worse before better", summary["rm_accuracy"], 1 - accuracy["test"]),
         ("test accuracy in training", run.metrics("rm")[-1]["eval/accuracy"], accuracy["test"]),
         ("training accuracy in training", run.metrics("rm")[-1]["eval/accuracy"], accuracy["train"]),
-        ("validation comparisons for the limit", summary["rm_accuracy_limit"], limit("validation")),
+        ("validation comparisons for the limit", summary["rm_accuracy_limit"], run.accuracy_limit("validation")),
         ("calibration of normalised scores", summary["rm_calibration_error"],
          error(run.scorer.gain * differences["test"])),
         ("validation calibration", summary["rm_calibration_error"], error(differences["validation"])),
@@ -444,19 +366,15 @@ def test_swapped_roles_give_other_figures(run, before, after, raw_scores):
         ("training prompts in training", last["eval/score"], evaluated(run.policy, "train")),
         ("the reference in training", last["eval/score"], reference["eval/score"]),
         ("the policy at step 0", reference["eval/score"], evaluated(run.policy, "validation")),
-        ("scores normalised on the policy", 0, normalisation_scores(run, run.policy).mean()),
-        ("on validation prompts", 0, normalisation_scores(run, run.reference, split="validation").mean()),
-        ("on draws of the rollouts", 0, normalisation_scores(run, run.reference, stream="rollout").mean()),
+        ("loss of the policy after PPO", summary["sft_policy_loss"],
+         run.language_model_loss("policy", "test", run.policy)),
+        ("scores normalised on the policy", 0, run.normalisation_scores(run.policy).mean()),
+        ("on validation prompts", 0, run.normalisation_scores(run.reference, split="validation").mean()),
+        ("on draws of the rollouts", 0, run.normalisation_scores(run.reference, stream="rollout").mean()),
     ]  # fmt: skip
     for name in ("policy", "reward"):
-        model, read = models[name]
         for split in ("train", "validation"):
-            loss = held_out_loss(run, model, read, split)
+            loss = run.language_model_loss(name, split)
             wrong.append((f"{split} loss of the {name}", summary[f"sft_{name}_loss"], loss))
-    wrong.append(
-        ("loss of the policy after PPO", summary["sft_policy_loss"],
-         held_out_loss(run, run.policy, models["policy"][1], "test"))
-    )  # fmt: skip
-    assert len(trained) == len(stated)
     for name, reported, other in wrong:
         assert abs(reported - other) > FAR, (name, reported, other)
