@@ -186,83 +186,87 @@ def treated(scores: Tensor, ended: Sequence[bool], ppo: Settings) -> Tensor:
     return torch.where(torch.tensor(ended), scores, other[ppo.missing_eos])
 
 
+@torch.no_grad()
+def roll_out(
+    policy: Policy, reference: Policy, scorer: RewardModel, queries: list[Ids], iteration: int, kl_coef: float,
+    settings: Settings, tokenizer: Tokenizer,
+) -> tuple[tuple, Line]:  # fmt: skip
+    """Answers to the queries and, of their tokens, log-probabilities, values, advantages and returns; and the line of
+    the rollout."""
+    ppo, ends, B = settings.ppo, tokenizer.ends(settings.ppo.stop_token), len(queries)
+    draws = uniforms(settings.seed, "rollout", iteration, range(B), settings.data.response_length)
+    responses = respond(policy, queries, draws, settings, ends)
+    logprobs, _, values = judge(policy, queries, responses, settings, ends, values=True)
+    ref_logprobs, *_ = judge(reference, queries, responses, settings, ends)
+    ended = [response[-1] in ends for response in responses]
+    raw = scorer.scores([tokenizer.text(ids) for ids in queries], [tokenizer.text(ids) for ids in responses])
+    scores = treated(raw, ended, ppo)
+    kl = [p - q for p, q in zip(logprobs, ref_logprobs, strict=True)]
+    rewards = [-kl_coef * x for x in kl]
+    for reward, score in zip(rewards, scores, strict=True):
+        reward[-1] += score
+    if ppo.whiten_rewards:
+        mean, deviation = moments(rewards)
+        rewards = [(reward - mean) / deviation + mean for reward in rewards]
+    advantages = [advantages_of(r, v, ppo.gamma, ppo.lam) for r, v in zip(rewards, values, strict=True)]
+    returns = [a + v for a, v in zip(advantages, values, strict=True)]
+    kl_of_response, k1, value, target = torch.stack([x.sum() for x in kl]), *map(torch.cat, (kl, values, returns))
+    line = {
+        "objective/scores": raw.mean(),
+        "objective/scores_std": raw.std(correction=0),
+        "objective/kl": kl_of_response.mean(),
+        "objective/kl_k2": (k1**2 / 2).sum() / B,
+        "objective/kl_k3": ((-k1).exp() - 1 + k1).sum() / B,
+        "objective/kl_coef": kl_coef,
+        "objective/rlhf_reward": (scores - kl_coef * kl_of_response).mean(),
+        "objective/non_score_reward": -kl_coef * kl_of_response.mean(),
+        "val/mean": value.mean(),
+        "val/returns": target.mean(),
+        "val/explained_variance": 1 - (target - value).var(correction=0) / target.var(correction=0),
+        "response/length": sum(map(len, responses)) / B,
+        "response/eos_rate": sum(ended) / B,
+    }
+    return (queries, responses, logprobs, values, advantages, returns), line
+
+
 def train_ppo(
     policy: Policy, reference: Policy, scorer: RewardModel, prompts: list[Ids], demonstrations: list[Ids],
     settings: Settings, tokenizer: Tokenizer,
 ) -> Iterator[Line]:  # fmt: skip
     """Stage 3: the line of each iteration, without its eval/ entries."""
     ppo, seed, ends = settings.ppo, settings.seed, tokenizer.ends(settings.ppo.stop_token)
-    optimizer, kl_coef = adamw(policy, ppo.weight_decay, (0.9, ppo.adam_beta2), ppo.adam_eps), ppo.kl_coef
-    queries_drawn = drawn(prompts, seed, "ppo prompts")
-    texts_drawn = drawn(windows(demonstrations, policy.context), seed, "ppo demonstrations")
-    B, steps = ppo.rollout_batch_size, 0
+    optimizer = adamw(policy, ppo.weight_decay, (0.9, ppo.adam_beta2), ppo.adam_eps)
+    queries = drawn(prompts, seed, "ppo prompts")
+    texts = drawn(windows(demonstrations, policy.context), seed, "ppo demonstrations")
+    B, kl_coef, steps = ppo.rollout_batch_size, ppo.kl_coef, 0
     for iteration in range(1, ppo.num_iterations + 1):
-        # The rollout.
-        queries = list(islice(queries_drawn, B))
-        draws = uniforms(seed, "rollout", iteration, range(B), settings.data.response_length)
-        responses = respond(policy, queries, draws, settings, ends)
-        with torch.no_grad():
-            old_logprobs, _, old_values = judge(policy, queries, responses, settings, ends, values=True)
-            ref_logprobs, *_ = judge(reference, queries, responses, settings, ends)
-        ended = [response[-1] in ends for response in responses]
-        raw = scorer.scores([tokenizer.text(ids) for ids in queries], [tokenizer.text(ids) for ids in responses])
-        scores = treated(raw, ended, ppo)
-        kl = [p - q for p, q in zip(old_logprobs, ref_logprobs, strict=True)]
-        rewards = [-kl_coef * x for x in kl]
-        for reward, score in zip(rewards, scores, strict=True):
-            reward[-1] += score
-        if ppo.whiten_rewards:
-            mean, deviation = moments(rewards)
-            rewards = [(reward - mean) / deviation + mean for reward in rewards]
-        advantages = [advantages_of(r, v, ppo.gamma, ppo.lam) for r, v in zip(rewards, old_values, strict=True)]
-        returns = [a + v for a, v in zip(advantages, old_values, strict=True)]
-        all_kl, k1, v, target = torch.stack([x.sum() for x in kl]), *map(torch.cat, (kl, old_values, returns))
-        line = {
-            "step": iteration,
-            "objective/scores": raw.mean(),
-            "objective/scores_std": raw.std(correction=0),
-            "objective/kl": all_kl.mean(),
-            "objective/kl_k2": (k1**2 / 2).sum() / B,
-            "objective/kl_k3": ((-k1).exp() - 1 + k1).sum() / B,
-            "objective/kl_coef": kl_coef,
-            "objective/rlhf_reward": (scores - kl_coef * all_kl).mean(),
-            "objective/non_score_reward": -kl_coef * all_kl.mean(),
-            "val/mean": v.mean(),
-            "val/returns": target.mean(),
-            "val/explained_variance": 1 - (target - v).var(correction=0) / target.var(correction=0),
-            "response/length": sum(map(len, responses)) / B,
-            "response/eos_rate": sum(ended) / B,
-            "lr": scheduled(ppo, iteration - 1, ppo.num_iterations),
-        }
-        # The updates.
+        batch = list(islice(queries, B))
+        rollout, line = roll_out(policy, reference, scorer, batch, iteration, kl_coef, settings, tokenizer)
+        line |= {"step": iteration, "lr": scheduled(ppo, iteration - 1, ppo.num_iterations)}
         seen: list[Line] = []
-        orders = [
-            torch.randperm(B, generator=generator(seed, "minibatches", iteration, n)) for n in range(ppo.num_epochs)
-        ]
+        epochs = range(ppo.num_epochs)
+        orders = [torch.randperm(B, generator=generator(seed, "minibatches", iteration, epoch)) for epoch in epochs]
         for rows in (rows.tolist() for order in orders for rows in order.split(B // ppo.num_minibatches)):
-            chosen = ([x[i] for i in rows] for x in (queries, responses, old_logprobs, old_values, advantages, returns))
-            loss, statistics = minibatch_loss(policy, *chosen, settings, ends)
-            seen.append(statistics)
-            if ppo.max_approx_kl is not None and statistics["policy/approxkl"] > ppo.max_approx_kl:
+            loss, figures = minibatch_loss(policy, *([x[i] for i in rows] for x in rollout), settings, ends)
+            seen.append(figures)
+            if ppo.max_approx_kl is not None and figures["policy/approxkl"] > ppo.max_approx_kl:
                 break
-            if ppo.max_ratio is not None and statistics["val/ratio"] > ppo.max_ratio:
+            if ppo.max_ratio is not None and figures["val/ratio"] > ppo.max_ratio:
                 continue
             if ppo.ptx_coef > 0:
-                pretraining = language_model_loss(policy, list(islice(texts_drawn, ppo.ptx_batch_size)))
-                statistics["loss/ptx"] = pretraining.item()
+                pretraining = language_model_loss(policy, list(islice(texts, ppo.ptx_batch_size)))
+                figures["loss/ptx"] = pretraining.item()
                 loss = loss + ppo.ptx_coef * pretraining
             steps += 1
             if ppo.tensorflow_eps:  # added before the second moment is corrected for its start at 0
                 for group in optimizer.param_groups:
                     group["eps"] = ppo.adam_eps / math.sqrt(1 - ppo.adam_beta2**steps)
-            statistics["policy/grad_norm"] = take_step(optimizer, loss, line["lr"], ppo.max_grad_norm)
-        taken = [statistics for statistics in seen if "policy/grad_norm" in statistics]
-        names = (taken or seen)[0]
-        line |= {name: sum(s[name] for s in taken or seen) / len(taken or seen) for name in names}
+            figures["policy/grad_norm"] = take_step(optimizer, loss, line["lr"], ppo.max_grad_norm)
+        taken = [figures for figures in seen if "policy/grad_norm" in figures]
+        line |= {name: sum(figures[name] for figures in taken) / len(taken) for name in taken[0]}
         line["policy/steps"] = len(taken)
-        line.setdefault("policy/grad_norm", 0.0)
         if ppo.kl_target is not None:
-            error = min(max(float(all_kl.mean()) / ppo.kl_target - 1, -0.2), 0.2)
+            error = min(max(float(line["objective/kl"]) / ppo.kl_target - 1, -0.2), 0.2)
             kl_coef *= 1 + error * min(1.0, B / ppo.kl_horizon)
         yield {name: float(value) for name, value in line.items()}
 
@@ -277,7 +281,7 @@ def minibatch_loss(
     policy: Policy, queries: list[Ids], responses: list[Ids], old_logprobs: list[Tensor], old_values: list[Tensor],
     advantages: list[Tensor], returns: list[Tensor], settings: Settings, ends: Ids,
 ) -> tuple[Tensor, Line]:  # fmt: skip
-    """The loss of PPO over a minibatch's tokens, and its statistics."""
+    """The loss of PPO over a minibatch's tokens, and its figures."""
     ppo = settings.ppo
     new_logprobs, entropies, values = map(torch.cat, judge(policy, queries, responses, settings, ends, values=True))
     if ppo.whiten_advantages:
@@ -293,7 +297,7 @@ def minibatch_loss(
     policy_loss = -torch.minimum(gain, limited).mean()
     value_loss = torch.maximum(errors, limited_errors).mean() / 2
     entropy = entropies.mean()
-    statistics = {
+    figures = {
         "loss/policy": policy_loss,
         "loss/value": value_loss,
         "policy/approxkl": (log_ratio**2).mean() / 2,
@@ -304,4 +308,4 @@ def minibatch_loss(
         "val/td_error": errors.mean(),
     }
     loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
-    return loss, {name: value.item() for name, value in statistics.items()}
+    return loss, {name: value.item() for name, value in figures.items()}
