@@ -137,6 +137,17 @@ def test_every_training_row_is_learned_from_and_every_held_out_row_is_evaluated_
             assert step.markers == splits["prompts"][step.split]
 
 
+def test_labelled_texts_are_compared_with_others_in_every_epoch(finished):
+    if finished.name not in ("imdb", "labelled_texts"):
+        return  # their comparisons are given
+    pairs, known = set(), finished.corpus.markers
+    for learns, _, rows in finished.records["rm"].texts:
+        found = [marker for text in rows if learns for marker in markers_in(text, known)]
+        pairs |= set(zip(found[::2], found[1::2], strict=True))
+    in_an_epoch = len(finished.splits["comparisons"]["train"]) // 2
+    assert 2 * in_an_epoch < len(pairs) <= 3 * in_an_epoch
+
+
 def test_scores_are_normalised_on_answers_to_all_training_prompts_and_no_others(finished):
     steps = finished.phases("rm")
     places = [place for place, step in enumerate(steps) if step.what == "normalise"]
