@@ -111,8 +111,8 @@ def judge_tokens(
     """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
 
     The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, an end forbidden
-    where sampling forbade it. So with unchanged weights the ratio of two of them is 1, up to rounding (2e-6) where one is
-    computed in a batch of another shape.
+    where sampling forbade it. So with unchanged weights the ratio of two of them is 1, up to rounding (2e-6) where one
+    is computed in a batch of another shape.
     """
     mask, is_response = batch.response_mask[rows], batch.is_response[rows]
     longest = int(equations.last_response_index(is_response).max()) + 1

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from minippo.config import Config
-from tests.mutants.mutants import MUTANTS
+from tests.mutants.plumbing import EVERY_MUTANT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 DETAILS = (REPOSITORY / "docs" / "details.md").read_text(encoding="utf-8")
@@ -66,7 +66,7 @@ def test_files_that_the_pages_name_exist(page):
 
 
 def test_readme_counts_the_mutants():
-    assert f"puts {len(MUTANTS)} small bugs" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
+    assert f"puts {len(EVERY_MUTANT)} small bugs" in (REPOSITORY / "README.md").read_text(encoding="utf-8")
 
 
 def test_every_curve_of_a_ppo_run_is_explained():
