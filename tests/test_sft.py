@@ -21,6 +21,7 @@ from minippo.run import Run
 from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, train_language_model
 from minippo.texts import SPLITS, Demonstration, Split, split_texts, texts_of
 from minippo.token_rows import TokenRows
+from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.weights import save_pretrained
 
 
@@ -204,3 +205,40 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
     config = LanguageModelConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
     with pytest.raises(BrokenRun, match="sft policy: step 1: the loss is nan"):
         train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+
+
+def test_each_backbone_is_trained_on_rows_as_its_model_will_read_them(tmp_path, monkeypatch):
+    """The policy reads a prompt and then its own tokens, so the two are encoded apart; the reward model reads one text."""
+    demonstrations = tmp_path / "demonstrations.jsonl"
+    rows = [{"prompt": f"Film {i} was love", "completion": f"ly, said critic {i}."} for i in range(30)]
+    demonstrations.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    texts = [row["prompt"] + row["completion"] for row in rows]
+    train_bpe(texts, 300).save(tmp_path / "small.tiktoken")
+    tokenizer, seen, hidden = load_tokenizer(tmp_path / "small.tiktoken"), [], GPT.hidden
+
+    def recorded(gpt, tokens, *rest):
+        if torch.is_grad_enabled():
+            seen.append((gpt.config.channels, tokens.tolist()))
+        return hidden(gpt, tokens, *rest)
+
+    monkeypatch.setattr(GPT, "hidden", recorded)
+    options = {
+        "data.source": "files",
+        "data.demonstrations": demonstrations,
+        "device": "cpu",
+        "run-dir": tmp_path / "run",
+    }
+    for name, channels in (("policy", 8), ("reward", 16)):
+        options |= {f"model.{name}.tokenizer": tmp_path / "small.tiktoken", f"model.{name}.channels": channels}
+        options |= {f"model.{name}.layers": 1, f"sft.{name}.tokens": 500}
+    monkeypatch.setattr(
+        "sys.argv", ["sft", *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
+    )
+    sft.main()
+    apart = {(*tokenizer.encode(row["prompt"]), *tokenizer.encode(row["completion"])) for row in rows}
+    together = {tuple(tokenizer.encode(text)) for text in texts}
+    assert not apart & together
+    for channels, expected in ((8, apart), (16, together)):
+        trained = {tuple(row[: row.index(tokenizer.eos_id)]) for c, batch in seen if c == channels for row in batch}
+        assert len(trained) > 20
+        assert trained <= expected
