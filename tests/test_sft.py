@@ -208,7 +208,7 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
 
 
 def test_each_backbone_is_trained_on_rows_as_its_model_will_read_them(tmp_path, monkeypatch):
-    """The policy reads a prompt and then its own tokens, so the two are encoded apart; the reward model reads one text."""
+    """The policy reads a prompt and then its own tokens, so they are encoded apart; the reward model reads one text."""
     demonstrations = tmp_path / "demonstrations.jsonl"
     rows = [{"prompt": f"Film {i} was love", "completion": f"ly, said critic {i}."} for i in range(30)]
     demonstrations.write_text("".join(json.dumps(row) + "\n" for row in rows))
