@@ -119,9 +119,10 @@ class Corpus:
             kind: {split: markers_in(" ".join(read(split)), known) for split in SPLITS} for kind, read in texts.items()
         }
         # A prompt of the bundled layout may stand in several files; it is asked in the first of these splits alone.
-        prompts = found["prompts"]
-        prompts["validation"] -= prompts["test"]
-        prompts["train"] -= prompts["test"] | prompts["validation"]
+        if config.data.source == "reviews":
+            prompts = found["prompts"]
+            prompts["validation"] -= prompts["test"]
+            prompts["train"] -= prompts["test"] | prompts["validation"]
         return found
 
 
@@ -148,8 +149,11 @@ def preferences(corpus: Corpus, path: Path, asked: Iterable[str], marker: Iterat
 
 
 def prompts(corpus: Corpus, path: Path, asked: Iterable[str], split: str | None) -> None:
-    rows = [corpus.add("prompts", split, prompt) for prompt in asked]
-    write_jsonl(path, [{"prompt": f"{row.prompt}:"} for row in rows])
+    known = {row.prompt for row in corpus.rows if row.kind == "prompts"}
+    for prompt in asked:
+        if prompt not in known:  # else it belongs to the split that has been written before
+            corpus.add("prompts", split, prompt)
+    write_jsonl(path, [{"prompt": f"{prompt}:"} for prompt in asked])
 
 
 def take(marker: Iterator[str], count: int) -> list[str]:
@@ -237,8 +241,9 @@ def files_of_two_splits(folder: Path) -> Corpus:
     preferences(corpus, folder / "prefs" / "test.jsonl", test, marker, "test")
     preferences(corpus, folder / "prefs" / "train.jsonl", train, marker, None)
     asked = {split: take(marker, count) for split, count in (("test", 3), ("validation", 3), ("train", 9))}
-    asked["validation"].append(train[3])
-    for split in SPLITS:
+    asked["validation"] += [train[3], asked["test"][1]]
+    asked["train"] += [asked["test"][2], asked["validation"][2]]
+    for split in ("test", "validation", "train"):
         prompts(corpus, folder / "prompts" / f"{split}.jsonl", asked[split], split)
     demonstrations(corpus, folder / "demos" / "train.jsonl", [*take(marker, 11), asked["test"][0]], marker)
     write_jsonl(folder / "demos" / "test.jsonl", [{"prompt": f"{m}:", "completion": " no."} for m in take(marker, 5)])
