@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
+pytest.register_assert_rewrite("tests.exact_effects")  # so that its failures show the values
+
 _CACHE = tempfile.TemporaryDirectory()  # for this run of the tests alone, gone when it ends
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
 
