@@ -108,6 +108,11 @@ def save(state: PPOState, folder: Path) -> Path:
 def check_data(data: str, place: Path) -> None:
     """Raise ValueError unless the checkpoint was drawing from the data of this fingerprint: its place is a number."""
     rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
+    if "seed" not in rest:
+        raise ValueError(
+            f"{place} was written by an older version of minippo, whose random numbers cannot be continued; choose "
+            "another --run-dir"
+        )
     if rest["data"] != data:
         raise ValueError(
             f"{place} was made with other data; go on with its own, or choose another --run-dir "

@@ -18,11 +18,12 @@ from minippo.scoring import RewardScorer, Scorer
 from minippo.tokenizer import Tokenizer, reward_tokens
 
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
-"""Nats by which two log-probabilities of one token may differ. bfloat16 has 8 bits: 0.004 of a logit of 10 is 0.04."""
+"""Nats by which two log-probabilities of one token may differ if no logit exceeds 10. Rounding grows with the logits,
+and so does the tolerance. bfloat16 has 8 bits: 0.004 of a logit of 10 is 0.04."""
 CACHE_FACTOR = 10
 """With the key-value cache they may differ by more: other shapes, so another order of summation in every layer."""
 SCORE_TOLERANCE = 1e-4
-"""By which the score of a text may depend on its batch, times the reward model's gain where that is above 1."""
+"""A text's score may differ by this much from the score it gets in another batch, times the gain if that is above 1."""
 
 
 def check_promises(state: PPOState, rollout: Rollout, scorer: Scorer, tokenizer: Tokenizer, config: PPOConfig) -> None:
@@ -33,6 +34,7 @@ def check_promises(state: PPOState, rollout: Rollout, scorer: Scorer, tokenizer:
     """
     end_ids = tokenizer.end_ids(config.stop_token)
     tolerance = TOLERANCE[state.policy.gpt.token_embedding.weight.dtype]
+    tolerance *= max(1.0, largest_logit(state.policy, rollout.select(torch.arange(1))) / 10)
     logprobs, cached = torch.empty_like(rollout.logprobs), torch.empty_like(rollout.logprobs)
     with torch.no_grad():
         # In the batches of the update, which are not those of the rollout: rows of like length together.
@@ -53,6 +55,13 @@ def check_promises(state: PPOState, rollout: Rollout, scorer: Scorer, tokenizer:
         check_bridge(scorer, rollout, tokenizer)
 
 
+@torch.no_grad()
+def largest_logit(policy: ActorCritic, batch: Responses) -> float:
+    """Largest absolute value of a logit in `batch`; tokens that are never sampled do not count."""
+    logits, _ = policy(batch.query_responses)
+    return float(logits.abs()[logits > equations.NO_CHANCE / 2].max())
+
+
 def cached_logprobs(
     policy: ActorCritic, batch: Responses, rows: Tensor, end_ids: Sequence[int], config: PPOConfig
 ) -> Tensor:
@@ -60,17 +69,17 @@ def cached_logprobs(
     reads them; 0 where masked."""
     queries, responses, mask = batch.queries[rows], batch.responses[rows], batch.response_mask[rows]
     M, P = queries.shape
-    R = mask.shape[1]
+    R = int(equations.last_response_index(mask).max()) + 1
     cache = KVCache(policy.gpt.config, M, P + R, policy.gpt.token_embedding.weight)
     attention_mask = torch.cat([batch.query_mask[rows], torch.ones_like(mask)], dim=1)
-    logits, tokens = [], queries
+    logprobs, tokens = torch.zeros(mask.shape, device=mask.device), queries
     for t in range(R):
         hidden = policy.hidden(tokens, attention_mask[:, : P + t], None, cache)
-        logits.append(policy.logits(hidden[:, -1]))
+        logits = policy.logits(hidden[:, -1])  # (M, V), of one step at a time: those of all would be R times as large
+        if t < config.min_new_tokens:
+            logits = equations.forbid_tokens(logits, end_ids, torch.ones_like(mask[:, t]))
+        logprobs[:, t], _ = equations.token_logprobs(logits, responses[:, t], config.temperature)
         tokens = responses[:, t : t + 1]
-    early = (torch.arange(R, device=mask.device) < config.min_new_tokens).expand_as(mask)
-    allowed = equations.forbid_tokens(torch.stack(logits, dim=1), end_ids, early)
-    logprobs, _ = equations.token_logprobs(allowed, responses, config.temperature)
     return torch.where(mask, logprobs, 0)
 
 

@@ -46,8 +46,8 @@ class DataConfig:
     """IMDB, or other texts with labels: the words of one that the reward model is trained on, about as many as it will
     be asked about."""
     limit: int = 0
-    """Use only the first so many demonstrations and the first so many comparisons (of the bundled reviews, so many pairs
-    and so many rankings); 0 uses all."""
+    """Use only the first so many demonstrations and the first so many comparisons (of the bundled reviews, so many
+    pairs and so many rankings); 0 uses all."""
 
 
 @dataclass(frozen=True)

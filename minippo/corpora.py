@@ -19,7 +19,18 @@ from minippo.files import json_rows, load_from_hub
 from minippo.labelled import LabelledTexts
 from minippo.own_data import OwnData
 from minippo.reviews import gold_score, is_grammatical, split_sentences
-from minippo.texts import CHUNK, Comparison, Demonstration, Split, Texts, rows_of, split_rows, split_texts, texts_of
+from minippo.texts import (
+    CHUNK,
+    SPLITS,
+    Comparison,
+    Demonstration,
+    Split,
+    Texts,
+    rows_of,
+    split_rows,
+    split_texts,
+    texts_of,
+)
 
 if TYPE_CHECKING:
     import datasets
@@ -83,8 +94,8 @@ class BundledReviews:
     def __init__(self, config: DataConfig) -> None:
         self.folder, self.limit = bundled(config.folder), config.limit
         self.report: dict[str, dict[str, int]] = {}
-        kinds, splits = ("preferences", "rankings", "prompts"), ("train", "validation", "test")
-        paths = [self._path(name) for name in ("demonstrations", *(f"{k}-{s}" for k in kinds for s in splits))]
+        names = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in SPLITS]
+        paths = [self._path(name) for name in ("demonstrations", *names)]
         for path in paths:
             if not path.is_file():
                 raise FileNotFoundError(f"{self.folder} has no {path.name} (data.folder)")

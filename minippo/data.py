@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 
 from minippo.config import DataConfig
 from minippo.streams import generator
-from minippo.texts import HELD_OUT, Comparison, Demonstration, Split, Texts
+from minippo.texts import TEST_FIRST, Comparison, Demonstration, Split, Texts
 from minippo.token_rows import TokenGroups, TokenRows, kept_groups, kept_rows
 from minippo.tokenizer import Tokenizer, load_tokenizer, reward_tokens, train_bpe, whole_characters
 
@@ -62,26 +63,29 @@ def prompt_rows(
     """
     kept: dict[Split, TokenRows] = {}
     report: dict[str, dict[str, int]] = {}
-    seen: set[tuple[int, ...]] = set()
-    for split in (*reversed(HELD_OUT), "train"):
+    seen = np.zeros(0, np.uint64)
+    for split in (*TEST_FIRST, "train"):
         rows, counts = _fitting_prompts(prompts(split), tokenizer, config)
-        new = []
-        for index, row in enumerate(rows):
-            if (key := tuple(row)) not in seen:
-                seen.add(key)
-                new.append(index)
+        hashes = np.fromiter(map(_row_hash, rows), np.uint64, len(rows))  # eight bytes a row, where memory is short
+        new = np.sort(np.unique(hashes, return_index=True)[1])
+        new = new[~np.isin(hashes[new], seen)]
+        seen = np.concatenate([seen, hashes[new]])
         if len(new) < len(rows):
             counts = counts or {"rows": len(rows)}
             counts["left out: the same tokens as another prompt"] = len(rows) - len(new)
-        if not new:
+        if not len(new):
             raise ValueError(
                 f"all {len(rows)} {split} prompts are, in their first {config.query_length} tokens, prompts of another "
                 "split (data.query-length)"
             )
-        kept[split] = rows[np.array(new)]
+        kept[split] = rows[new]
         if counts:
             report[f"prompts, {split}"] = counts
     return kept, report
+
+
+def _row_hash(ids: Sequence[int]) -> int:
+    return int.from_bytes(hashlib.blake2b(np.array(ids, np.uint32).tobytes(), digest_size=8).digest(), "big")
 
 
 def _fitting_prompts(prompts: Texts[str], tokenizer: Tokenizer, config: DataConfig) -> tuple[TokenRows, dict[str, int]]:

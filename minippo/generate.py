@@ -16,7 +16,7 @@ import tyro
 from torch import Tensor
 
 from minippo.checkpoint import load_actor_critic
-from minippo.cli import command_line, output_of_any_text, wrong_input_exits
+from minippo.cli import broken_run_exits, command_line, output_of_any_text, wrong_input_exits
 from minippo.data import pad
 from minippo.heads import ActorCritic
 from minippo.run import Run, load_run
@@ -177,7 +177,7 @@ def main() -> None:
             models["reference"] = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
         for prompt in options.prompt:  # all of them before the first is answered
             query_of(prompt, models["policy"], run, options)
-    with output_of_any_text():
+    with output_of_any_text(), broken_run_exits():
         answer_all(options.prompt or prompts_from_terminal(), models, run, options)
 
 

@@ -19,6 +19,8 @@ from minippo.streams import generator
 from minippo.texts import (
     CHUNK,
     HELD_OUT,
+    SPLITS,
+    TEST_FIRST,
     Comparison,
     Demonstration,
     Split,
@@ -48,7 +50,7 @@ class OwnData:
         self._files: list[tuple[str, ...]] = []
         self._demonstrations = self._read("demonstrations", config.demonstrations)
         self._preferences = self._read("preferences", config.preferences)
-        for split in (*reversed(HELD_OUT),) if self._preferences else ():
+        for split in TEST_FIRST if self._preferences else ():
             if split not in self._preferences:
                 self._hold_out("preferences", self._preferences, split, config.preferences)
                 self.report[f"preferences, held out for {split}"] = {"rows": len(self._preferences[split])}
@@ -59,6 +61,8 @@ class OwnData:
                     self._leave_out("preferences", config.preferences, self._preferences, other, held_out)
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
+        if self._prompts:
+            self.report["different prompts"] = {split: len(self._prompts[split]) for split in SPLITS}
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         self.fingerprint = fingerprint_of(self._files)
 
@@ -167,16 +171,15 @@ class OwnData:
         ):
             found = self._different(rows, path)
             if found:
-                for split in reversed(HELD_OUT):
+                for split in TEST_FIRST:
                     if split not in rows:
                         self._hold_out("prompts", found, split, path)
-                self.report["different prompts"] = {split: len(found[split]) for split in ("train", *HELD_OUT)}
                 return found
         return {}
 
     def _leave_out_held_out_prompts(self) -> None:
-        """Take the rows whose prompt is held out, for the policy or in a comparison, out of the demonstrations and the
-        comparisons for training. Rows without a prompt are compared by their texts."""
+        """Remove the training rows whose prompt is held out, for the policy or in a comparison, from demonstrations,
+        comparisons and prompts. Rows without a prompt are identified by their texts."""
         tested = [
             _hashes(rows[split], _prompt_or_texts)
             for rows in (self._prompts, self._preferences)
@@ -187,6 +190,7 @@ class OwnData:
         for kind, path, rows in (
             ("demonstrations", self.config.demonstrations, self._demonstrations),
             ("preferences", self.config.preferences, self._preferences),
+            ("prompts", self.config.prompts, self._prompts),
         ):
             if rows and len(held_out):
                 self._leave_out(kind, path, rows, "train", held_out)
@@ -194,7 +198,7 @@ class OwnData:
     def _leave_out(
         self, kind: Kind, path: str, splits: dict[Split, datasets.Dataset], split: Split, held_out: np.ndarray
     ) -> None:
-        """Take the rows of `split` out whose prompt, or texts if they have none, is among the hashes `held_out`."""
+        """Remove the rows of `split` whose prompt (or, without one, whose texts) has one of the hashes `held_out`."""
         rows = splits[split]
         kept = np.flatnonzero(~np.isin(_hashes(rows, _prompt_or_texts), held_out))
         left_out = len(rows) - len(kept)
@@ -207,8 +211,7 @@ class OwnData:
 
     def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
         """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
-        order: tuple[Split, ...] = (*reversed(HELD_OUT), "train")
-        hashes = {split: _hashes(rows[split], _prompt) for split in order if split in rows}
+        hashes = {split: _hashes(rows[split], _prompt) for split in (*TEST_FIRST, "train") if split in rows}
         empty = [split for split in hashes if (hashes[split] == NO_PROMPT).all()]
         if len(empty) == len(hashes):
             return {}

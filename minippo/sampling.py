@@ -46,10 +46,10 @@ def generate(
     `stop_ids`, `pad_id` beyond. `temperature` 0 takes the likeliest token; `top_k` 0 and `top_p` 1 filter nothing.
     During the first `min_new_tokens` tokens no end is possible. `on_token` is called with the step and the tokens (B,)
     drawn there. `uniforms` (B, R), float64 in [0, 1), choose the tokens, one number for each; by default they are drawn
-    from `generator` (on the CPU), B for each step. Either way a row's numbers do not depend on the other rows.
+    from `generator` (on the CPU), B for each of the R steps.
 
     Raises ValueError if P + R exceeds the model's context or if top_p, top_k or temperature is out of range, BrokenRun
-    if the model's logits are NaN or infinite.
+    if a logit is NaN or positive infinity.
     """
     B, P = queries.shape
     context = _config(model).context
@@ -98,11 +98,11 @@ def generate(
 def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """One token of each row, (B,): logits (B, V), uniform (B,) in [0, 1) float64, by inversion of the distribution.
 
-    Raises BrokenRun if a logit is NaN or infinite: no token could be chosen.
+    Raises BrokenRun if a logit is NaN or positive infinity: no token could be chosen.
     """
     highest = logits.amax(dim=-1, keepdim=True)  # (B, 1), NaN if any logit of the row is
     if not torch.isfinite(highest).all():
-        raise BrokenRun("the policy's logits are NaN or infinite, so no token can be sampled")
+        raise BrokenRun("the model's logits are NaN or infinite, so no token can be sampled")
     if temperature == 0:
         return logits.argmax(dim=-1)
     # The highest is 0 at any temperature; dividing first could overflow, and a temperature could round to 0.

@@ -82,6 +82,7 @@ def train_language_model(
 
     Logs the loss on the validation rows and returns that on the test rows, nats per token.
     """
+    seed_global(run.config.seed, f"sft {name}: dropout")  # that of public weights; from scratch there is none
     device = run.device
     pieces = windows(rows["train"], gpt.config.context)
     lengths = pieces.lengths

@@ -12,6 +12,8 @@ Split = Literal["train", "validation", "test"]
 """What is trained on; what settings may be chosen on; what figures are reported on."""
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 SPLITS: tuple[Split, ...] = ("train", *HELD_OUT)
+TEST_FIRST: tuple[Split, ...] = ("test", "validation")
+"""The order in which rows are held out: what is in the test split is in no other."""
 T = TypeVar("T")
 CHUNK = 1000
 """Rows that are read at a time."""
@@ -99,8 +101,8 @@ def split_texts(texts: Sequence[T], split: Split) -> Sequence[T]:
 
 
 def split_rows(order: np.ndarray, keys: np.ndarray, split: Split) -> np.ndarray:
-    """`split_texts` of row numbers in `order`, (rows,), of which some may have the same text: `keys[number]` stands for
-    it. What is held out is held out once, and not trained on wherever else it occurs."""
+    """`split_texts` of row numbers in `order`, (rows,), of which some may have the same text: `keys[number]` identifies
+    it. A held-out text is in one held-out split, once, and all its repetitions are left out of training."""
     firsts = np.sort(np.unique(keys[order], return_index=True)[1])
     if split != "train":
         return split_texts(order[firsts], split)

@@ -9,7 +9,7 @@ from minippo.config import Config, DataConfig
 
 MAX_SEED = 2**32 - 1
 MIN_TEMPERATURE = 0.01
-"""Below it the log-probabilities of all but the likeliest tokens overflow, and a gradient says nothing."""
+"""Below it nearly every token has a probability of 1 or 0, so that PPO has nothing to choose from or to learn from."""
 
 
 def check(config: Config) -> None:

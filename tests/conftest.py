@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import tiktoken
 import torch
+from hypothesis import settings
 
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
@@ -21,6 +22,9 @@ from minippo.tokenizer import GPT2_SPLIT, Tokenizer, train_bpe
 if TYPE_CHECKING:
     from tests.tiny_run import TinyRuns
 
+if settings.get_current_profile_name() == "default":  # tests/mutants/run.py has one of its own
+    settings.register_profile("tests", deadline=None, derandomize=True)  # a busy machine is no failure
+    settings.load_profile("tests")
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
 pytest.register_assert_rewrite("tests.exact_effects")  # so that its failures show the values

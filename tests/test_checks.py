@@ -276,3 +276,23 @@ def test_one_wrong_row_among_right_ones_is_found(exact, ppo_config, tokenizer, r
     monkeypatch.setattr(checks, "reward_tokens", without_end)
     with pytest.raises(BrokenRun, match="should end in its end-of-text"):
         check_promises(state, rollout, reward_scorer, tokenizer, ppo_config)
+
+
+def test_the_tolerance_grows_with_the_logits_as_rounding_does(exact, ppo_config, tokenizer, reward_scorer):
+    """Public weights have logits around -100, where float32 resolves no less than 8e-6."""
+    state, rollout = exact(torch.float32)
+    end, policy = tokenizer.eos_id, state.policy
+    common = policy.gpt.token_embedding.weight.mean(dim=0)
+    with torch.no_grad():
+        policy.gpt.final_norm.bias.add_(-100 * common / (common @ common))  # moves all logits by about as much
+        largest = max(float(policy(tokens)[0].abs().max()) for tokens in rollout.query_responses[:1].unsqueeze(0))
+        again = torch.zeros_like(rollout.logprobs)
+        order = (rollout.is_response * torch.arange(rollout.is_response.shape[1])).amax(dim=1).argsort()
+        for rows in order.split(ppo_config.microbatch_size):
+            again[rows] = judge_tokens(policy, rollout, rows, [end], ppo_config)[0]
+    assert largest > 100
+    last = int(rollout.response_mask[11].sum()) - 1
+    for share, expected in ((0.0, False), (0.9, False), (1.1, True)):
+        found = replace(rollout, logprobs=shifted(again, 11, last, share * 1e-5 * largest / 10))
+        with stopping(expected, "every ratio should be 1"):
+            check_promises(state, found, reward_scorer, tokenizer, ppo_config)

@@ -85,10 +85,12 @@ def test_a_row_is_left_out_exactly_if_its_prompt_is_held_out_elsewhere(finished)
 
 
 def is_left_out(finished: Finished, row: Row) -> bool:
-    """By the rule of docs/data.md: a demonstration, or a comparison for training, whose prompt is held out; a
+    """By the rule of docs/data.md: a demonstration, or a comparison or prompt for training, whose prompt is held out; a
     comparison for validation whose prompt is one for testing."""
-    if not row.prompt or not row.texts or finished.name == "bundled":  # there no training row has a held-out prompt
+    if not row.prompt or finished.name == "bundled":  # there no training row has a held-out prompt
         return False
+    if row.kind == "prompts":
+        return row.prompt in finished.held_out("compared prompts") - finished.held_out("prompts")
     comparisons, compared = finished.splits["comparisons"], finished.splits["compared prompts"]
     if row.kind == "demonstrations":
         return row.prompt in finished.held_out("prompts", "compared prompts")
@@ -118,7 +120,7 @@ def test_no_gradient_comes_from_a_held_out_row(finished):
     sft, rm, ppo = (finished.read(stage, "learn") for stage in READ)
     assert not sft & finished.held_out("demonstrations", "comparisons", "compared prompts", "prompts")
     assert not rm & finished.held_out("comparisons", "compared prompts", "prompts")
-    assert not ppo & finished.held_out("demonstrations", "comparisons", "prompts")
+    assert not ppo & finished.held_out("demonstrations", "comparisons", "compared prompts", "prompts")
 
 
 def test_every_training_row_is_learned_from_and_every_held_out_row_is_evaluated_on(finished):

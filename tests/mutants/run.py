@@ -130,7 +130,9 @@ def main() -> None:
     chosen = [m for m in EVERY_MUTANT if not words or any(word in m.file + m.old + m.new for word in words)]
     started = time.perf_counter()
     # One failing example is enough: no time goes into finding the smallest.
-    hypothesis.settings.register_profile("mutants", phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate])
+    hypothesis.settings.register_profile(
+        "mutants", deadline=None, derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
+    )
     hypothesis.settings.load_profile("mutants")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
