@@ -14,6 +14,9 @@ import tempfile
 import time
 from dataclasses import dataclass
 
+import minippo  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
+
+# isort: split
 import torch
 import tyro
 from transformers import GPT2LMHeadModel

@@ -147,8 +147,9 @@ class OwnData:
             if num_rows in (0, len(these)):
                 raise ValueError(
                     f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
-                    f"{self.config.hold_out} can be held out, that is {most} at most, and each has {counts.min()} or "
-                    "more; give more, or a split for testing (data.hold-out, data.test-split)"
+                    f"{self.config.hold_out} can be held out for the {split} split: that is {most} at most, each prompt "
+                    f"has {counts.min()} or more, and some must be left for training; give more, or a split of its own "
+                    f"(data.hold-out, data.{split}-split)"
                 )
             held_out[these[np.isin(which, chosen)]] = True
         splits["train"] = rows.select(np.flatnonzero(~held_out))
@@ -227,8 +228,8 @@ class OwnData:
             firsts = firsts[~np.isin(hashed[firsts], seen)]
             seen = np.concatenate([seen, hashed[firsts]])
             found[split] = rows[split].select(firsts[_order(len(firsts), self.seed, f"order of {split} prompts")])
-        if not len(found["train"]):
-            raise ValueError(f"{path}: every prompt for training is held out, too")
+            if not len(found[split]):
+                raise ValueError(f"{path}: every prompt of the {split} split is also one of another split")
         return found
 
 

@@ -299,7 +299,7 @@ def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
     assert list(corpus.prompts("train")) != [f"P{i}" for i in range(13)]  # the file may be sorted
     assert corpus.report["different prompts"] == {"train": 13, "validation": 2, "test": 10}
     write(folder / "train.jsonl", [{"prompt": "P16"}])
-    with pytest.raises(ValueError, match="every prompt for training is held out, too"):
+    with pytest.raises(ValueError, match="every prompt of the train split is also one of another split"):
         own(prompts=folder)
 
 
@@ -347,9 +347,7 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
 
 def test_nothing_to_hold_out_is_refused(tmp_path):
     rows = [{"prompt": "The same.", "ranked": [f" a{i}", f" b{i}"]} for i in range(N)]
-    sentence = (
-        "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out, that is 2 at most, and each"
-    )
+    sentence = "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out for the test split: that is 2 at most, each"
     with pytest.raises(ValueError, match=sentence):
         own(preferences=write(tmp_path / "p.jsonl", rows))
     with pytest.raises(ValueError, match="of 1 rows with 1 different prompts"):
