@@ -147,9 +147,9 @@ class OwnData:
             if num_rows in (0, len(these)):
                 raise ValueError(
                     f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
-                    f"{self.config.hold_out} can be held out for the {split} split: that is {most} at most, each prompt "
-                    f"has {counts.min()} or more, and some must be left for training; give more, or a split of its own "
-                    f"(data.hold-out, data.{split}-split)"
+                    f"{self.config.hold_out} can be held out for the {split} split: that is {most} at most, each "
+                    f"prompt has {counts.min()} or more, and some must be left for training; give more, or a split of "
+                    f"its own (data.hold-out, data.{split}-split)"
                 )
             held_out[these[np.isin(which, chosen)]] = True
         splits["train"] = rows.select(np.flatnonzero(~held_out))
