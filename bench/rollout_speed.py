@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-import minippo  # noqa: F401 - before PyTorch: it sets how OpenMP's threads wait
+import minippo as _  # before PyTorch: it sets how OpenMP's threads wait
 
 # isort: split
 import torch

@@ -347,7 +347,10 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
 
 def test_nothing_to_hold_out_is_refused(tmp_path):
     rows = [{"prompt": "The same.", "ranked": [f" a{i}", f" b{i}"]} for i in range(N)]
-    sentence = "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out for the test split: that is 2 at most, each"
+    sentence = (
+        "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out for the test split: "
+        "that is 2 at most, each prompt has 40 or more"
+    )
     with pytest.raises(ValueError, match=sentence):
         own(preferences=write(tmp_path / "p.jsonl", rows))
     with pytest.raises(ValueError, match="of 1 rows with 1 different prompts"):
