@@ -14,7 +14,7 @@ import tempfile
 import time
 from dataclasses import dataclass
 
-import minippo as _  # before PyTorch: it sets how OpenMP's threads wait
+import minippo  # noqa: F401 - before PyTorch: it sets how the threads of OpenMP wait
 
 # isort: split
 import torch
@@ -60,10 +60,10 @@ def main() -> None:
     query_mask[::2, : options.query_length // 3] = False  # prompts of two lengths, left-padded
     eos_id, R = options.vocab - 1, options.response_length
 
-    def minippo() -> None:
+    def sample() -> None:
         generate(ours, queries, query_mask, max_new_tokens=R, min_new_tokens=R, eos_id=eos_id, pad_id=eos_id)
 
-    def transformers() -> None:
+    def sample_transformers() -> None:
         theirs.generate(
             queries,
             attention_mask=query_mask.long(),
@@ -77,12 +77,12 @@ def main() -> None:
 
     seconds: dict[str, list[float]] = {"minippo": [], "transformers": []}
     for _ in range(options.rounds + 1):
-        for function in (minippo, transformers):
+        for name, function in (("minippo", sample), ("transformers", sample_transformers)):
             started = time.perf_counter()
             function()
             if options.device == "cuda":
                 torch.cuda.synchronize()
-            seconds[function.__name__].append(time.perf_counter() - started)
+            seconds[name].append(time.perf_counter() - started)
     tokens = options.batch_size * R
     measured = {name: values[1:] for name, values in seconds.items()}
     ratios = [b / a for a, b in zip(measured["minippo"], measured["transformers"], strict=True)]
