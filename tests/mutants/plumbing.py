@@ -38,26 +38,25 @@ def _files(*names: str) -> str:
     return " ".join(f"tests/test_{name}.py" for name in names)
 
 
-RUNS = ("own_pipeline", "imdb_preset", "pipeline")
-OF_SFT = _files("sft", *RUNS)
-OF_RM = _files("train_rm", *RUNS)
-OF_PPO = _files(*RUNS)
-OF_EVALUATE = _files("evaluate", *RUNS)
-OF_SCORING = _files("scoring", "own_scorer", "checks", "train_rm", *RUNS)
-OF_CHECKS = _files("checks", *RUNS)
-OF_RUN = _files("run", *RUNS)
-OF_DATA = _files("data", "token_rows", "sft", "train_rm", *RUNS)
-OF_CORPORA = _files("corpora", "own_data", *RUNS)
-OF_OWN_DATA = _files("own_data", "corpora", *RUNS)
-OF_UPDATE = _files("ppo", "optimum", *RUNS)
-OF_ROLLOUT = _files("rollout", "ppo", "checks", *RUNS)
-OF_COMMANDS = _files("generate", "pipeline")
-OF_EXPORT = _files("export", "imdb_preset")
-OF_METRICS = _files("metrics", *RUNS)
-OF_CHECKPOINT = _files("checkpoint", *RUNS)
+OF_SFT = _files("replay", "sft", "run_streams", "held_out", "every_field")
+OF_RM = _files("replay", "train_rm", "recomputed", "run_streams", "held_out", "every_field")
+OF_PPO = _files("replay", "run_streams", "recomputed", "held_out", "every_field", "pipeline")
+OF_EVALUATE = _files("evaluate", "recomputed", "run_streams", "every_option")
+OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
+OF_CHECKS = _files("checks", "pipeline")
+OF_RUN = _files("run", "every_option", "pipeline", "every_field")
+OF_DATA = _files("token_rows", "data", "train_rm", "run_streams", "held_out")
+OF_CORPORA = _files("corpora", "held_out", "recomputed", "every_field")
+OF_OWN_DATA = _files("own_data", "corpora", "held_out", "every_field")
+OF_UPDATE = _files("ppo", "replay")
+OF_ROLLOUT = _files("rollout", "checks", "replay", "recomputed", "run_streams")
+OF_COMMANDS = _files("every_option", "generate", "pipeline")
+OF_EXPORT = _files("export", "every_option", "recomputed")
+OF_METRICS = _files("metrics", "pipeline")
+OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
+OF_MODEL = _files("model")
+OF_SAMPLING = _files("sampling")
 OF_STREAMS = _files("streams", "run_streams")
-OF_MODEL = _files("model", "heads", "weights", "train_rm", "sft", *RUNS)
-OF_SAMPLING = _files("sampling", "rollout", "checks", *RUNS)
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
@@ -264,7 +263,7 @@ PLUMBING = [
     Mutant(MODEL, "x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))", "x = self.token_embedding(tokens) + self.position_embedding(positions)", OF_MODEL),
     Mutant(SAMPLING, "probabilities.double().cumsum(dim=-1)", "probabilities.cumsum(dim=-1).double()", OF_SAMPLING),
     Mutant(SAMPLING, "model.logits(hidden[:, -1]).float()", "model.logits(hidden[:, -1])", OF_SAMPLING),  # bfloat16
-    Mutant(GOLD, "    wish = interest(prompt)\n", "    wish = interest(\"\")\n", _files("gold", "evaluate", *RUNS)),
+    Mutant(GOLD, "    wish = interest(prompt)\n", "    wish = interest(\"\")\n", _files("gold", "evaluate", "recomputed")),
     # ------------------------------------------------------------------ streams.py and who draws from it
     Mutant(STREAMS, "_key(seed, name, (step, index))", "_key(seed, name, (step,))", OF_STREAMS),  # one row of numbers for all responses
     Mutant(STREAMS, "_key(seed, name, (step, index))", "_key(seed, name, (index,))", OF_STREAMS),  # every iteration draws the same
