@@ -201,8 +201,8 @@ MUTANTS = [
     Mutant(CORPORA, "np.sort(np.unique(self._test_hashes, return_index=True)[1])", "np.arange(len(self._test_hashes))", _tests("corpora", "splits")),  # doubled reviews are asked about twice
     Mutant(CORPORA, "self.rows[\"test\"].select(firsts[splits == split])", "self.rows[\"test\"].select(firsts[(splits == split) | (splits == \"test\")])", _tests("corpora", "splits")),  # trains on held-out prompts
     Mutant(CORPORA, "            self.rows[name] = self.rows[name].select(kept)\n", "", _tests("corpora", "verbatim")),  # test reviews in training
-    Mutant(DATA, "for split in (*reversed(HELD_OUT), \"train\"):", "for split in (\"train\", *HELD_OUT):", _tests("token_rows", "same_tokens")),  # training keeps held-out prompts
-    Mutant(DATA, "            if (key := tuple(row)) not in seen:", "            if (key := tuple(row)) not in seen or split == \"train\":", _tests("token_rows", "same_tokens")),
+    Mutant(DATA, "for split in (*TEST_FIRST, \"train\"):", "for split in (\"train\", *TEST_FIRST):", _tests("token_rows", "same_tokens")),  # training keeps held-out prompts
+    Mutant(DATA, "        new = new[~np.isin(hashes[new], seen)]\n", "", _tests("token_rows", "same_tokens")),
     Mutant(CORPORA, "        random.Random(f\"{self.seed} {split} prompts\").shuffle(texts)  # the file is sorted by label\n", "", _tests("corpora")),
     Mutant(CORPORA, "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", _tests("corpora")),  # one pairing for ever
     Mutant(LABELLED, "            chance.shuffle(order)\n", "            pass\n", _tests("corpora")),  # pairs by row index
