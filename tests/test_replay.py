@@ -72,12 +72,12 @@ CONFIGURATIONS = {
         "value_head": "linear", "ptx_coef": 0.0, "missing_eos": "off", "score_clip": None,
     },
     "limited steps": {
-        "num_epochs": 2, "num_minibatches": 4, "lr": 0.005, "warmup": 0.0, "schedule": "constant",
+        "num_epochs": 2, "num_minibatches": 4, "lr": 0.003, "warmup": 0.0, "schedule": "constant",
         "weight_decay": 0.03, "adam_beta2": 0.9, "adam_eps": 1e-4, "tensorflow_eps": False, "max_grad_norm": 0.7,
         "kl_coef": 0.2, "kl_target": 0.02, "kl_horizon": 5, "gamma": 0.9, "lam": 0.98, "whiten_advantages": True,
         "whiten_rewards": False, "clip_low": 0.1, "clip_high": 0.2, "value_clip": 0.05, "value_coef": 0.4,
         "entropy_coef": 0.0, "value_head": "linear", "ptx_coef": 0.2, "ptx_batch_size": 5, "missing_eos": "replace",
-        "missing_eos_score": -0.9, "score_clip": 0.5, "max_ratio": 1.015, "max_approx_kl": 0.02,
+        "missing_eos_score": -0.9, "score_clip": 0.5, "max_ratio": 1.02, "max_approx_kl": 0.0125,
     },
 }  # fmt: skip
 
