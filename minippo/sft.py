@@ -169,7 +169,10 @@ def check_demonstrations(config: Config, count: int) -> None:
             uses.append(f"model.{name}.tokenizer is {backbone.tokenizer}")
     if count < 3 and (uses or count):
         why = " and ".join(uses[:2]) or "two are held out"
-        raise ValueError(f"{why}, but of demonstrations there are {count} (data.demonstrations)")
+        raise ValueError(
+            f"{why}, but {count} usable demonstrations are left and at least 3 are needed, one for each split "
+            "(data.demonstrations)"
+        )
 
 
 def train_backbones(
