@@ -92,6 +92,12 @@ def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
     assert list(imdb(limit=5).comparisons("train")) == list(imdb().comparisons("train"))[:5]
 
 
+def test_imdb_demonstrations_are_in_an_order_that_the_seed_determines(imdb):
+    orders = [[d.completion for d in imdb(seed).demonstrations("train")] for seed in (1, 1, 2, 3)]
+    assert orders[0] == orders[1]
+    assert orders[1] != orders[2] != orders[3] != orders[1]
+
+
 @pytest.mark.parametrize(("split", "file"), [("train", "train"), ("validation", "test"), ("test", "test")])
 def test_imdb_pairs_are_positive_first_from_their_own_file_and_each_review_serves_once(imdb, split, file):
     comparisons = imdb().comparisons(split)
@@ -237,6 +243,16 @@ def test_bundled_limit_spares_prompts(folder):
     assert len(corpus.demonstrations("train")) == 0
     assert len(corpus.comparisons("train")) == 4  # two pairs and two rankings
     assert len(corpus.prompts("train")) == 3
+
+
+def test_bundled_rows_under_another_limit_have_another_fingerprint(folder):
+    """What is made of them is kept under it: the rows of one limit must not be taken for those of another."""
+
+    def fingerprints(limit):
+        corpus = BundledReviews(DataConfig(folder=str(folder), limit=limit))
+        return {corpus.comparisons("train").fingerprint, corpus.demonstrations("test").fingerprint}
+
+    assert not fingerprints(0) & fingerprints(2)
 
 
 @pytest.mark.parametrize("name", ["demonstrations", "preferences-test", "rankings-train", "prompts-test"])
