@@ -157,6 +157,13 @@ def test_imdb_prompts_hold_as_many_tokens_as_are_asked_for(imdb, tokenizer):
         assert query_ids(tokenizer, [prompt], 4) == [whole[:4]]
 
 
+def test_imdb_is_loaded_with_the_seed_of_the_run(imdb, imdb_folder):
+    data = DataConfig(source="imdb", imdb_path=str(imdb_folder), query_length=4, crop_words=7)
+    for seed in (1, 2):
+        assert list(load_corpus(Config(data=data, seed=seed)).prompts("test")) == list(imdb(seed).prompts("test"))
+    assert list(imdb(1).prompts("test")) != list(imdb(2).prompts("test"))
+
+
 def test_imdb_has_no_judge(imdb):
     assert imdb().judge is None
 

@@ -774,3 +774,11 @@ def test_the_corpus_of_files_is_found_by_its_name(tmp_path):
     corpus = load_corpus(Config(data=DataConfig(source="files", prompts=str(path))))
     assert corpus.judge is None
     assert len(demonstrations(corpus)) == len(comparisons(corpus)) == 0
+
+
+def test_files_are_loaded_with_the_seed_of_the_run(tmp_path):
+    path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
+    data = DataConfig(source="files", prompts=str(path))
+    for seed in (1, 2):
+        assert prompts(load_corpus(Config(data=data, seed=seed))) == prompts(own(seed, prompts=path))
+    assert prompts(own(1, prompts=path)) != prompts(own(2, prompts=path))

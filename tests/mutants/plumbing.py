@@ -193,7 +193,6 @@ PLUMBING = [
     Mutant(CORPORA, "f\"{files} {names} {self.limit}\"", "f\"{files} {names}\"", OF_CORPORA),  # the rows of another limit are reused
     Mutant(CORPORA, "self.rows[\"unsupervised\"]]", "self.rows[\"test\"]]", OF_CORPORA),  # language models read what prompts come from
     Mutant(CORPORA, "random.Random(f\"{self.seed} demonstrations\")", "random.Random(\"1 demonstrations\")", OF_CORPORA),
-    Mutant(CORPORA, "rows._fingerprint} {self.seed} {length}\"", "rows._fingerprint} {self.seed}\"", OF_CORPORA),  # the beginnings of another length are reused
     Mutant(CORPORA, "else self._test_reviews(split)", "else self.rows[\"train\"]", OF_CORPORA),
     Mutant(CORPORA, "IMDB(config.data, config.seed)", "IMDB(config.data, 1)", OF_CORPORA),
     Mutant(CORPORA, "OwnData(config.data, config.seed)", "OwnData(config.data, 1)", OF_CORPORA),
