@@ -28,6 +28,7 @@ from tests.mutants.mutants import (
     TRAIN_PPO,
     TRAIN_RM,
     Mutant,
+    _tests,
 )
 
 GENERATE, SCORE, STREAMS = (f"minippo/{name}.py" for name in ("generate", "score", "streams"))
@@ -38,8 +39,8 @@ def _files(*names: str) -> str:
     return " ".join(f"tests/test_{name}.py" for name in names)
 
 
-OF_SFT = _files("replay", "sft", "run_streams", "held_out", "every_field")
-OF_RM = _files("replay", "train_rm", "recomputed", "run_streams", "held_out", "every_field")
+REPLAY_SFT, REPLAY_RM, REPLAY_PPO = (_tests("replay", stage) for stage in ("language", "reward", "policy"))
+RECOMPUTED, EFFECTS = _files("recomputed"), _tests("every_field", "base_run")
 OF_PPO = _files("replay", "run_streams", "recomputed", "held_out", "every_field", "pipeline")
 OF_EVALUATE = _files("evaluate", "recomputed", "run_streams", "every_option")
 OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
@@ -60,85 +61,85 @@ OF_STREAMS = _files("streams", "run_streams")
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
-    Mutant(SFT, "config = getattr(run.config.sft, name)", "config = run.config.sft.policy", OF_SFT),  # sft.reward unread
-    Mutant(SFT, "pieces = windows(rows[\"train\"], ", "pieces = windows(rows[\"test\"], ", OF_SFT),  # trains on what is held out
-    Mutant(SFT, "held_out_loss(gpt, windows(rows[split], ", "held_out_loss(gpt, windows(rows[\"train\"], ", OF_SFT),  # measured on training rows
-    Mutant(SFT, "    validation_loss, test_loss = (", "    test_loss, validation_loss = (", OF_SFT),  # the reported loss is the one that settings are chosen by
-    Mutant(SFT, "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", OF_SFT),  # a tokenizer that has seen what is held out
-    Mutant(SFT, "decayed_groups(gpt.parameters(), config.weight_decay)", "decayed_groups(gpt.parameters(), config.lr)", OF_SFT),
-    Mutant(SFT, "lr_share(config.schedule, step", "lr_share(\"linear\", step", OF_SFT),
-    Mutant(SFT, "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", OF_SFT),
-    Mutant(SFT, "            optimizer.zero_grad(set_to_none=True)\n", "", OF_SFT),  # gradients add up over the steps
-    Mutant(SFT, "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", OF_SFT),
-    Mutant(SFT, "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", OF_SFT),  # every epoch in one order
-    Mutant(SFT, "seed_global(run.config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", OF_SFT),
-    Mutant(SFT, "zip((policy_rows, reward_rows), tokenizers", "zip((policy_rows, policy_rows), tokenizers", OF_SFT),  # warm-started on other tokens than it will read
-    Mutant(SFT, "make_tokenizer(config.tokenizer, texts)", "make_tokenizer(configs[0].tokenizer, texts)", OF_SFT),
-    Mutant(SFT, "texts = [d.prompt + d.completion for", "texts = [d.completion for", OF_SFT),  # a tokenizer that has seen no prompt
-    Mutant(SFT, "                activation=config.activation,\n", "", OF_SFT),
+    Mutant(SFT, "config = getattr(run.config.sft, name)", "config = run.config.sft.policy", REPLAY_SFT),  # sft.reward unread
+    Mutant(SFT, "pieces = windows(rows[\"train\"], ", "pieces = windows(rows[\"test\"], ", _files("sft")),  # trains on what is held out
+    Mutant(SFT, "held_out_loss(gpt, windows(rows[split], ", "held_out_loss(gpt, windows(rows[\"train\"], ", _files("sft")),  # measured on training rows
+    Mutant(SFT, "    validation_loss, test_loss = (", "    test_loss, validation_loss = (", _files("sft")),  # the reported loss is the one that settings are chosen by
+    Mutant(SFT, "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
+    Mutant(SFT, "decayed_groups(gpt.parameters(), config.weight_decay)", "decayed_groups(gpt.parameters(), config.lr)", REPLAY_SFT),
+    Mutant(SFT, "lr_share(config.schedule, step", "lr_share(\"linear\", step", REPLAY_SFT),
+    Mutant(SFT, "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", REPLAY_SFT),
+    Mutant(SFT, "            optimizer.zero_grad(set_to_none=True)\n", "", _files("sft")),  # gradients add up over the steps
+    Mutant(SFT, "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", REPLAY_SFT),
+    Mutant(SFT, "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", REPLAY_SFT),  # every epoch in one order
+    Mutant(SFT, "seed_global(run.config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", _files("run_streams")),
+    Mutant(SFT, "zip((policy_rows, reward_rows), tokenizers", "zip((policy_rows, policy_rows), tokenizers", _files("sft")),  # warm-started on other tokens than it will read
+    Mutant(SFT, "make_tokenizer(config.tokenizer, texts)", "make_tokenizer(configs[0].tokenizer, texts)", _tests("every_field", "sft model seed")),
+    Mutant(SFT, "texts = [d.prompt + d.completion for", "texts = [d.completion for", _tests("every_field", "sft model seed")),  # a tokenizer that has seen no prompt
+    Mutant(SFT, "                activation=config.activation,\n", "", EFFECTS),
     # ------------------------------------------------------------------ train_rm.py: stage 2
-    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, 0.0, config.label_smoothing)", OF_RM),
-    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.margin)", OF_RM),
-    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", OF_RM),
-    Mutant(TRAIN_RM, "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", OF_RM),
-    Mutant(TRAIN_RM, "    gpt.set_dropout(run.config.rm.dropout)\n", "", OF_RM),
-    Mutant(TRAIN_RM, "decayed_groups(model.parameters(), config.weight_decay)", "decayed_groups(model.parameters(), config.lr)", OF_RM),
-    Mutant(TRAIN_RM, "lr_share(config.schedule, step", "lr_share(\"linear\", step", OF_RM),
-    Mutant(TRAIN_RM, ", num_steps, warmup=config.warmup)", ", num_steps)", OF_RM),
-    Mutant(TRAIN_RM, "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", OF_RM),
-    Mutant(TRAIN_RM, "generator(seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", OF_RM),
-    Mutant(TRAIN_RM, "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", OF_RM),  # the head's beginning
-    Mutant(TRAIN_RM, "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", OF_RM),  # the samples that scores are normalised on
-    Mutant(TRAIN_RM, "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(config.seed, \"normalisation\", 0, range(len(indices))", OF_RM),  # every batch draws the same numbers
-    Mutant(TRAIN_RM, "generator(seed, \"rm batches\", epoch)", "generator(seed, \"rm batches\")", OF_RM),  # every epoch in one order
-    Mutant(TRAIN_RM, "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"train\")", OF_RM),  # later epochs are not paired anew
-    Mutant(TRAIN_RM, "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", OF_RM),  # later epochs train on what is held out
-    Mutant(TRAIN_RM, "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", OF_RM),
-    Mutant(TRAIN_RM, "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", OF_RM),  # accuracy on training rows
-    Mutant(TRAIN_RM, "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", OF_RM),  # normalised on held-out prompts
-    Mutant(TRAIN_RM, "policy_tokenizer, config.data)", "tokenizer, config.data)", OF_RM),  # the policy is asked in the other's tokens
-    Mutant(TRAIN_RM, "    normalise_on_reference(model, data.queries, run)\n    judge", "    judge", OF_RM),  # never normalised
-    Mutant(TRAIN_RM, "    if run.config.rm.normalise_before:\n", "    if False:\n", OF_RM),
-    Mutant(TRAIN_RM, "    if run.config.rm.normalise_before:\n", "    if True:\n", OF_RM),
-    Mutant(TRAIN_RM, "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", OF_RM),
-    Mutant(TRAIN_RM, "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", OF_RM),  # normalised on answers without their prompts
-    Mutant(TRAIN_RM, "    model.eval()\n    scores = []", "    scores = []", OF_RM),  # dropout on before training
-    Mutant(TRAIN_RM, "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", OF_RM),
-    Mutant(TRAIN_RM, "    scores = scores_of(model, data.test_rows,", "    scores = scores_of(model, data.validation_rows,", OF_RM),  # reported on the validation split
-    Mutant(TRAIN_RM, "corpus.comparisons(\"validation\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", OF_RM),  # settings are chosen on the test split
-    Mutant(TRAIN_RM, "count = config.rm.eval_comparisons", "count = config.eval.prompts", OF_RM),
-    Mutant(TRAIN_RM, "[test[number] for number in kept[:count].tolist()]", "list(test[:count])", OF_RM),  # the limit of other comparisons than the accuracy
-    Mutant(TRAIN_RM, "judge.gold_score(c.prompt, text)", "judge.gold_score(\"\", text)", OF_RM),
-    Mutant(TRAIN_RM, "run.earlier(\"sft\") / \"reward\"", "run.earlier(\"sft\") / \"policy\"", OF_RM),
-    Mutant(TRAIN_RM, "    _, tokenizer = run.tokenizers()", "    tokenizer, _ = run.tokenizers()", OF_RM),
+    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, 0.0, config.label_smoothing)", REPLAY_RM),
+    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.margin)", REPLAY_RM),
+    Mutant(TRAIN_RM, "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", REPLAY_RM),
+    Mutant(TRAIN_RM, "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", REPLAY_RM),
+    Mutant(TRAIN_RM, "    gpt.set_dropout(run.config.rm.dropout)\n", "", EFFECTS),
+    Mutant(TRAIN_RM, "decayed_groups(model.parameters(), config.weight_decay)", "decayed_groups(model.parameters(), config.lr)", REPLAY_RM),
+    Mutant(TRAIN_RM, "lr_share(config.schedule, step", "lr_share(\"linear\", step", REPLAY_RM),
+    Mutant(TRAIN_RM, ", num_steps, warmup=config.warmup)", ", num_steps)", REPLAY_RM),
+    Mutant(TRAIN_RM, "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", REPLAY_RM),
+    Mutant(TRAIN_RM, "generator(seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", REPLAY_RM),
+    Mutant(TRAIN_RM, "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", _files("run_streams")),  # the head's beginning
+    Mutant(TRAIN_RM, "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", REPLAY_RM),  # the samples that scores are normalised on
+    Mutant(TRAIN_RM, "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(config.seed, \"normalisation\", 0, range(len(indices))", REPLAY_RM),  # every batch draws the same numbers
+    Mutant(TRAIN_RM, "generator(seed, \"rm batches\", epoch)", "generator(seed, \"rm batches\")", REPLAY_RM),  # every epoch in one order
+    Mutant(TRAIN_RM, "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"train\")", _files("train_rm")),  # later epochs are not paired anew
+    Mutant(TRAIN_RM, "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", REPLAY_RM),  # later epochs train on what is held out
+    Mutant(TRAIN_RM, "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", REPLAY_RM),
+    Mutant(TRAIN_RM, "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", REPLAY_RM),  # accuracy on training rows
+    Mutant(TRAIN_RM, "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", REPLAY_RM),  # normalised on held-out prompts
+    Mutant(TRAIN_RM, "policy_tokenizer, config.data)", "tokenizer, config.data)", EFFECTS),  # the policy is asked in the other's tokens
+    Mutant(TRAIN_RM, "    normalise_on_reference(model, data.queries, run)\n    judge", "    judge", REPLAY_RM),  # never normalised
+    Mutant(TRAIN_RM, "    if run.config.rm.normalise_before:\n", "    if False:\n", REPLAY_RM),
+    Mutant(TRAIN_RM, "    if run.config.rm.normalise_before:\n", "    if True:\n", EFFECTS),
+    Mutant(TRAIN_RM, "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", REPLAY_RM),
+    Mutant(TRAIN_RM, "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", REPLAY_RM),  # normalised on answers without their prompts
+    Mutant(TRAIN_RM, "    model.eval()\n    scores = []", "    scores = []", _tests("every_field", "rm seed model")),  # dropout on before training
+    Mutant(TRAIN_RM, "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", REPLAY_RM),
+    Mutant(TRAIN_RM, "    scores = scores_of(model, data.test_rows,", "    scores = scores_of(model, data.validation_rows,", REPLAY_RM),  # reported on the validation split
+    Mutant(TRAIN_RM, "corpus.comparisons(\"validation\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", REPLAY_RM),  # settings are chosen on the test split
+    Mutant(TRAIN_RM, "count = config.rm.eval_comparisons", "count = config.eval.prompts", REPLAY_RM),
+    Mutant(TRAIN_RM, "[test[number] for number in kept[:count].tolist()]", "list(test[:count])", RECOMPUTED),  # the limit of other comparisons than the accuracy
+    Mutant(TRAIN_RM, "judge.gold_score(c.prompt, text)", "judge.gold_score(\"\", text)", RECOMPUTED),
+    Mutant(TRAIN_RM, "run.earlier(\"sft\") / \"reward\"", "run.earlier(\"sft\") / \"policy\"", REPLAY_RM),
+    Mutant(TRAIN_RM, "    _, tokenizer = run.tokenizers()", "    tokenizer, _ = run.tokenizers()", REPLAY_RM),
     # ------------------------------------------------------------------ train_ppo.py: stage 3
-    Mutant(TRAIN_PPO, "decayed_groups(policy.parameters(), config.weight_decay)", "decayed_groups(policy.parameters(), config.lr)", OF_PPO),
-    Mutant(TRAIN_PPO, "(0.9, config.adam_beta2)", "(0.9, 0.999)", OF_PPO),
-    Mutant(TRAIN_PPO, "config.adam_eps, tensorflow_eps", "1e-5, tensorflow_eps", OF_PPO),
-    Mutant(TRAIN_PPO, ", tensorflow_eps=config.tensorflow_eps", "", OF_PPO),
-    Mutant(TRAIN_PPO, "policy, optimizer, run.config.seed, prompts", "policy, optimizer, 1, prompts", OF_PPO),  # the draws of the rollouts
-    Mutant(TRAIN_PPO, "seed_global(config.seed, \"value head\")", "seed_global(1, \"value head\")", OF_PPO),
-    Mutant(TRAIN_PPO, "run.config.ppo.rollout_batch_size, run.config.seed, \"ppo prompts\"", "run.config.ppo.rollout_batch_size, 1, \"ppo prompts\"", OF_PPO),
-    Mutant(TRAIN_PPO, "prompts, config.kl_coef, demonstrations", "prompts, 0.11, demonstrations", OF_PPO),
-    Mutant(TRAIN_PPO, " demonstrations=demonstrations,", "", OF_PPO),  # no pretraining term
-    Mutant(TRAIN_PPO, "config.ppo.ptx_batch_size, config.seed", "config.ppo.rollout_batch_size, config.seed", OF_PPO),
-    Mutant(TRAIN_PPO, "RowSource(queries[\"train\"], ", "RowSource(queries[\"test\"], ", OF_PPO),  # trains on the held-out prompts
-    Mutant(TRAIN_PPO, "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"train\"], queries[\"test\"], corpus", OF_PPO),  # evaluated on those it trains on
-    Mutant(TRAIN_PPO, "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"test\"], queries[\"validation\"], corpus", OF_PPO),
-    Mutant(TRAIN_PPO, "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", OF_PPO),  # held-out demonstrations are trained on
-    Mutant(TRAIN_PPO, "(tokenizer, _) = load_corpus", "(_, tokenizer) = load_corpus", OF_PPO),
-    Mutant(TRAIN_PPO, "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", OF_PPO),
-    Mutant(TRAIN_PPO, "\"policy\", config.ppo.value_head)", "\"policy\")", OF_PPO),
-    Mutant(TRAIN_PPO, "data.validation[: config.eval.prompts]", "data.validation[: config.eval.final_prompts]", OF_PPO),
-    Mutant(TRAIN_PPO, "data.test[: config.eval.final_prompts]", "data.test[: config.eval.prompts]", OF_PPO),
-    Mutant(TRAIN_PPO, "answer(model, reference, ", "answer(reference, reference, ", OF_PPO),  # evaluations sample the reference
-    Mutant(TRAIN_PPO, "tokenizer, config, \"validation\")", "tokenizer, config, \"test\")", OF_PPO),  # the draws of the evaluation at the end
-    Mutant(TRAIN_PPO, "    test = data.test[", "    test = data.validation[", OF_PPO),  # reported on the validation split
-    Mutant(TRAIN_PPO, "win_rate(answers, reference_answers, judge)", "win_rate(reference_answers, answers, judge)", OF_PPO),  # losses for wins
-    Mutant(TRAIN_PPO, "win_rate(answers, reference_answers, judge)", "win_rate(answers, reference_answers, None)", OF_PPO),  # by the score trained for
-    Mutant(TRAIN_PPO, "side_by_side(reference_answers, answers, ", "side_by_side(answers, reference_answers, ", OF_PPO),
-    Mutant(TRAIN_PPO, "config.ppo.save_every, config", "config.eval.every, config", OF_PPO),
-    Mutant(TRAIN_PPO, "state.iteration, config.eval.every, ", "state.iteration, config.ppo.save_every, ", OF_PPO),
+    Mutant(TRAIN_PPO, "decayed_groups(policy.parameters(), config.weight_decay)", "decayed_groups(policy.parameters(), config.lr)", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "(0.9, config.adam_beta2)", "(0.9, 0.999)", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "config.adam_eps, tensorflow_eps", "1e-5, tensorflow_eps", REPLAY_PPO),
+    Mutant(TRAIN_PPO, ", tensorflow_eps=config.tensorflow_eps", "", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "policy, optimizer, run.config.seed, prompts", "policy, optimizer, 1, prompts", REPLAY_PPO),  # the draws of the rollouts
+    Mutant(TRAIN_PPO, "seed_global(config.seed, \"value head\")", "seed_global(1, \"value head\")", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "run.config.ppo.rollout_batch_size, run.config.seed, \"ppo prompts\"", "run.config.ppo.rollout_batch_size, 1, \"ppo prompts\"", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "prompts, config.kl_coef, demonstrations", "prompts, 0.11, demonstrations", REPLAY_PPO),
+    Mutant(TRAIN_PPO, " demonstrations=demonstrations,", "", REPLAY_PPO),  # no pretraining term
+    Mutant(TRAIN_PPO, "config.ppo.ptx_batch_size, config.seed", "config.ppo.rollout_batch_size, config.seed", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "RowSource(queries[\"train\"], ", "RowSource(queries[\"test\"], ", REPLAY_PPO),  # trains on the held-out prompts
+    Mutant(TRAIN_PPO, "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"train\"], queries[\"test\"], corpus", RECOMPUTED),  # evaluated on those it trains on
+    Mutant(TRAIN_PPO, "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"test\"], queries[\"validation\"], corpus", RECOMPUTED),
+    Mutant(TRAIN_PPO, "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", REPLAY_PPO),  # held-out demonstrations are trained on
+    Mutant(TRAIN_PPO, "(tokenizer, _) = load_corpus", "(_, tokenizer) = load_corpus", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", REPLAY_PPO),
+    Mutant(TRAIN_PPO, "\"policy\", config.ppo.value_head)", "\"policy\")", EFFECTS),
+    Mutant(TRAIN_PPO, "data.validation[: config.eval.prompts]", "data.validation[: config.eval.final_prompts]", EFFECTS),
+    Mutant(TRAIN_PPO, "data.test[: config.eval.final_prompts]", "data.test[: config.eval.prompts]", EFFECTS),
+    Mutant(TRAIN_PPO, "answer(model, reference, ", "answer(reference, reference, ", RECOMPUTED),  # evaluations sample the reference
+    Mutant(TRAIN_PPO, "tokenizer, config, \"validation\")", "tokenizer, config, \"test\")", RECOMPUTED),  # the draws of the evaluation at the end
+    Mutant(TRAIN_PPO, "    test = data.test[", "    test = data.validation[", RECOMPUTED),  # reported on the validation split
+    Mutant(TRAIN_PPO, "win_rate(answers, reference_answers, judge)", "win_rate(reference_answers, answers, judge)", RECOMPUTED),  # losses for wins
+    Mutant(TRAIN_PPO, "win_rate(answers, reference_answers, judge)", "win_rate(answers, reference_answers, None)", RECOMPUTED),  # by the score trained for
+    Mutant(TRAIN_PPO, "side_by_side(reference_answers, answers, ", "side_by_side(answers, reference_answers, ", RECOMPUTED),
+    Mutant(TRAIN_PPO, "config.ppo.save_every, config", "config.eval.every, config", _files("run_streams")),
+    Mutant(TRAIN_PPO, "state.iteration, config.eval.every, ", "state.iteration, config.ppo.save_every, ", _files("held_out")),
     Mutant(TRAIN_PPO, "tokenizer, config.data.response_length, config.ppo\n", "tokenizer, config.data.query_length, config.ppo\n", OF_PPO),
     Mutant(TRAIN_PPO, "tokenizer.end_ids(config.ppo.stop_token), config.ppo)", "tokenizer.end_ids(\"\"), config.ppo)", OF_PPO),  # the update allows what sampling forbade
     Mutant(TRAIN_PPO, "        check_promises(state, rollout, scorer, tokenizer, config.ppo)\n", "        pass\n", OF_PPO),
