@@ -782,3 +782,11 @@ def test_files_are_loaded_with_the_seed_of_the_run(tmp_path):
     for seed in (1, 2):
         assert prompts(load_corpus(Config(data=data, seed=seed))) == prompts(own(seed, prompts=path))
     assert prompts(own(1, prompts=path)) != prompts(own(2, prompts=path))
+
+
+def test_demonstrations_are_in_an_order_that_the_seed_determines(tmp_path):
+    path = write(tmp_path / "d.jsonl", [{"prompt": f"P{i}", "completion": f" c{i}"} for i in range(N)])
+    asked = write(tmp_path / "asked.jsonl", [{"prompt": f"Q{i}"} for i in range(3)])
+    orders = [demonstrations(own(seed, demonstrations=path, prompts=asked)) for seed in (1, 1, 2, 3)]
+    assert orders[0] == orders[1]
+    assert orders[1] != orders[2] != orders[3] != orders[1]
