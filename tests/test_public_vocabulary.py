@@ -53,7 +53,7 @@ ANY_TEXT = st.one_of(
 
 @pytest.fixture(scope="module")
 def reviews():
-    rows = BundledReviews(DataConfig()).demonstrations()
+    rows = BundledReviews(DataConfig()).demonstrations("train")
     return [row.prompt + row.completion for row in rows]
 
 
