@@ -119,7 +119,10 @@ def check(config: Config) -> None:
     if B % minibatches:
         raise ValueError(f"{minibatches} minibatches do not divide a rollout of {B} (ppo.rollout-batch-size)")
     if (B // minibatches) % M:
-        raise ValueError(f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches}")
+        raise ValueError(
+            f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches} "
+            "(ppo.microbatch-size, ppo.rollout-batch-size, ppo.num-minibatches)"
+        )
     for name, backbone in (("policy", policy), ("reward", config.model.reward)):
         if not backbone.weights:  # public ones bring a context of their own
             check_context(data, name, backbone.context, f"model.{name}.context")
