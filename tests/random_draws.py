@@ -32,7 +32,7 @@ class Call(NamedTuple):
 
 
 def sources() -> Iterator[tuple[str, ast.Module]]:
-    paths = [*REPOSITORY.glob("*.py"), *(REPOSITORY / "minippo").rglob("*.py")]
+    paths = [*REPOSITORY.glob("train_*.py"), *(REPOSITORY / "minippo").rglob("*.py")]
     for path in sorted(path for path in paths if path.name != "streams.py"):
         yield str(path.relative_to(REPOSITORY)), ast.parse(path.read_text(encoding="utf-8"))
 
