@@ -196,7 +196,7 @@ PLUMBING = [
     Mutant(CORPORA, "random.Random(f\"{self.seed} demonstrations\")", "random.Random(\"1 demonstrations\")", OF_CORPORA),
     Mutant(CORPORA, "else self._test_reviews(split)", "else self.rows[\"train\"]", OF_CORPORA),
     Mutant(CORPORA, "IMDB(config.data, config.seed)", "IMDB(config.data, 1)", OF_CORPORA),
-    Mutant(CORPORA, "OwnData(config.data, config.seed)", "OwnData(config.data, 1)", OF_CORPORA),
+    Mutant(CORPORA, "OwnData(config.data, config.seed)", "OwnData(config.data, 1)", OF_OWN_DATA),
     # ------------------------------------------------------------------ labelled.py
     Mutant(LABELLED, "list(zip(sides[1], sides[0], strict", "list(zip(sides[0], sides[1], strict", OF_OWN_DATA),
     Mutant(LABELLED, " words, {chance_name}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
