@@ -11,31 +11,46 @@ from dataclasses import dataclass
 
 from tqdm import tqdm
 
-from minippo.checkpoint import PPOState, check_data, checkpoints, load_actor_critic, restore, save, save_model
-from minippo.checks import check_promises
-from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
+from minippo.batches import BatchStream
+from minippo.checks import check_first_rollout
 from minippo.config import Config
-from minippo.corpora import Corpus, load_corpus
-from minippo.data import RowSource, policy_rows, print_report, prompt_rows, windows
-from minippo.errors import BrokenRun
-from minippo.evaluate import Answer, answer, figures, final_evaluation, report, scorer_of, side_by_side, win_rate
+from minippo.data import Corpus, load_corpus, policy_rows, prompt_rows, windows
+from minippo.errors import TrainingError
+from minippo.evaluation import Answer, answer, figures, final_evaluation, win_rate
 from minippo.heads import ActorCritic
-from minippo.metrics import Metrics
-from minippo.optim import CPUAdamW, decayed_groups
+from minippo.optim import CPUAdamW, param_groups
 from minippo.ppo import ppo_update
-from minippo.rollout import collect_rollout, rollout_figures
-from minippo.run import Run, open_run, peak_memory_mb
+from minippo.rollout import collect_rollout, rollout_stats
+from minippo.runs import (
+    Metrics,
+    Run,
+    broken_run_exits,
+    check_data,
+    checkpoints,
+    open_run,
+    parse_options,
+    peak_memory_mb,
+    print_report,
+    report,
+    restore,
+    save,
+    scorer_of,
+    side_by_side,
+    wrong_input_exits,
+)
 from minippo.scoring import Scorer, load_scorer
+from minippo.state import PPOState
 from minippo.streams import seed_global
 from minippo.tokenizer import Tokenizer
+from minippo.weights import load_actor_critic, save_model
 
 
 def make_state(
-    run: Run, policy: ActorCritic, prompts: RowSource, demonstrations: RowSource | None, data: str
+    run: Run, policy: ActorCritic, prompts: BatchStream, demonstrations: BatchStream | None, data: str
 ) -> PPOState:
     """The state of a run that has not begun."""
     config = run.config.ppo
-    groups = decayed_groups(policy.parameters(), config.weight_decay)
+    groups = param_groups(policy.parameters(), config.weight_decay)
     optimizer = CPUAdamW(
         groups, config.lr, (0.9, config.adam_beta2), config.adam_eps, tensorflow_eps=config.tensorflow_eps
     )
@@ -44,13 +59,13 @@ def make_state(
     )
 
 
-def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context: int) -> RowSource | None:
+def demonstration_source(run: Run, corpus: Corpus, tokenizer: Tokenizer, context: int) -> BatchStream | None:
     """What the pretraining term draws from, in windows of the policy's context; None where its weight is 0."""
     config = run.config
     if config.ppo.ptx_coef == 0:
         return None
     rows = windows(policy_rows(corpus.demonstrations("train"), tokenizer), context)
-    return RowSource(rows, config.ppo.ptx_batch_size, config.seed, "ppo demonstrations")
+    return BatchStream(rows, config.ppo.ptx_batch_size, config.seed, "ppo demonstrations")
 
 
 @dataclass(frozen=True)
@@ -58,7 +73,7 @@ class Prepared:
     """What is read before the first step, and found to be in order."""
 
     corpus: Corpus
-    prompts: RowSource
+    prompts: BatchStream
     validation: Sequence[list[int]]
     """Prompts of the evaluations during training."""
     test: Sequence[list[int]]
@@ -72,7 +87,7 @@ def prepare(run: Run) -> Prepared:
     if run.config.ppo.ptx_coef > 0 and not len(corpus.demonstrations("train")):
         raise ValueError(f"ppo.ptx-coef is {run.config.ppo.ptx_coef}, but there are no demonstrations")
     queries, report = prompt_rows(corpus.prompts, tokenizer, run.config.data)
-    prompts = RowSource(queries["train"], run.config.ppo.rollout_batch_size, run.config.seed, "ppo prompts")
+    prompts = BatchStream(queries["train"], run.config.ppo.rollout_batch_size, run.config.seed, "ppo prompts")
     for place in checkpoints(run.unfinished("ppo"))[-1:]:
         check_data(corpus.fingerprint, place)
     return Prepared(corpus, prompts, queries["validation"], queries["test"], corpus.report | report)
@@ -135,8 +150,8 @@ def train(run: Run, data: Prepared, started: float) -> None:
     while state.iteration < config.ppo.num_iterations:
         try:
             found, timing = iterate(state, reference, scorer, tokenizer, config)
-        except BrokenRun as error:
-            raise BrokenRun(
+        except TrainingError as error:
+            raise TrainingError(
                 f"iteration {state.iteration + 1}: {error}. The last good checkpoint is {checkpoints(folder)[-1]}"
             ) from error
         if due(state.iteration, config.eval.every, config.ppo.num_iterations):
@@ -168,8 +183,8 @@ def iterate(
     )
     clock.append(time.perf_counter())
     if state.iteration == 0:
-        check_promises(state, rollout, scorer, tokenizer, config.ppo)
-    found = rollout_figures(rollout, state.kl_coef)  # before the update adapts the coefficient
+        check_first_rollout(state, rollout, scorer, tokenizer, config.ppo)
+    found = rollout_stats(rollout, state.kl_coef)  # before the update adapts the coefficient
     clock.append(time.perf_counter())
     found |= ppo_update(state, rollout, tokenizer.end_ids(config.ppo.stop_token), config.ppo)
     clock.append(time.perf_counter())

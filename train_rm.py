@@ -17,23 +17,19 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from minippo.checkpoint import load_actor_critic, save_model
-from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.corpora import Corpus, Judge, load_corpus
-from minippo.data import comparison_rows, pad, print_report, prompt_rows
-from minippo.equations import calibration, calibration_error, ranking_loss
-from minippo.errors import BrokenRun, stop_unless_finite
+from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_corpus, prompt_rows
+from minippo.equations import ranking_loss
+from minippo.errors import TrainingError, require_finite
+from minippo.evaluation import Judge, calibration, calibration_error
 from minippo.heads import RewardModel
-from minippo.metrics import Metrics
-from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
-from minippo.rollout import respond
-from minippo.run import Run, open_run
+from minippo.masking import pad
+from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+from minippo.rollout import sample_responses
+from minippo.runs import Metrics, Run, broken_run_exits, open_run, parse_options, print_report, wrong_input_exits
 from minippo.scoring import score_tokens
 from minippo.streams import generator, response_uniforms, seed_global
-from minippo.texts import Comparison
-from minippo.token_rows import TokenGroups
 from minippo.tokenizer import Tokenizer, reward_tokens
-from minippo.weights import load_pretrained
+from minippo.weights import load_actor_critic, load_pretrained, save_model
 
 
 def comparison_batches(rows: TokenGroups, batch_size: int, generator: torch.Generator) -> Iterator[list[int]]:
@@ -91,7 +87,7 @@ def train(
     """Bradley-Terry training over the epochs, of which the first goes through `rows`; logs loss, training accuracy and
     validation accuracy."""
     config, context, seed = run.config.rm, model.gpt.config.context, run.config.seed
-    optimizer = CPUAdamW(decayed_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
+    optimizer = CPUAdamW(param_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     metrics = Metrics(run.folder, "rm")
     steps_per_epoch = sum(1 for _ in comparison_batches(rows, config.batch_size, torch.Generator()))
     num_steps, step = config.epochs * steps_per_epoch, 0
@@ -105,7 +101,7 @@ def train(
                 break
             started = time.perf_counter()
             model.train()
-            lr = config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup)
+            lr = config.lr * lr_schedule(config.schedule, step, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
             scores = score_batch(
@@ -114,7 +110,7 @@ def train(
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
             grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
-            stop_unless_finite(f"reward model: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
+            require_finite(f"reward model: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             step += 1
             bar.update()
@@ -156,7 +152,7 @@ def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run
     for start in range(0, len(queries), config.ppo.rollout_batch_size):
         indices = range(start, min(start + config.ppo.rollout_batch_size, len(queries)))
         uniforms = response_uniforms(config.seed, "normalisation", 0, indices, config.data.response_length)
-        batch = respond(
+        batch = sample_responses(
             reference, [queries[i] for i in indices], policy_tokenizer, uniforms=uniforms, config=config.ppo
         )
         rows = reward_tokens(reward_tokenizer, batch.prompt_texts, batch.response_texts, model.gpt.config.context)
@@ -164,7 +160,7 @@ def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run
     try:
         model.normalise(torch.cat(scores))
     except ValueError as error:  # nothing that the user has given: the training has failed
-        raise BrokenRun(str(error)) from None
+        raise TrainingError(str(error)) from None
 
 
 @dataclass(frozen=True)

@@ -11,14 +11,14 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import tyro
 
-from minippo.metrics import read_metrics
+from minippo.runs import read_metrics
 
 # Title, stage, name of the figure.
 PANELS = (
     ("reward model: loss", "rm", "loss/rm"),
     ("reward model: held-out accuracy", "rm", "eval/accuracy"),
     ("PPO: policy loss", "ppo", "loss/policy"),
-    ("PPO: value (TD) error", "ppo", "val/td_error"),
+    ("PPO: value (TD) error", "ppo", "value/td_error"),
     ("PPO: average score of rollouts", "ppo", "objective/scores"),
     ("PPO: average score in evaluation", "ppo", "eval/score"),
     ("PPO: KL to the reference, nats per sequence", "ppo", "objective/kl"),

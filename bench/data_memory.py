@@ -20,9 +20,11 @@ from typing import Literal
 import tyro
 
 from minippo.config import DataConfig
-from minippo.corpora import IMDB, clean
-from minippo.data import bundled, make_tokenizer, policy_rows
-from minippo.texts import Demonstration, Texts
+from minippo.data import Demonstration, policy_rows
+from minippo.data.imdb import IMDB, clean
+from minippo.data.texts import Texts
+from minippo.storage import bundled
+from minippo.tokenizer import make_tokenizer
 
 SPLITS = ("train", "test", "unsupervised")
 

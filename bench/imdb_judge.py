@@ -19,8 +19,8 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from minippo.corpora import IMDB
-from minippo.run import load_run
+from minippo.data.imdb import IMDB
+from minippo.runs import load_run
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from pathlib import Path
 import matplotlib.pyplot as plt
 import tyro
 
-from minippo.metrics import read_metrics
+from minippo.runs import read_metrics
 
 COLUMNS = {
     "kl": "KL, nats",

@@ -84,7 +84,7 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
-class LanguageModelConfig:
+class LMTrainConfig:
     """One run of language-model training. Adam with warm-up and linear decay."""
 
     tokens: int
@@ -107,9 +107,9 @@ class LanguageModelConfig:
 class SFTConfig:
     """Language-model training on demonstrations."""
 
-    policy: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=1_000_000, lr=8e-3))
+    policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=1_000_000, lr=8e-3))
     """Makes the reference policy."""
-    reward: LanguageModelConfig = field(default_factory=lambda: LanguageModelConfig(tokens=500_000))
+    reward: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=500_000))
     """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
 
 

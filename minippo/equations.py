@@ -7,12 +7,11 @@ by `torch.where`, never by multiplication). Where a result has a value at masked
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import NamedTuple
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from minippo.masking import Moments, _masked_sum, last_response_index, masked_moments
 
 # ---------------------------------------------------------------------------------------------- reward model
 
@@ -40,51 +39,6 @@ def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
 
 
-class ConfidenceBin(NamedTuple):
-    """Pairs of which a reward model is about equally sure."""
-
-    confidence: float
-    """Mean probability that it gives to the completion it prefers."""
-    accuracy: float
-    """How often that one is the better one."""
-    count: int
-
-
-def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
-    """Accuracy by confidence, of the score differences (N,) better minus worse; bins of equal width from 0.5 to 1.
-
-    By Bradley-Terry the model's confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
-    any normalisation. Where confidence and accuracy agree, a difference of scores means what the labels meant. Empty
-    bins are left out. Guo et al. 2017 (1706.04599) section 2.
-    """
-    confidence = torch.sigmoid(differences.abs())
-    right = (differences > 0).double() + 0.5 * (differences == 0)  # of a tie it says that either is as good
-    place = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
-    chosen = [place == index for index in range(num_bins)]
-    return [
-        ConfidenceBin(float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum()))
-        for rows in chosen
-        if rows.any()
-    ]
-
-
-def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """Mean distance of accuracy from confidence, weighted by the pairs (expected calibration error, Guo et al. 2017
-    eq. 3)."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)
-
-
-def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What of `x` (B, T, ...) stands one place before each token that is to be predicted, (N, ...), and those, (N,).
-
-    mask (B, T): True where a token is to be predicted. The first token of a row has nothing before it and never is.
-    What is masked is left out before any softmax, whose gradient would turn a NaN times 0 into NaN.
-    """
-    predicted = mask[:, 1:]
-    return x[:, :-1][predicted], tokens[:, 1:][predicted]
-
-
 def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | None = None) -> Tensor:
     """Cross-entropy of `targets` (N,) given the `logits` (N, V) before them, () in nats per token, in float32.
 
@@ -93,43 +47,6 @@ def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | No
     return F.cross_entropy(logits.float(), targets, reduction="sum") / (
         max(1, len(targets)) if num_tokens is None else num_tokens
     )
-
-
-# ---------------------------------------------------------------------------------------------- masked statistics
-
-
-class Moments(NamedTuple):
-    """Count, mean and population variance of a set of numbers; a + b is those of the union (Chan et al. 1979)."""
-
-    count: Tensor
-    mean: Tensor
-    variance: Tensor
-
-    def __add__(self, other: Moments) -> Moments:  # type: ignore[override]
-        count = self.count + other.count
-        share = other.count.to(other.mean.dtype) / count.clamp(min=1)
-        shift = other.mean - self.mean
-        variance = (1 - share) * self.variance + share * other.variance + share * (1 - share) * shift**2
-        return Moments(count, self.mean + share * shift, variance)
-
-
-def masked_moments(x: Tensor, mask: Tensor) -> Moments:
-    """Moments of the real entries of `x`; all 0 where there are none."""
-    x = torch.where(mask, x, 0)  # first, not last: the gradient of a square under a mask is 0 * 2x, NaN where x is
-    mean = masked_mean(x, mask)
-    return Moments(mask.sum(), mean, masked_mean((x - mean) ** 2, mask))
-
-
-def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of the real entries, over `dim` or over all; 0 where there are none."""
-    total, count = torch.where(mask, x, 0), mask
-    if dim is None:
-        return total.sum() / count.sum().clamp(min=1)
-    return total.sum(dim) / count.sum(dim).clamp(min=1)
-
-
-def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
-    return torch.where(mask, x, 0).sum()
 
 
 def _divisor(mask: Tensor, num_tokens: Tensor | float | None) -> Tensor | float:
@@ -151,21 +68,6 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
     return torch.where(mask, rescaled, 0)
 
 
-# ---------------------------------------------------------------------------------------------- log-probabilities
-
-
-NO_CHANCE = -1e9
-"""The logit of a token that cannot be drawn. Not -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0,
-where 0 * -inf is NaN."""
-
-
-def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
-    """`logits` (..., V) in which `tokens` have no chance where `forbidden` (...) is True."""
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))
-    return torch.where(forbidden.unsqueeze(-1) & is_one, NO_CHANCE, logits)
-
-
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
     """Log-probabilities of `tokens` and the entropies of their distributions, both (...) in nats, float32.
 
@@ -175,15 +77,6 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
     return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
-
-
-# ---------------------------------------------------------------------------------------------- rewards
-
-
-def last_response_index(response_mask: Tensor) -> Tensor:
-    """Index of the last real token of each row, (B,)."""
-    index = torch.arange(response_mask.shape[1], device=response_mask.device)
-    return torch.where(response_mask, index, 0).amax(dim=1)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
@@ -214,7 +107,9 @@ def kl_penalised_rewards(
     return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
 
 
-def treat_missing_eos(scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0) -> Tensor:
+def penalise_missing_eos(
+    scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0
+) -> Tensor:
     """Scores (B,) after the treatment of responses that never end: "off", "replace" by the given score, "subtract" it.
 
     Stiennon et al. 2020 and Huang et al. 2024 (2403.17031) replace by -1.

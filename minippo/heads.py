@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from minippo.equations import last_response_index
+from minippo.masking import last_response_index
 from minippo.model import GPT, KVCache
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
+import numpy as np
 import torch
 from torch import Tensor
 
-from minippo.data import length_batches, pad
-from minippo.equations import language_model_loss, predicted_tokens
+from minippo.batches import length_batches
+from minippo.equations import language_model_loss
+from minippo.masking import pad, predicted_tokens
 from minippo.model import GPT
-from minippo.token_rows import TokenRows
 
 
 def backward_in_chunks(
@@ -38,12 +41,13 @@ def backward_in_chunks(
 
 
 @torch.no_grad()
-def held_out_loss(gpt: GPT, pieces: TokenRows, pad_id: int, batch_tokens: int) -> float:
+def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
     """Mean loss per token over `pieces`, nats, dropout off."""
     gpt.eval()
     device = gpt.token_embedding.weight.device
     total, count = 0.0, 0
-    for batch in length_batches(pieces.lengths, batch_tokens, torch.Generator()):
+    lengths = np.array([len(piece) for piece in pieces])
+    for batch in length_batches(lengths, batch_tokens, torch.Generator()):
         tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
         num_tokens = int(mask[:, 1:].sum())
         before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)

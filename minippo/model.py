@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from minippo.equations import NO_CHANCE
+from minippo.masking import FORBIDDEN_LOGIT
 
 
 @dataclass(frozen=True)
@@ -219,7 +219,7 @@ class GPT(nn.Module):
         """Language-model head, (..., C) -> (..., V): the output embedding is the input embedding."""
         logits = F.linear(hidden, self.token_embedding.weight)
         if self.config.never_sampled:
-            logits.index_fill_(-1, self.never_sampled, max(NO_CHANCE, torch.finfo(logits.dtype).min))
+            logits.index_fill_(-1, self.never_sampled, max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min))
         return logits
 
 

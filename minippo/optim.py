@@ -106,7 +106,7 @@ class CPUAdamW(Optimizer):
                 self.state[parameter] = {k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}
 
 
-def lr_share(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0) -> float:
+def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0) -> float:
     """Share of the learning rate at `step` (from 0): up linearly over the first `warmup` share of the steps, then
     "linear"ly or as a "cosine" (Loshchilov & Hutter 2017, eq. 5) down to 0, or "constant". No step's share is 0."""
     rising = (step + 1) / max(1.0, warmup * num_steps)
@@ -120,7 +120,7 @@ def lr_share(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0) -
     raise ValueError(f"a learning-rate schedule is linear, cosine or constant, not {schedule!r}")
 
 
-def decayed_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
+def param_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups in which matrices are decayed, gains and biases are not (Radford et al. 2018)."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.dim() >= 2]

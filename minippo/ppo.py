@@ -8,14 +8,14 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from minippo import equations
-from minippo.checkpoint import PPOState
+from minippo import equations, masking
 from minippo.config import PPOConfig
-from minippo.data import pad
-from minippo.errors import stop_unless_finite
+from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks
-from minippo.optim import lr_share, set_lr
-from minippo.rollout import Rollout, judge_tokens
+from minippo.masking import pad
+from minippo.optim import lr_schedule, set_lr
+from minippo.rollout import Rollout, response_logprobs
+from minippo.state import PPOState
 from minippo.streams import generator
 
 
@@ -25,7 +25,7 @@ def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config
     Returns means over the minibatches whose step was taken; where none was, over those that were looked at.
     """
     B = len(rollout.queries)
-    lr = config.lr * lr_share(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
+    lr = config.lr * lr_schedule(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
     orders = [
         torch.randperm(B, generator=generator(state.seed, "minibatches", state.iteration + 1, epoch))
@@ -64,13 +64,13 @@ def update_on_minibatch(state: PPOState, batch: Rollout, end_ids: Sequence[int],
     """
     state.optimizer.zero_grad(set_to_none=True)
     figures = accumulate_gradient(state, batch, end_ids, config)
-    if exceeds(figures["policy/approxkl"], config.max_approx_kl) or exceeds(figures["val/ratio"], config.max_ratio):
+    if exceeds(figures["policy/approxkl"], config.max_approx_kl) or exceeds(figures["policy/ratio"], config.max_ratio):
         return figures
     if state.demonstrations is not None:
         figures["loss/ptx"] = accumulate_pretraining_gradient(state, config)
-    stop_unless_finite("update", **{name.replace("/", " "): value for name, value in figures.items()})
+    require_finite("update", **{name.replace("/", " "): value for name, value in figures.items()})
     grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
-    stop_unless_finite("update", gradient_norm=grad_norm)
+    require_finite("update", gradient_norm=grad_norm)
     state.optimizer.step()
     return figures | {"policy/grad_norm": grad_norm}
 
@@ -85,7 +85,7 @@ def accumulate_gradient(state: PPOState, batch: Rollout, end_ids: Sequence[int],
     if config.whiten_advantages:
         advantages = equations.whiten(advantages, batch.response_mask)
     sums: defaultdict[str, float] = defaultdict(float)
-    by_length = equations.last_response_index(batch.is_response).argsort()  # rows of like length have few pads
+    by_length = masking.last_response_index(batch.is_response).argsort()  # rows of like length have few pads
     for rows in by_length.split(config.microbatch_size):
         loss, figures = microbatch_loss(state, batch, rows, advantages[rows], num_tokens, end_ids, config)
         loss.backward()
@@ -121,7 +121,7 @@ def microbatch_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Policy loss + value_coef * value loss - entropy_coef * entropy, as this microbatch's share of the minibatch's."""
     mask = batch.response_mask[rows]
-    logprobs, values, entropies = judge_tokens(state.policy, batch, rows, end_ids, config)
+    logprobs, values, entropies = response_logprobs(state.policy, batch, rows, end_ids, config)
     policy_loss, policy_figures = equations.policy_loss(
         logprobs,
         batch.logprobs[rows],
@@ -144,8 +144,8 @@ def microbatch_loss(
         "policy/approxkl": policy_figures["approxkl"],
         "policy/clipfrac": policy_figures["clipfrac"],
         "policy/entropy": entropy,
-        "val/ratio": policy_figures["ratio"],
-        "val/clipfrac": value_figures["clipfrac"],
-        "val/td_error": value_figures["error"],
+        "policy/ratio": policy_figures["ratio"],
+        "value/clipfrac": value_figures["clipfrac"],
+        "value/td_error": value_figures["error"],
     }
     return loss, {name: value.detach() for name, value in figures.items()}

@@ -8,14 +8,14 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from minippo import equations
-from minippo.checkpoint import PPOState
+from minippo import equations, masking
 from minippo.config import PPOConfig
-from minippo.data import pad
-from minippo.errors import stop_unless_finite
+from minippo.errors import require_finite
 from minippo.heads import ActorCritic
+from minippo.masking import pad
 from minippo.sampling import generate
 from minippo.scoring import Scorer
+from minippo.state import PPOState
 from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
 
@@ -60,7 +60,7 @@ class Rollout(Responses):
 
 
 @torch.no_grad()
-def respond(
+def sample_responses(
     policy: ActorCritic,
     query_ids: Sequence[list[int]],
     tokenizer: Tokenizer,
@@ -105,7 +105,7 @@ def respond(
     )
 
 
-def judge_tokens(
+def response_logprobs(
     policy: ActorCritic, batch: Responses, rows: slice | Tensor, end_ids: Sequence[int], config: PPOConfig
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
@@ -115,15 +115,15 @@ def judge_tokens(
     is computed in a batch of another shape.
     """
     mask, is_response = batch.response_mask[rows], batch.is_response[rows]
-    longest = int(equations.last_response_index(is_response).max()) + 1
+    longest = int(masking.last_response_index(is_response).max()) + 1
     tokens = batch.query_responses[rows][:, :longest]
     # The state before a token chose it, and the value precedes it. Only the N real tokens of responses go on to the
     # heads: a head on pads is work for nothing.
-    before, drawn = equations.predicted_tokens(policy.gpt.hidden(tokens), tokens, is_response[:, :longest])
+    before, drawn = masking.predicted_tokens(policy.gpt.hidden(tokens), tokens, is_response[:, :longest])
     logits = policy.gpt.logits(before)  # (N, V)
     if config.min_new_tokens > 0:
         too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
-        logits = equations.forbid_tokens(logits, end_ids, too_early.expand_as(mask)[mask])
+        logits = masking.forbid_tokens(logits, end_ids, too_early.expand_as(mask)[mask])
     logprobs, entropies = equations.token_logprobs(logits, drawn, config.temperature)
     results = logprobs, policy.values(before), entropies
     return tuple(result.new_zeros(mask.shape).masked_scatter(mask, result) for result in results)  # type: ignore
@@ -133,9 +133,9 @@ def judge_tokens(
 def logprobs_and_values(
     policy: ActorCritic, batch: Responses, end_ids: Sequence[int], config: PPOConfig
 ) -> tuple[Tensor, Tensor]:
-    """`judge_tokens` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
+    """`response_logprobs` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
     parts = [
-        judge_tokens(policy, batch, slice(start, start + config.microbatch_size), end_ids, config)[:2]
+        response_logprobs(policy, batch, slice(start, start + config.microbatch_size), end_ids, config)[:2]
         for start in range(0, len(batch.queries), config.microbatch_size)
     ]
     logprobs, values = zip(*parts, strict=True)
@@ -154,17 +154,17 @@ def collect_rollout(
     """Answer the queries with the policy as it is, have the answers scored, and work out what each token was worth."""
     state.policy.eval()
     uniforms = response_uniforms(state.seed, "rollout", state.iteration + 1, range(len(query_ids)), response_length)
-    batch = respond(state.policy, query_ids, tokenizer, uniforms=uniforms, config=config)
+    batch = sample_responses(state.policy, query_ids, tokenizer, uniforms=uniforms, config=config)
     end_ids = tokenizer.end_ids(config.stop_token)
     logprobs, values = logprobs_and_values(state.policy, batch, end_ids, config)
     ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
     raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
     for prompt, response, score in zip(batch.prompt_texts, batch.response_texts, raw_scores.tolist(), strict=True):
-        stop_unless_finite(f"the answer {response!r} to {prompt!r}", score=score)
+        require_finite(f"the answer {response!r} to {prompt!r}", score=score)
     scores = raw_scores
     if config.score_clip is not None:  # the scorer's own; the score of a missing end stays as it is set
         scores = scores.clamp(-config.score_clip, config.score_clip)
-    scores = equations.treat_missing_eos(
+    scores = equations.penalise_missing_eos(
         scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
     )
     mask = batch.response_mask
@@ -186,7 +186,7 @@ def collect_rollout(
     )
 
 
-def rollout_figures(rollout: Rollout, kl_coef: float) -> dict[str, float]:
+def rollout_stats(rollout: Rollout, kl_coef: float) -> dict[str, float]:
     """The curves of a rollout; means over sequences unless said otherwise. See docs/metrics.md."""
     mask, kl = rollout.response_mask, rollout.kl.sum(dim=1)
     k2, k3 = (
@@ -202,9 +202,9 @@ def rollout_figures(rollout: Rollout, kl_coef: float) -> dict[str, float]:
         "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean(),
         "objective/non_score_reward": (-kl_coef * kl).mean(),
         "objective/kl_coef": kl_coef,
-        "val/explained_variance": equations.explained_variance(rollout.values, rollout.returns, mask),
-        "val/mean": equations.masked_mean(rollout.values, mask),
-        "val/returns": equations.masked_mean(rollout.returns, mask),
+        "value/explained_variance": equations.explained_variance(rollout.values, rollout.returns, mask),
+        "value/mean": masking.masked_mean(rollout.values, mask),
+        "value/returns": masking.masked_mean(rollout.returns, mask),
         "response/length": mask.sum(dim=1).float().mean(),
         "response/eos_rate": rollout.has_eos.float().mean(),
     }

@@ -8,7 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from minippo.errors import BrokenRun
+from minippo.errors import TrainingError
 from minippo.model import GPTConfig, KVCache
 
 
@@ -48,8 +48,8 @@ def generate(
     drawn there. `uniforms` (B, R), float64 in [0, 1), choose the tokens, one number for each; by default they are drawn
     from `generator` (on the CPU), B for each of the R steps.
 
-    Raises ValueError if P + R exceeds the model's context or if top_p, top_k or temperature is out of range, BrokenRun
-    if a logit is NaN or positive infinity.
+    Raises ValueError if P + R exceeds the model's context or if top_p, top_k or temperature is out of range,
+    TrainingError if a logit is NaN or positive infinity.
     """
     B, P = queries.shape
     context = _config(model).context
@@ -98,11 +98,11 @@ def generate(
 def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_p: float) -> Tensor:
     """One token of each row, (B,): logits (B, V), uniform (B,) in [0, 1) float64, by inversion of the distribution.
 
-    Raises BrokenRun if a logit is NaN or positive infinity: no token could be chosen.
+    Raises TrainingError if a logit is NaN or positive infinity: no token could be chosen.
     """
     highest = logits.amax(dim=-1, keepdim=True)  # (B, 1), NaN if any logit of the row is
     if not torch.isfinite(highest).all():
-        raise BrokenRun("the model's logits are NaN or infinite, so no token can be sampled")
+        raise TrainingError("the model's logits are NaN or infinite, so no token can be sampled")
     if temperature == 0:
         return logits.argmax(dim=-1)
     # The highest is 0 at any temperature; dividing first could overflow, and a temperature could round to 0.

@@ -11,9 +11,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from minippo.data import pad
-from minippo.errors import BrokenRun, stop_unless_finite
+from minippo.errors import TrainingError, require_finite
 from minippo.heads import RewardModel
+from minippo.masking import pad
 from minippo.tokenizer import Tokenizer, reward_tokens
 
 Scorer = Callable[[list[str], list[str]], Tensor]
@@ -58,19 +58,19 @@ class FunctionScorer:
             scores = self.function(list(prompts), list(responses))
         except Exception as error:
             place = traceback.extract_tb(error.__traceback__)[-1]
-            raise BrokenRun(
+            raise TrainingError(
                 f"the scorer {self.name} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
-            raise BrokenRun(f"the scorer {self.name} should return a tensor, not {type(scores).__name__}")
+            raise TrainingError(f"the scorer {self.name} should return a tensor, not {type(scores).__name__}")
         if scores.shape != (len(responses),):
-            raise BrokenRun(
+            raise TrainingError(
                 f"the scorer {self.name} should return the shape ({len(responses)},) for {len(responses)} responses, "
                 f"not {tuple(scores.shape)}"
             )
         scores = scores.detach().float().cpu()
         for prompt, response, score in zip(prompts, responses, scores.tolist(), strict=True):
-            stop_unless_finite(f"the scorer {self.name}, asked about {response!r} after {prompt!r}", score=score)
+            require_finite(f"the scorer {self.name}, asked about {response!r} after {prompt!r}", score=score)
         return scores
 
 

@@ -11,30 +11,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from tqdm import tqdm
 
-from minippo.cli import broken_run_exits, parse_options, wrong_input_exits
-from minippo.config import BackboneConfig, Config, LanguageModelConfig
-from minippo.corpora import load_corpus
-from minippo.data import (
-    TOKENIZER_TEXTS,
-    length_batches,
-    make_tokenizer,
-    pad,
-    policy_rows,
-    print_report,
-    reward_rows,
-    windows,
-)
-from minippo.errors import stop_unless_finite
+from minippo.batches import length_batches
+from minippo.config import BackboneConfig, Config, LMTrainConfig
+from minippo.data import TOKENIZER_TEXTS, TokenRows, load_corpus, policy_rows, reward_rows, windows
+from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
-from minippo.metrics import Metrics
+from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
-from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
-from minippo.run import Run, open_run
+from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+from minippo.runs import (
+    Metrics,
+    Run,
+    broken_run_exits,
+    check_context,
+    open_run,
+    parse_options,
+    print_report,
+    wrong_input_exits,
+)
+from minippo.splits import HELD_OUT, SPLITS, Split
 from minippo.streams import generator, seed_global
-from minippo.texts import HELD_OUT, SPLITS, Split
-from minippo.token_rows import TokenRows
-from minippo.tokenizer import Tokenizer
-from minippo.validation import check_context
+from minippo.tokenizer import Tokenizer, make_tokenizer
 from minippo.weights import load_pretrained, pretrained_config, save_pretrained
 
 MOST_PADDED_ROWS = 128  # embeddings are padded to multiples of at most so many
@@ -63,7 +60,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             )
         )
     padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
-    gpt.set_ids(never_sampled=(*tokenizer.textless_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    gpt.set_ids(never_sampled=(*tokenizer.non_text_ids, *padded_rows), eos_id=tokenizer.eos_id)
     return gpt
 
 
@@ -76,7 +73,7 @@ def check_weights(config: Config) -> None:
 
 
 def train_language_model(
-    gpt: GPT, rows: Mapping[Split, TokenRows], config: LanguageModelConfig, tokenizer: Tokenizer, run: Run, name: str
+    gpt: GPT, rows: Mapping[Split, TokenRows], config: LMTrainConfig, tokenizer: Tokenizer, run: Run, name: str
 ) -> float:
     """Train `gpt` on `config.tokens` tokens of the training rows, in windows of its context.
 
@@ -86,7 +83,7 @@ def train_language_model(
     device = run.device
     pieces = windows(rows["train"], gpt.config.context)
     lengths = pieces.lengths
-    optimizer = CPUAdamW(decayed_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
+    optimizer = CPUAdamW(param_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
     # As many steps as the tokens last, where an epoch's batches hold all tokens of the rows once.
     batches_per_epoch = sum(1 for _ in length_batches(lengths, config.batch_tokens, torch.Generator()))
     num_steps = round(config.tokens / int(lengths.sum()) * batches_per_epoch)
@@ -101,18 +98,18 @@ def train_language_model(
                 break
             started = time.perf_counter()
             tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], tokenizer.pad_id, "right"))
-            lr = config.lr * lr_share(config.schedule, step, num_steps, warmup=config.warmup)
+            lr = config.lr * lr_schedule(config.schedule, step, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
             loss = backward_in_chunks(gpt, tokens, mask)
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
-            stop_unless_finite(f"sft {name}: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
+            require_finite(f"sft {name}: step {step + 1}", loss=loss.item(), gradient=grad_norm.item())
             optimizer.step()
             step += 1
             bar.update()
             if step % 10 == 0 or step == num_steps:
                 seconds = time.perf_counter() - started
-                found = {"loss/lm": loss.item(), "policy/grad_norm": grad_norm.item(), "lr": lr}
+                found = {"loss/lm": loss.item(), "train/grad_norm": grad_norm.item(), "lr": lr}
                 metrics.log(step, found, {"tokens_per_second": int(mask.sum()) / seconds})
                 bar.set_postfix(loss=f"{loss.item():.3f}")
     validation_loss, test_loss = (

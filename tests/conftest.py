@@ -14,20 +14,21 @@ import torch
 from hypothesis import settings
 
 from minippo.config import PPOConfig
+from minippo.data import TokenGroups, TokenRows
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig
-from minippo.token_rows import TokenGroups, TokenRows
-from minippo.tokenizer import GPT2_SPLIT, Tokenizer, train_bpe
+from minippo.tokenizer import Tokenizer, train_bpe
+from minippo.tokenizer.bpe import GPT2_SPLIT
 
 if TYPE_CHECKING:
-    from tests.tiny_run import TinyRuns
+    from tests.pipeline.tiny_run import TinyRuns
 
 if settings.get_current_profile_name() == "default":  # tests/mutants/run.py has one of its own
     settings.register_profile("tests", deadline=None, derandomize=True)  # a busy machine is no failure
     settings.load_profile("tests")
 torch.set_num_threads(1)  # the models are so small that threads only wait for each other
 
-pytest.register_assert_rewrite("tests.exact_effects")  # so that its failures show the values
+pytest.register_assert_rewrite("tests.pipeline.exact_effects")  # so that its failures show the values
 
 _CACHE = tempfile.TemporaryDirectory()  # for this run of the tests alone, gone when it ends
 os.environ["XDG_CACHE_HOME"] = _CACHE.name
@@ -134,6 +135,6 @@ def ppo_config() -> PPOConfig:
 @pytest.fixture(scope="session")
 def tiny_runs(tmp_path_factory) -> TinyRuns:
     """Runs of all three stages that take a second each, on four kinds of corpus."""
-    from tests.tiny_run import TinyRuns  # imports the scripts, which few tests need
+    from tests.pipeline.tiny_run import TinyRuns  # imports the scripts, which few tests need
 
     return TinyRuns(tmp_path_factory.mktemp("tiny-runs"))

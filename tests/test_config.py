@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minippo import config as module
 from minippo.config import Config
-from minippo.validation import check
+from minippo.runs.validation import check
 
 
 def changed(config, name: str, value):

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from minippo.config import Config
+from tests.mutants.mutants import path_of
 from tests.mutants.plumbing import EVERY_MUTANT
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ def test_every_test_that_the_details_name_exists():
     named = re.findall(r"(test_\w+): (test_\w+)", TABLES)
     assert len(named) > 40
     for file, test in named:
-        assert f"def {test}(" in (REPOSITORY / "tests" / f"{file}.py").read_text(encoding="utf-8"), test
+        assert f"def {test}(" in (REPOSITORY / path_of(file.removeprefix("test_"))).read_text(encoding="utf-8"), test
 
 
 def test_every_option_that_the_pages_name_exists():
@@ -72,6 +73,6 @@ def test_readme_counts_the_mutants():
 def test_every_curve_of_a_ppo_run_is_explained():
     page = (REPOSITORY / "docs" / "metrics.md").read_text(encoding="utf-8")
     source = "".join((REPOSITORY / "minippo" / f"{name}.py").read_text(encoding="utf-8") for name in ("ppo", "rollout"))
-    curves = set(re.findall(r'"((?:objective|loss|policy|val|response)/\w+)"', source))
+    curves = set(re.findall(r'"((?:objective|loss|policy|value|response)/\w+)"', source))
     assert len(curves) > 20
     assert {curve for curve in curves if f"`{curve}`" not in page} == set()

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minippo import equations
+from minippo import equations, evaluation, masking
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 SEEDS = st.integers(0, 2**31 - 1)
@@ -32,7 +32,7 @@ def some_mask(B, R, seed=0):
 
 def language_model_loss(logits, tokens, mask, num_tokens=None):
     """The loss as training puts it together: shift by one, leave out what is masked, cross-entropy."""
-    return equations.language_model_loss(*equations.predicted_tokens(logits, tokens, mask), num_tokens)
+    return equations.language_model_loss(*masking.predicted_tokens(logits, tokens, mask), num_tokens)
 
 
 # ---------------------------------------------------------------------------------------------- for all functions
@@ -43,9 +43,9 @@ TOKENS = torch.arange(15).view(3, 5) % 7
 # name -> function of float64 inputs (3, 5), the shapes of further inputs, and which of them the mask covers
 MASKED_FUNCTIONS = {
     "language_model_loss": (lambda x: language_model_loss(x, TOKENS, MASK), [(3, 5, 7)]),
-    "masked_mean": (lambda x: equations.masked_mean(x, MASK), [(3, 5)]),
-    "masked_mean_of_rows": (lambda x: equations.masked_mean(x, MASK, dim=1), [(3, 5)]),
-    "masked_moments": (lambda x: equations.masked_moments(x, MASK), [(3, 5)]),
+    "masked_mean": (lambda x: masking.masked_mean(x, MASK), [(3, 5)]),
+    "masked_mean_of_rows": (lambda x: masking.masked_mean(x, MASK, dim=1), [(3, 5)]),
+    "masked_moments": (lambda x: masking.masked_moments(x, MASK), [(3, 5)]),
     "whiten": (lambda x: equations.whiten(x, MASK), [(3, 5)]),
     "rescale": (lambda x: equations.rescale(x, MASK), [(3, 5)]),
     "kl_penalised_rewards": (
@@ -222,13 +222,13 @@ def test_calibration_counts_by_confidence_and_leaves_empty_bins_out():
     confidences = [0.55, 0.55, 0.55, 0.72, 0.78, 0.97]
     signs = [1, 1, -1, 1, -1, 1]
     differences = torch.tensor([s * math.log(c / (1 - c)) for s, c in zip(signs, confidences, strict=True)])
-    low, middle, high = equations.calibration(differences, num_bins=5)
+    low, middle, high = evaluation.calibration(differences, num_bins=5)
     assert (low.count, middle.count, high.count) == (3, 2, 1)
     assert low == pytest.approx((0.55, 2 / 3, 3), abs=1e-6)
     assert middle == pytest.approx((0.75, 0.5, 2), abs=1e-6)
     assert high == pytest.approx((0.97, 1.0, 1), abs=1e-6)
     expected = (3 * (2 / 3 - 0.55) + 2 * 0.25 + 0.03) / 6
-    assert equations.calibration_error([low, middle, high]) == pytest.approx(expected, abs=1e-6)
+    assert evaluation.calibration_error([low, middle, high]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_labels_drawn_from_bradley_terry_are_calibrated_and_scaled_scores_are_not():
@@ -236,15 +236,15 @@ def test_labels_drawn_from_bradley_terry_are_calibrated_and_scaled_scores_are_no
     differences = 2 * torch.randn(200_000, generator=generator, dtype=torch.float64)
     won = torch.rand(200_000, generator=generator, dtype=torch.float64) < torch.sigmoid(differences)
     signed = torch.where(won, differences, -differences)  # better minus worse, by the label
-    assert equations.calibration_error(equations.calibration(signed)) < 0.004
-    assert equations.calibration_error(equations.calibration(3 * signed)) > 0.05
+    assert evaluation.calibration_error(evaluation.calibration(signed)) < 0.004
+    assert evaluation.calibration_error(evaluation.calibration(3 * signed)) > 0.05
 
 
 def test_sure_and_tied_pairs_have_a_bin_too():
-    (tied, sure) = equations.calibration(torch.tensor([0.0, 1e9]))
+    (tied, sure) = evaluation.calibration(torch.tensor([0.0, 1e9]))
     assert (tied.confidence, tied.accuracy) == (0.5, 0.5)  # it says either, and is right about that
     assert (sure.confidence, sure.accuracy) == (1.0, 1.0)
-    assert equations.calibration_error([]) == 0
+    assert evaluation.calibration_error([]) == 0
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics
@@ -255,7 +255,7 @@ def test_sure_and_tied_pairs_have_a_bin_too():
 def test_moments_are_those_of_the_real_entries(seed):
     x, mask = 5 + 3 * normal(4, 6, seed=seed), some_mask(4, 6, seed)
     real = x[mask].numpy()
-    moments = equations.masked_moments(x, mask)
+    moments = masking.masked_moments(x, mask)
     assert moments.count == real.size
     np.testing.assert_allclose([moments.mean, moments.variance], [real.mean(), real.var()], rtol=1e-10, atol=1e-10)
 
@@ -264,9 +264,9 @@ def test_moments_are_those_of_the_real_entries(seed):
 @settings(max_examples=50, deadline=None, derandomize=True)
 def test_moments_of_two_parts_add_up_to_those_of_the_whole(seed, border):
     x, mask = 100 + normal(8, 5, seed=seed), normal(8, 5, seed=seed + 1) > 0
-    whole = equations.masked_moments(x, mask)
-    first = equations.masked_moments(x[:border], mask[:border])
-    second = equations.masked_moments(x[border:], mask[border:])
+    whole = masking.masked_moments(x, mask)
+    first = masking.masked_moments(x[:border], mask[:border])
+    second = masking.masked_moments(x[border:], mask[border:])
     torch.testing.assert_close(first + second, whole, rtol=1e-9, atol=1e-9)
     torch.testing.assert_close(second + first, whole, rtol=1e-9, atol=1e-9)
 
@@ -274,10 +274,10 @@ def test_moments_of_two_parts_add_up_to_those_of_the_whole(seed, border):
 def test_an_empty_mask_gives_zeros_and_not_nan():
     nothing, x = torch.zeros(2, 3, dtype=torch.bool), normal(2, 3)
     for result in (
-        equations.masked_mean(x, nothing),
-        equations.masked_mean(x, nothing, dim=1),
-        *equations.masked_moments(x, nothing),
-        *(equations.masked_moments(x, nothing) + equations.masked_moments(x, nothing)),
+        masking.masked_mean(x, nothing),
+        masking.masked_mean(x, nothing, dim=1),
+        *masking.masked_moments(x, nothing),
+        *(masking.masked_moments(x, nothing) + masking.masked_moments(x, nothing)),
         equations.whiten(x, nothing),
         equations.rescale(x, nothing),
         language_model_loss(normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), nothing),
@@ -289,9 +289,9 @@ def test_an_empty_mask_gives_zeros_and_not_nan():
 
 def test_masked_mean_over_a_dimension_divides_by_its_own_count():
     x, mask = torch.tensor([[1.0, 2.0, 99.0], [4.0, 99.0, 99.0]]), response_mask([2, 1], 3)
-    assert equations.masked_mean(x, mask, dim=1).tolist() == [1.5, 4.0]
-    assert equations.masked_mean(x, mask, dim=0).tolist() == [2.5, 2.0, 0.0]
-    assert equations.masked_mean(x, mask).item() == pytest.approx(7 / 3)
+    assert masking.masked_mean(x, mask, dim=1).tolist() == [1.5, 4.0]
+    assert masking.masked_mean(x, mask, dim=0).tolist() == [2.5, 2.0, 0.0]
+    assert masking.masked_mean(x, mask).item() == pytest.approx(7 / 3)
 
 
 @given(SEEDS)
@@ -315,7 +315,7 @@ def test_rescale_gives_variance_one_and_keeps_the_mean(seed):
 
 def test_whitening_by_given_moments_uses_those_and_not_its_own():
     x, mask = normal(8, 5), some_mask(8, 5)
-    pooled = equations.masked_moments(x[:3], mask[:3]) + equations.masked_moments(x[3:], mask[3:])
+    pooled = masking.masked_moments(x[:3], mask[:3]) + masking.masked_moments(x[3:], mask[3:])
     for function in (equations.whiten, equations.rescale):
         part = function(x[:3], mask[:3], pooled)
         torch.testing.assert_close(part, function(x, mask)[:3], **EXACT)
@@ -334,7 +334,7 @@ FIRST_THREE = torch.tensor([[True, True, True, False, False]] * 2)
 
 def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
     logits = normal(2, 5, 4).float()
-    forbidden = equations.forbid_tokens(logits, [2], FIRST_THREE)
+    forbidden = masking.forbid_tokens(logits, [2], FIRST_THREE)
     logprobs, entropy = equations.token_logprobs(forbidden, torch.full((2, 5), 2))
     assert torch.all(logprobs[:, :3].exp() == 0)
     assert torch.equal(forbidden[:, 3:], logits[:, 3:])
@@ -347,7 +347,7 @@ def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
 def test_forbidding_mutates_nothing_and_its_entropy_has_a_gradient():
     logits = normal(2, 5, 4).requires_grad_()
     before = logits.detach().clone()
-    forbidden = equations.forbid_tokens(logits, [1, 3], FIRST_THREE)
+    forbidden = masking.forbid_tokens(logits, [1, 3], FIRST_THREE)
     equations.token_logprobs(forbidden, torch.zeros(2, 5).long(), 0.5)[1].sum().backward()
     assert torch.equal(logits.detach(), before)
     assert torch.isfinite(logits.grad).all()
@@ -377,13 +377,13 @@ def test_logprobs_of_bfloat16_logits_are_taken_in_float32():
 @given(st.lists(st.integers(1, 7), min_size=1, max_size=5))
 @settings(deadline=None, derandomize=True)
 def test_last_response_index_is_the_length_less_one(lengths):
-    index = equations.last_response_index(response_mask(lengths, 7))
+    index = masking.last_response_index(response_mask(lengths, 7))
     assert index.tolist() == [length - 1 for length in lengths]
 
 
 def test_last_response_index_looks_for_the_last_real_token_also_behind_left_padding():
     mask = torch.tensor([[False, True, True], [False, False, True], [False, True, False]])
-    assert equations.last_response_index(mask).tolist() == [2, 2, 1]
+    assert masking.last_response_index(mask).tolist() == [2, 2, 1]
 
 
 def test_kl_estimates_are_schulmans():
@@ -443,14 +443,14 @@ def test_score_lands_on_the_last_real_token_and_the_penalty_on_every_one():
 
 def test_a_missing_eos_is_treated_as_asked():
     scores, has_eos = torch.tensor([2.0, 3.0]), torch.tensor([True, False])
-    assert equations.treat_missing_eos(scores, has_eos).tolist() == [2.0, 3.0]
-    replaced = equations.treat_missing_eos(scores, has_eos, mode="replace", missing_eos_score=-1.0)
+    assert equations.penalise_missing_eos(scores, has_eos).tolist() == [2.0, 3.0]
+    replaced = equations.penalise_missing_eos(scores, has_eos, mode="replace", missing_eos_score=-1.0)
     assert replaced.tolist() == [2.0, -1.0]
-    lowered = equations.treat_missing_eos(scores, has_eos, mode="subtract", missing_eos_score=0.5)
+    lowered = equations.penalise_missing_eos(scores, has_eos, mode="subtract", missing_eos_score=0.5)
     assert lowered.tolist() == [2.0, 2.5]
     assert scores.tolist() == [2.0, 3.0]
     with pytest.raises(ValueError, match="'sometimes'"):
-        equations.treat_missing_eos(scores, has_eos, mode="sometimes")
+        equations.penalise_missing_eos(scores, has_eos, mode="sometimes")
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from minippo.checkpoint import PPOState
-from minippo.checks import check_promises
-from minippo.data import RowSource
+from minippo.batches import BatchStream
+from minippo.checks import check_first_rollout
 from minippo.optim import CPUAdamW
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
+from minippo.state import PPOState
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -36,10 +36,10 @@ def test_optimizer_keeps_its_states_in_cpu_memory_and_steps_as_on_the_cpu(dtype)
 
 def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, queries, tokenizer, scorer, ppo_config):
     policy, reference = make_policy(0).cuda(), make_policy(0).cuda().eval()
-    state = PPOState(policy, CPUAdamW(policy.parameters()), 0, RowSource(queries, 24, 0, "prompts"), 0.2)
+    state = PPOState(policy, CPUAdamW(policy.parameters()), 0, BatchStream(queries, 24, 0, "prompts"), 0.2)
     rollout = collect_rollout(state, reference, scorer, next(state.prompts), tokenizer, 8, ppo_config)
     assert rollout.advantages.device.type == "cuda"
-    check_promises(state, rollout, scorer, tokenizer, ppo_config)
+    check_first_rollout(state, rollout, scorer, tokenizer, ppo_config)
     found = ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
     assert found["policy/steps"] == ppo_config.num_epochs * ppo_config.num_minibatches
     assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
@@ -50,7 +50,7 @@ def test_responses_are_drawn_as_on_the_cpu(make_policy, queries, tokenizer, scor
     responses = {}
     for device in ("cpu", "cuda"):
         policy = make_policy(0).to(device)
-        state = PPOState(policy, CPUAdamW(policy.parameters()), 5, RowSource(queries, 24, 0, "prompts"), 0.2)
+        state = PPOState(policy, CPUAdamW(policy.parameters()), 5, BatchStream(queries, 24, 0, "prompts"), 0.2)
         rollout = collect_rollout(state, policy, scorer, next(state.prompts), tokenizer, 8, ppo_config)
         responses[device] = rollout.response_texts
     same = sum(a == b for a, b in zip(*responses.values(), strict=True))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from minippo.optim import CPUAdamW, decayed_groups, lr_share, set_lr
+from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
 
 SHAPES = [(5, 4), (7,), (3, 2, 2)]
 
@@ -234,11 +234,11 @@ def test_one_batch_can_be_overfitted():
 
 
 def test_without_warmup_the_schedule_falls_from_one_and_never_reaches_zero():
-    assert [lr_share("linear", step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
+    assert [lr_schedule("linear", step, 4) for step in range(4)] == [1.0, 0.75, 0.5, 0.25]
 
 
 def test_warmup_rises_over_its_share_of_the_steps_and_then_falls():
-    shares = [lr_share("linear", step, 10, warmup=0.4) for step in range(10)]
+    shares = [lr_schedule("linear", step, 10, warmup=0.4) for step in range(10)]
     expected = [1 / 4, 2 / 4, 3 / 4, 1, 1, 5 / 6, 4 / 6, 3 / 6, 2 / 6, 1 / 6]
     assert shares == pytest.approx(expected, abs=1e-12)
 
@@ -247,7 +247,7 @@ def test_warmup_rises_over_its_share_of_the_steps_and_then_falls():
 @pytest.mark.parametrize("num_steps", [1, 2, 7, 100])
 @pytest.mark.parametrize("warmup", [0.0, 0.03, 0.5, 1.0])
 def test_no_step_has_a_learning_rate_of_zero_or_above_the_whole(schedule, num_steps, warmup):
-    shares = [lr_share(schedule, step, num_steps, warmup=warmup) for step in range(num_steps)]
+    shares = [lr_schedule(schedule, step, num_steps, warmup=warmup) for step in range(num_steps)]
     assert all(0 < share <= 1 for share in shares)
     peak = shares.index(max(shares))
     assert shares[:peak] == sorted(shares[:peak])
@@ -260,17 +260,17 @@ def test_cosine_falls_along_half_a_wave_as_pytorchs_does():
     optimizer = torch.optim.SGD([parameter], lr=1.0)
     theirs = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=12)
     for step in range(12):
-        assert lr_share("cosine", step, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
+        assert lr_schedule("cosine", step, 12) == pytest.approx(optimizer.param_groups[0]["lr"], abs=1e-12)
         optimizer.step()
         theirs.step()
-    assert lr_share("cosine", 2, 16, warmup=0.25) == pytest.approx(3 / 4)
-    assert lr_share("cosine", 10, 16, warmup=0.25) == pytest.approx(0.5, abs=1e-12)  # half of the way down
+    assert lr_schedule("cosine", 2, 16, warmup=0.25) == pytest.approx(3 / 4)
+    assert lr_schedule("cosine", 10, 16, warmup=0.25) == pytest.approx(0.5, abs=1e-12)  # half of the way down
 
 
 def test_constant_stays_after_the_warmup_and_other_schedules_are_refused():
-    assert [lr_share("constant", step, 4, warmup=0.5) for step in range(4)] == [0.5, 1, 1, 1]
+    assert [lr_schedule("constant", step, 4, warmup=0.5) for step in range(4)] == [0.5, 1, 1, 1]
     with pytest.raises(ValueError, match="linear, cosine or constant, not 'step'"):
-        lr_share("step", 0, 4)
+        lr_schedule("step", 0, 4)
 
 
 def test_epsilon_as_tensorflow_places_it_is_that_of_its_formula():
@@ -299,12 +299,12 @@ def test_epsilon_as_tensorflow_places_it_is_that_of_its_formula():
 def test_matrices_are_decayed_and_gains_and_biases_are_not():
     model = nn.Sequential(nn.Embedding(3, 4), nn.LayerNorm(4), nn.Linear(4, 2), nn.Linear(2, 1))
     model[3].weight.requires_grad_(False)
-    decayed, plain = decayed_groups(model.parameters(), 0.1)
+    decayed, plain = param_groups(model.parameters(), 0.1)
     assert (decayed["weight_decay"], plain["weight_decay"]) == (0.1, 0.0)
     assert [id(p) for p in decayed["params"]] == [id(model[0].weight), id(model[2].weight)]
     expected = [model[1].weight, model[1].bias, model[2].bias, model[3].bias]
     assert [id(p) for p in plain["params"]] == [id(p) for p in expected]
-    CPUAdamW(decayed_groups(model.parameters(), 0.1)).step()
+    CPUAdamW(param_groups(model.parameters(), 0.1)).step()
 
 
 def test_loading_and_stepping_leave_the_compiler_of_pytorch_alone(tmp_path):

@@ -11,12 +11,12 @@ import pytest
 import torch
 
 from minippo import ppo
-from minippo.checkpoint import PPOState
-from minippo.data import RowSource
-from minippo.errors import BrokenRun
+from minippo.batches import BatchStream
+from minippo.errors import TrainingError
 from minippo.optim import CPUAdamW
 from minippo.ppo import accumulate_gradient, ppo_update, update_on_minibatch
-from minippo.rollout import Rollout, collect_rollout, judge_tokens
+from minippo.rollout import Rollout, collect_rollout, response_logprobs
+from minippo.state import PPOState
 from tests.conftest import TEXTS
 
 
@@ -27,7 +27,7 @@ def begin(make_policy, queries, tokenizer, scorer):
     def begun(config, *, seed=0, ref_seed=1, moved=0.0, demonstrations=None) -> tuple[PPOState, Rollout]:
         policy, reference = make_policy(seed), make_policy(ref_seed)
         optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
-        prompts = RowSource(queries, len(queries), 0, "prompts")
+        prompts = BatchStream(queries, len(queries), 0, "prompts")
         state = PPOState(policy, optimizer, 3, prompts, config.kl_coef, demonstrations=demonstrations)
         rollout = collect_rollout(state, reference, scorer, next(prompts), tokenizer, 8, config)
         if moved:
@@ -170,10 +170,10 @@ def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, to
     state, rollout = begin(config)
     ppo_update(state, rollout, [tokenizer.eos_id], config)
     first, *later = [found for _, found in steps]
-    assert first["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert first["policy/approxkl"] < 1e-9
     assert first["policy/clipfrac"] == 0
-    assert first["val/clipfrac"] == 0
+    assert first["value/clipfrac"] == 0
     assert all(found["policy/approxkl"] > 1e-6 for found in later)
     assert later[-1]["policy/clipfrac"] > 0
 
@@ -281,9 +281,9 @@ def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, pp
     before = weights(state.policy)
     found = ppo_update(state, rollout, [tokenizer.eos_id], config)
     assert all(map(torch.equal, weights(state.policy), before))
-    assert found["val/ratio"] == pytest.approx(1, abs=1e-5)
+    assert found["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert found["policy/approxkl"] < 1e-9
-    assert found["policy/clipfrac"] == found["val/clipfrac"] == 0
+    assert found["policy/clipfrac"] == found["value/clipfrac"] == 0
 
 
 def test_update_leaves_the_rollout_alone(begin, ppo_config, tokenizer):
@@ -320,7 +320,7 @@ def test_one_fixed_rollout_is_learnt_until_the_clip_stops_it(begin, ppo_config, 
 
         def log_ratios():
             with torch.no_grad():
-                logprobs = judge_tokens(state.policy, rollout, slice(None), [tokenizer.eos_id], config)[0]
+                logprobs = response_logprobs(state.policy, rollout, slice(None), [tokenizer.eos_id], config)[0]
             return (logprobs - rollout.logprobs)[mask].double()
 
         weighted = []
@@ -343,7 +343,7 @@ def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, t
     config = replace(ppo_config, num_epochs=60, lr=0.01, value_coef=1.0, value_clip=None, num_iterations=1000)
     config = replace(config, num_minibatches=1, microbatch_size=24)
     state, rollout = begin(config)
-    found = [ppo_update(state, rollout, [tokenizer.eos_id], config)["val/td_error"] for _ in range(3)]
+    found = [ppo_update(state, rollout, [tokenizer.eos_id], config)["value/td_error"] for _ in range(3)]
     assert found[2] < 0.1 * found[0]
 
 
@@ -385,11 +385,11 @@ def test_ratio_guard_skips_the_minibatches_beyond_it_and_goes_on(begin, ppo_conf
     config = replace(ppo_config, lr=0.05, num_epochs=4)
     state, rollout = begin(config)
     ppo_update(state, rollout, [tokenizer.eos_id], config)
-    limit = sorted(found["val/ratio"] for _, found in steps)[-3]
+    limit = sorted(found["policy/ratio"] for _, found in steps)[-3]
     steps.clear()
     state, rollout = begin(config)
     found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_ratio=limit))
-    skipped = [seen["val/ratio"] > limit for _, seen in steps]
+    skipped = [seen["policy/ratio"] > limit for _, seen in steps]
     assert len(skipped) == 12  # all minibatches were looked at
     assert any(skipped)
     assert found["policy/steps"] == 12 - sum(skipped)
@@ -405,7 +405,7 @@ def test_figures_are_means_over_the_steps_taken_wherever_one_is_skipped(
     accumulate, losses = ppo.accumulate_gradient, []
 
     def told(*given):
-        figures = accumulate(*given) | {"val/ratio": ratios[len(losses)]}
+        figures = accumulate(*given) | {"policy/ratio": ratios[len(losses)]}
         losses.append(figures["loss/value"])
         return figures
 
@@ -424,7 +424,7 @@ def test_a_ratio_beyond_all_numbers_is_skipped_by_the_guard_and_stops_a_run_with
     found = ppo_update(state, far, [tokenizer.eos_id], replace(ppo_config, max_ratio=10.0))
     assert found["policy/steps"] == 0
     assert all(map(torch.equal, weights(state.policy), before))
-    with pytest.raises(BrokenRun, match=r"update: the \w+ \w+ is (inf|nan)"):
+    with pytest.raises(TrainingError, match=r"update: the \w+ \w+ is (inf|nan)"):
         ppo_update(state, far, [tokenizer.eos_id], ppo_config)
 
 
@@ -440,7 +440,7 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     plain_state, rollout = begin(config, moved=0.03)
     update_on_minibatch(plain_state, rollout, [tokenizer.eos_id], config)
     plain = gradient(plain_state)
-    state, rollout = begin(config, moved=0.03, demonstrations=RowSource(rows, len(rows), 0, "rows"))
+    state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(rows, len(rows), 0, "rows"))
     start = copy.deepcopy(state.policy)
     found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
     ours = gradient(state)
@@ -464,7 +464,7 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
 def test_pretraining_gradient_is_clipped_together_with_the_others(begin, ppo_config, tokenizer, monkeypatch):
     rows = [[*tokenizer.encode(text)[:40], tokenizer.eos_id] for text in TEXTS]
     config = replace(ppo_config, ptx_coef=50.0, max_grad_norm=0.01)
-    state, rollout = begin(config, demonstrations=RowSource(rows, len(rows), 0, "rows"))
+    state, rollout = begin(config, demonstrations=BatchStream(rows, len(rows), 0, "rows"))
     step, norms = state.optimizer.step, []
 
     def stepped():
@@ -487,7 +487,7 @@ def test_a_loss_that_is_no_number_stops_before_the_step(begin, ppo_config, token
     before = weights(state.policy)
     broken = getattr(rollout, name).clone()
     broken[:, 0] = math.nan
-    with pytest.raises(BrokenRun, match=r"update: the loss (policy|value) is nan"):
+    with pytest.raises(TrainingError, match=r"update: the loss (policy|value) is nan"):
         ppo_update(state, replace(rollout, **{name: broken}), [tokenizer.eos_id], config)
     assert all(map(torch.equal, weights(state.policy), before))
 
@@ -496,6 +496,6 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(begin, ppo_config, t
     state, rollout = begin(ppo_config)
     before = weights(state.policy)
     state.policy.gpt.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(BrokenRun, match=r"update: the gradient norm is (nan|inf)"):
+    with pytest.raises(TrainingError, match=r"update: the gradient norm is (nan|inf)"):
         ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
     assert all(map(torch.equal, weights(state.policy), before))

@@ -11,19 +11,20 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minippo.checkpoint import PPOState
+from minippo.batches import BatchStream
 from minippo.config import PPOConfig
-from minippo.data import RowSource, query_ids
-from minippo.errors import BrokenRun
+from minippo.data.encode import query_ids
+from minippo.errors import TrainingError
 from minippo.optim import CPUAdamW
 from minippo.rollout import (
     Rollout,
     collect_rollout,
-    judge_tokens,
     logprobs_and_values,
-    respond,
-    rollout_figures,
+    response_logprobs,
+    rollout_stats,
+    sample_responses,
 )
+from minippo.state import PPOState
 from minippo.streams import response_uniforms
 
 RESPONSE_LENGTH = 8
@@ -46,7 +47,7 @@ def collect(policy, reference, queries, tokenizer, scorer):
     def collected(config, model=None, judge=None, rows=None, seed=3, kl_coef=None, iteration=0) -> Rollout:
         model, rows = model or policy, rows or queries
         coefficient = config.kl_coef if kl_coef is None else kl_coef
-        prompts = RowSource(rows, len(rows), 0, "prompts")
+        prompts = BatchStream(rows, len(rows), 0, "prompts")
         state = PPOState(model, CPUAdamW(model.parameters()), seed, prompts, coefficient, iteration)
         return collect_rollout(state, reference, judge or scorer, rows, tokenizer, RESPONSE_LENGTH, config)
 
@@ -159,7 +160,7 @@ def test_everything_is_zero_where_masked(collect, ppo_config):
 
 def test_judged_tokens_are_zero_where_masked(collect, ppo_config, policy, tokenizer):
     rollout = collect(ppo_config)
-    for judged in judge_tokens(policy, rollout, slice(None), [tokenizer.eos_id], ppo_config):
+    for judged in response_logprobs(policy, rollout, slice(None), [tokenizer.eos_id], ppo_config):
         assert (judged[~rollout.response_mask] == 0).all()
 
 
@@ -171,7 +172,7 @@ def test_each_row_gets_the_numbers_that_it_gets_alone(
     """Unequal prompts are padded; temperature and forbidden end-of-text hold for policy and reference alike."""
     config = replace(ppo_config, temperature=temperature, min_new_tokens=first)
     rollout = collect(config)
-    entropies = judge_tokens(policy, rollout, slice(None), [tokenizer.eos_id], config)[2]
+    entropies = response_logprobs(policy, rollout, slice(None), [tokenizer.eos_id], config)[2]
     for row, query in enumerate(queries):
         response = real_tokens(rollout, row)
         alone = judged_alone(policy, query, response, temperature, tokenizer.eos_id, first)
@@ -252,7 +253,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_answer(collect, p
         scores[5] = torch.nan
         return scores
 
-    with pytest.raises(BrokenRun, match=f"to {re.escape(repr(tokenizer.decode(queries[5])))}: the score is nan"):
+    with pytest.raises(TrainingError, match=f"to {re.escape(repr(tokenizer.decode(queries[5])))}: the score is nan"):
         collect(ppo_config, judge=judge)
 
 
@@ -349,7 +350,7 @@ def test_prompt_and_response_decode_apart_and_together_to_the_same_text(policy, 
     if not queries:
         return
     uniforms = response_uniforms(0, "test", 0, range(len(queries)), 6)
-    batch = respond(policy, queries, tokenizer, uniforms=uniforms, config=PPOConfig())
+    batch = sample_responses(policy, queries, tokenizer, uniforms=uniforms, config=PPOConfig())
     for row, query in enumerate(queries):
         response = batch.responses[row][batch.response_mask[row]].tolist()
         assert batch.prompt_texts[row] + batch.response_texts[row] == tokenizer.decode(query + response)
@@ -396,7 +397,7 @@ def test_selected_rows_keep_every_column_together(collect, ppo_config):
 def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config):
     config = replace(ppo_config, missing_eos="replace", missing_eos_score=-1.0)
     rollout = collect(config)
-    found = rollout_figures(rollout, config.kl_coef)
+    found = rollout_stats(rollout, config.kl_coef)
     rows = range(len(rollout.queries))
     lengths = [len(real_tokens(rollout, row)) for row in rows]
     kl = [sum(rollout.kl[row, : lengths[row]].tolist()) for row in rows]
@@ -418,10 +419,10 @@ def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config
         "objective/rlhf_reward": rollout.scores.double().mean().item() - config.kl_coef * sum(kl) / 24,
         "objective/non_score_reward": -config.kl_coef * sum(kl) / 24,
         "objective/kl_coef": config.kl_coef,
-        "val/explained_variance": 1
+        "value/explained_variance": 1
         - (residuals.var(correction=0) / torch.tensor(returns).double().var(correction=0)).item(),
-        "val/mean": sum(values) / len(values),
-        "val/returns": sum(returns) / len(returns),
+        "value/mean": sum(values) / len(values),
+        "value/returns": sum(returns) / len(returns),
         "response/length": sum(lengths) / 24,
         "response/eos_rate": sum(rollout.has_eos.tolist()) / 24,
     }

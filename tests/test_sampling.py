@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minippo.errors import BrokenRun
+from minippo.errors import TrainingError
 from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig, KVCache
 from minippo.sampling import choose, generate
@@ -367,7 +367,7 @@ def test_logits_that_are_not_finite_stop_the_run_instead_of_choosing_a_token(tem
     gpt, (queries, query_mask) = make_gpt(), queries_of([3, 5])
     with torch.no_grad():
         gpt.final_norm.bias.fill_(wrong)
-    with pytest.raises(BrokenRun, match="logits are NaN or infinite"):
+    with pytest.raises(TrainingError, match="logits are NaN or infinite"):
         generate(gpt, queries, query_mask, max_new_tokens=2, eos_id=EOS, pad_id=PAD, temperature=temperature)
 
 

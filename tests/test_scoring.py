@@ -6,7 +6,8 @@ import torch
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.scoring import RewardScorer, score_tokens
-from minippo.tokenizer import END_OF_TEXT, reward_tokens, train_bpe
+from minippo.tokenizer import reward_tokens, train_bpe
+from minippo.tokenizer.vocab_json import END_OF_TEXT
 
 PROMPTS = ["The film", "Well,", "", "I think that the film", "The", "Never before", "It"]
 RESPONSES = [" was good.", " no.", "Bad!", " was the very best of them all.", " end", "", f" is {END_OF_TEXT} odd"]

@@ -12,15 +12,16 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minippo import sft
-from minippo.config import BackboneConfig, Config, LanguageModelConfig
-from minippo.data import pad, policy_rows, reward_rows
-from minippo.errors import BrokenRun
-from minippo.metrics import read_metrics
+from minippo.config import BackboneConfig, Config, LMTrainConfig
+from minippo.data import Demonstration, TokenRows, policy_rows, reward_rows
+from minippo.data.texts import texts_of
+from minippo.errors import TrainingError
+from minippo.language_model import backward_in_chunks, held_out_loss
+from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
-from minippo.run import Run
-from minippo.sft import backward_in_chunks, held_out_loss, make_backbone, train_language_model
-from minippo.texts import SPLITS, Demonstration, Split, split_texts, texts_of
-from minippo.token_rows import TokenRows
+from minippo.runs import Run, read_metrics
+from minippo.sft import make_backbone, train_language_model
+from minippo.splits import SPLITS, Split, split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.weights import save_pretrained
 
@@ -74,7 +75,7 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
 
 def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LanguageModelConfig(tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
+    config = LMTrainConfig(tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
     train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     lines = read_metrics(tmp_path, "sft-policy")
     assert lines[0]["loss/lm"] > 1.5
@@ -108,7 +109,7 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_pa
         return hidden(self, tokens, *rest)
 
     monkeypatch.setattr(GPT, "hidden", counted)
-    config = LanguageModelConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
+    config = LMTrainConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
     train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
@@ -119,14 +120,14 @@ def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
     before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     run = Run(tmp_path, Config(), "cpu")
-    loss = train_language_model(gpt, by_split(rows), LanguageModelConfig(tokens=0), tokenizer, run, "policy")
+    loss = train_language_model(gpt, by_split(rows), LMTrainConfig(tokens=0), tokenizer, run, "policy")
     assert all(torch.equal(parameter, before[name]) for name, parameter in gpt.named_parameters())
     assert loss == pytest.approx(held_out_loss(gpt, rows[:1], tokenizer.pad_id, 999))
 
 
 def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LanguageModelConfig(tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
+    config = LMTrainConfig(tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
     train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
     lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path, "sft-policy") if "lr" in line}
     assert lr[10] == pytest.approx(1e-2 * 10 / 40)
@@ -202,8 +203,8 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     with torch.no_grad():
         gpt.final_norm.weight[0] = math.nan
-    config = LanguageModelConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
-    with pytest.raises(BrokenRun, match="sft policy: step 1: the loss is nan"):
+    config = LMTrainConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
+    with pytest.raises(TrainingError, match="sft policy: step 1: the loss is nan"):
         train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
 
 

@@ -11,7 +11,7 @@ import scipy.stats
 import torch
 
 from minippo.streams import generator, response_uniforms, seed_global
-from tests.random_draws import PAGE, calls, exceptions, streams_of_table, templates_of_table
+from tests.pipeline.random_draws import PAGE, calls, exceptions, streams_of_table, templates_of_table
 
 # ---------------------------------------------------------------------------------------------- single streams
 
@@ -121,7 +121,7 @@ def test_every_draw_of_the_product_is_from_a_stream_of_the_table():
         else:
             fits = [name for name in table if re.fullmatch(call.pattern, name)]
             assert fits, call
-            if call.function != "RowSource":  # it is made in one file and draws in another
+            if call.function != "BatchStream":  # it is made in one file and draws in another
                 assert all(table[name] == call.file for name in fits), call
 
 

@@ -13,19 +13,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_rm
-from minippo.checkpoint import save_model
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
-from minippo.corpora import Judge
-from minippo.data import comparison_rows, prompt_rows
+from minippo.data import Comparison, comparison_rows, prompt_rows
+from minippo.data.texts import texts_of
 from minippo.equations import ranking_loss
+from minippo.evaluation import Judge
 from minippo.heads import RewardModel
-from minippo.metrics import read_metrics
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
-from minippo.run import Run
+from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
-from minippo.texts import Comparison, texts_of
-from minippo.weights import save_pretrained
+from minippo.weights import save_model, save_pretrained
 from train_rm import (
     accuracy_limit,
     comparison_batches,
@@ -252,7 +250,7 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
 
 def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer, monkeypatch):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus(PAIRS)
-    texts, original = [], train_rm.respond
+    texts, original = [], train_rm.sample_responses
 
     def recorded(policy, queries, *rest, **settings):
         assert settings["config"].temperature == 0.8
@@ -261,7 +259,7 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
         texts.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))
         return batch
 
-    monkeypatch.setattr(train_rm, "respond", recorded)
+    monkeypatch.setattr(train_rm, "sample_responses", recorded)
     before = {name: parameter.clone() for name, parameter in model.named_parameters()}
     queries, _ = prompt_rows(corpus.prompts, tokenizer, run.config.data)
     normalise_on_reference(model, queries["train"][:40], run)

@@ -1,0 +1,311 @@
+"""The training of the three stages, a second time: what `tests/independent.py` is to the results of a run.
+
+Each function trains a model in place and returns the lines that the stage should have written to metrics.jsonl.
+Advantages are the sums that define them, not a recursion; a batch is one forward pass, not microbatches.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from itertools import combinations, count, islice
+from types import SimpleNamespace as Settings
+
+import torch
+from torch import Tensor, nn
+
+from tests.pipeline.independent import (
+    Ids,
+    Policy,
+    RewardModel,
+    Tokenizer,
+    compared_scores,
+    drawn,
+    generator,
+    judge,
+    language_model_loss,
+    pairs,
+    sample_responses,
+    uniforms,
+    windows,
+)
+
+Line = dict[str, float]
+
+
+def adamw(model: nn.Module, weight_decay: float, betas: tuple[float, float], eps: float) -> torch.optim.AdamW:
+    """Matrices decay, vectors do not."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.dim() > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.dim() == 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=0.0, betas=betas, eps=eps)
+
+
+def scheduled(settings: Settings, step: int, num_steps: int) -> float:
+    """The learning rate at `step`, from 0: up in a line, then down to 0 as the schedule says, or level."""
+    rise, fall = settings.warmup * num_steps, num_steps - settings.warmup * num_steps
+    left = min(1.0, (num_steps - step) / max(1.0, fall))
+    down = {"linear": left, "cosine": (1 - math.cos(math.pi * left)) / 2, "constant": 1.0}[settings.schedule]
+    return settings.lr * min(down, (step + 1) / max(1.0, rise))
+
+
+def take_step(optimizer: torch.optim.AdamW, loss: Tensor, lr: float, max_grad_norm: float) -> float:
+    """One step down `loss`, its gradient clipped; returns the norm before."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, materialize_grads=True)
+    norm = math.sqrt(sum(float(gradient.square().sum()) for gradient in gradients))
+    for parameter, gradient in zip(parameters, gradients, strict=True):
+        parameter.grad = gradient * min(1.0, max_grad_norm / (norm + 1e-6))
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    optimizer.step()
+    return norm
+
+
+# ---------------------------------------------------------------------------------------------- language models
+
+
+def length_batches(rows: list[Ids], batch_tokens: int, stream: torch.Generator) -> list[list[Ids]]:
+    """The rows in batches of like length, at most `batch_tokens` with their padding, in random order."""
+    order = sorted(torch.randperm(len(rows), generator=stream).tolist(), key=lambda index: len(rows[index]))
+    batches: list[list[Ids]] = []
+    for index in order:
+        if not batches or (len(batches[-1]) + 1) * len(rows[index]) > batch_tokens:
+            batches.append([])
+        batches[-1].append(rows[index])
+    return [batches[place] for place in torch.randperm(len(batches), generator=stream).tolist()]
+
+
+def train_language_model(
+    model: Policy, rows: dict[str, list[Ids]], settings: Settings, seed: int, name: str
+) -> list[Line]:
+    """Stage 1, of one backbone: `settings` is sft.policy or sft.reward, `name` "policy" or "reward"."""
+    pieces = windows(rows["train"], model.context)
+    epoch_tokens = sum(map(len, pieces))
+    num_steps = round(
+        settings.tokens / epoch_tokens * len(length_batches(pieces, settings.batch_tokens, torch.Generator()))
+    )
+    epochs = (length_batches(pieces, settings.batch_tokens, generator(seed, f"sft {name}", n)) for n in count(1))
+    batches = (batch for epoch in epochs for batch in epoch)
+    optimizer, lines = adamw(model, settings.weight_decay, (0.9, 0.99), 1e-8), []
+    for step, batch in enumerate(islice(batches, num_steps)):
+        lr = scheduled(settings, step, num_steps)
+        loss = language_model_loss(model, batch)
+        norm = take_step(optimizer, loss, lr, settings.max_grad_norm)
+        if (step + 1) % 10 == 0 or step + 1 == num_steps:
+            lines.append({"step": step + 1, "loss/lm": loss.item(), "train/grad_norm": norm, "lr": lr})
+    with torch.no_grad():
+        loss = language_model_loss(model, windows(rows["validation"], model.context))
+    return [*lines, {"step": num_steps, "eval/loss": loss.item()}]
+
+
+# ---------------------------------------------------------------------------------------------- reward model
+
+
+def comparison_batches(rows: list[list[Ids]], batch_size: int, stream: torch.Generator) -> list[list[list[Ids]]]:
+    """Comparisons in batches, pairs and rankings apart, of like length; the batches in random order."""
+    order = [rows[index] for index in torch.randperm(len(rows), generator=stream).tolist()]
+    batches = []
+    for size in sorted({len(row) for row in rows}):
+        alike = sorted((row for row in order if len(row) == size), key=lambda row: max(map(len, row)))
+        batches += [alike[start : start + batch_size] for start in range(0, len(alike), batch_size)]
+    return [batches[place] for place in torch.randperm(len(batches), generator=stream).tolist()]
+
+
+def hide_tokens(rows: list[Ids], end: int, share: float, stream: torch.Generator) -> list[Ids]:
+    """The rows with some tokens replaced by `end`."""
+    hidden = (torch.rand(len(rows), max(map(len, rows)), generator=stream) < share).tolist()
+    return [
+        [end if hide else i for i, hide in zip(ids, row, strict=False)] for ids, row in zip(rows, hidden, strict=True)
+    ]
+
+
+def train_reward_model(
+    model: RewardModel, rows: list[list[Ids]], validation: list[list[Ids]], settings: Settings, seed: int
+) -> list[Line]:
+    """Stage 2, the training; `settings` is rm."""
+    end = model.tokenizer.end
+    epochs = [
+        comparison_batches(rows, settings.batch_size, generator(seed, "rm batches", n)) for n in range(settings.epochs)
+    ]
+    num_steps, step = sum(map(len, epochs)), 0
+    optimizer, lines = adamw(model, settings.weight_decay, (0.9, 0.99), 1e-8), []
+    for number, epoch in enumerate(epochs):
+        stream = generator(seed, "rm hidden tokens", number)
+        for batch in epoch:
+            read = hide_tokens([ids for row in batch for ids in row], end, settings.token_dropout, stream)
+            scores = (model.gain * model(read) + model.bias).view(len(batch), -1)  # (B, K)
+            differences = torch.cat([scores[:, i] - scores[:, j] for i, j in combinations(range(scores.shape[1]), 2)])
+            right = torch.sigmoid(differences - settings.margin)  # probability of the order that was given
+            smoothing = settings.label_smoothing
+            loss = -((1 - smoothing) * right.log() + smoothing * (1 - right).log()).mean()
+            lr = scheduled(settings, step, num_steps)
+            norm = take_step(optimizer, loss, lr, settings.max_grad_norm)
+            step += 1
+            accuracy = float((differences > 0).double().mean())
+            lines.append(
+                {"step": step, "loss/rm": loss.item(), "rm/accuracy": accuracy, "rm/grad_norm": norm, "lr": lr}
+            )
+            if step % settings.eval_every == 0 or step == num_steps:
+                lines[-1]["eval/accuracy"] = float((pairs(compared_scores(model, validation)) > 0).mean())
+    return lines
+
+
+def normalise(
+    model: RewardModel, reference: Policy, queries: list[Ids], settings: Settings, tokenizer: Tokenizer
+) -> None:
+    """Set gain and bias so that the reference's answers have scores of mean 0 and variance 1."""
+    draws = uniforms(settings.seed, "normalisation", 0, range(len(queries)), settings.data.response_length)
+    responses = sample_responses(reference, queries, draws, settings, tokenizer.ends(settings.ppo.stop_token))
+    scores = model.scores([tokenizer.text(ids) for ids in queries], [tokenizer.text(ids) for ids in responses])
+    raw = (scores - model.bias) / model.gain
+    model.gain = 1 / float(raw.std(correction=0))
+    model.bias = -float(raw.mean()) * model.gain
+
+
+# ---------------------------------------------------------------------------------------------- PPO
+
+
+def advantages_of(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> Tensor:
+    """Generalised advantage estimates of one response, as the sum of its discounted temporal differences."""
+    following = torch.cat([values[1:], values.new_zeros(1)])
+    deltas, T = rewards + gamma * following - values, len(values)
+    return torch.stack([sum((gamma * lam) ** k * deltas[t + k] for k in range(T - t)) for t in range(T)])
+
+
+def treated(scores: Tensor, ended: Sequence[bool], ppo: Settings) -> Tensor:
+    """Scores after the limit and what becomes of responses without an end."""
+    if ppo.score_clip is not None:
+        scores = scores.clamp(-ppo.score_clip, ppo.score_clip)
+    other = {
+        "off": scores,
+        "replace": torch.full_like(scores, ppo.missing_eos_score),
+        "subtract": scores - ppo.missing_eos_score,
+    }
+    return torch.where(torch.tensor(ended), scores, other[ppo.missing_eos])
+
+
+@torch.no_grad()
+def roll_out(
+    policy: Policy, reference: Policy, scorer: RewardModel, queries: list[Ids], iteration: int, kl_coef: float,
+    settings: Settings, tokenizer: Tokenizer,
+) -> tuple[tuple, Line]:  # fmt: skip
+    """Answers to the queries and, of their tokens, log-probabilities, values, advantages and returns; and the line of
+    the rollout."""
+    ppo, ends, B = settings.ppo, tokenizer.ends(settings.ppo.stop_token), len(queries)
+    draws = uniforms(settings.seed, "rollout", iteration, range(B), settings.data.response_length)
+    responses = sample_responses(policy, queries, draws, settings, ends)
+    logprobs, _, values = judge(policy, queries, responses, settings, ends, values=True)
+    ref_logprobs, *_ = judge(reference, queries, responses, settings, ends)
+    ended = [response[-1] in ends for response in responses]
+    raw = scorer.scores([tokenizer.text(ids) for ids in queries], [tokenizer.text(ids) for ids in responses])
+    scores = treated(raw, ended, ppo)
+    kl = [p - q for p, q in zip(logprobs, ref_logprobs, strict=True)]
+    rewards = [-kl_coef * x for x in kl]
+    for reward, score in zip(rewards, scores, strict=True):
+        reward[-1] += score
+    if ppo.whiten_rewards:
+        mean, deviation = moments(rewards)
+        rewards = [(reward - mean) / deviation + mean for reward in rewards]
+    advantages = [advantages_of(r, v, ppo.gamma, ppo.lam) for r, v in zip(rewards, values, strict=True)]
+    returns = [a + v for a, v in zip(advantages, values, strict=True)]
+    kl_of_response, k1, value, target = torch.stack([x.sum() for x in kl]), *map(torch.cat, (kl, values, returns))
+    line = {
+        "objective/scores": raw.mean(),
+        "objective/scores_std": raw.std(correction=0),
+        "objective/kl": kl_of_response.mean(),
+        "objective/kl_k2": (k1**2 / 2).sum() / B,
+        "objective/kl_k3": ((-k1).exp() - 1 + k1).sum() / B,
+        "objective/kl_coef": kl_coef,
+        "objective/rlhf_reward": (scores - kl_coef * kl_of_response).mean(),
+        "objective/non_score_reward": -kl_coef * kl_of_response.mean(),
+        "value/mean": value.mean(),
+        "value/returns": target.mean(),
+        "value/explained_variance": 1 - (target - value).var(correction=0) / target.var(correction=0),
+        "response/length": sum(map(len, responses)) / B,
+        "response/eos_rate": sum(ended) / B,
+    }
+    return (queries, responses, logprobs, values, advantages, returns), line
+
+
+def train_ppo(
+    policy: Policy, reference: Policy, scorer: RewardModel, prompts: list[Ids], demonstrations: list[Ids],
+    settings: Settings, tokenizer: Tokenizer,
+) -> Iterator[Line]:  # fmt: skip
+    """Stage 3: the line of each iteration, without its eval/ entries."""
+    ppo, seed, ends = settings.ppo, settings.seed, tokenizer.ends(settings.ppo.stop_token)
+    optimizer = adamw(policy, ppo.weight_decay, (0.9, ppo.adam_beta2), ppo.adam_eps)
+    queries = drawn(prompts, seed, "ppo prompts")
+    texts = drawn(windows(demonstrations, policy.context), seed, "ppo demonstrations")
+    B, kl_coef, steps = ppo.rollout_batch_size, ppo.kl_coef, 0
+    for iteration in range(1, ppo.num_iterations + 1):
+        batch = list(islice(queries, B))
+        rollout, line = roll_out(policy, reference, scorer, batch, iteration, kl_coef, settings, tokenizer)
+        line |= {"step": iteration, "lr": scheduled(ppo, iteration - 1, ppo.num_iterations)}
+        seen: list[Line] = []
+        epochs = range(ppo.num_epochs)
+        orders = [torch.randperm(B, generator=generator(seed, "minibatches", iteration, epoch)) for epoch in epochs]
+        for rows in (rows.tolist() for order in orders for rows in order.split(B // ppo.num_minibatches)):
+            loss, figures = minibatch_loss(policy, *([x[i] for i in rows] for x in rollout), settings, ends)
+            seen.append(figures)
+            if ppo.max_approx_kl is not None and figures["policy/approxkl"] > ppo.max_approx_kl:
+                break
+            if ppo.max_ratio is not None and figures["policy/ratio"] > ppo.max_ratio:
+                continue
+            if ppo.ptx_coef > 0:
+                pretraining = language_model_loss(policy, list(islice(texts, ppo.ptx_batch_size)))
+                figures["loss/ptx"] = pretraining.item()
+                loss = loss + ppo.ptx_coef * pretraining
+            steps += 1
+            if ppo.tensorflow_eps:  # added before the second moment is corrected for its start at 0
+                for group in optimizer.param_groups:
+                    group["eps"] = ppo.adam_eps / math.sqrt(1 - ppo.adam_beta2**steps)
+            figures["policy/grad_norm"] = take_step(optimizer, loss, line["lr"], ppo.max_grad_norm)
+        taken = [figures for figures in seen if "policy/grad_norm" in figures]
+        line |= {name: sum(figures[name] for figures in taken) / len(taken) for name in taken[0]}
+        line["policy/steps"] = len(taken)
+        if ppo.kl_target is not None:
+            error = min(max(float(line["objective/kl"]) / ppo.kl_target - 1, -0.2), 0.2)
+            kl_coef *= 1 + error * min(1.0, B / ppo.kl_horizon)
+        yield {name: float(value) for name, value in line.items()}
+
+
+def moments(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean and deviation of the numbers of all rows together."""
+    x = torch.cat(rows)
+    return x.mean(), (x.var(correction=0) + 1e-8).sqrt()
+
+
+def minibatch_loss(
+    policy: Policy, queries: list[Ids], responses: list[Ids], old_logprobs: list[Tensor], old_values: list[Tensor],
+    advantages: list[Tensor], returns: list[Tensor], settings: Settings, ends: Ids,
+) -> tuple[Tensor, Line]:  # fmt: skip
+    """The loss of PPO over a minibatch's tokens, and its figures."""
+    ppo = settings.ppo
+    new_logprobs, entropies, values = map(torch.cat, judge(policy, queries, responses, settings, ends, values=True))
+    if ppo.whiten_advantages:
+        mean, deviation = moments(advantages)
+        advantages = [(a - mean) / deviation for a in advantages]
+    log_ratio, a = new_logprobs - torch.cat(old_logprobs), torch.cat(advantages)
+    old, target = torch.cat(old_values), torch.cat(returns)
+    ratio = log_ratio.exp()
+    gain, limited = ratio * a, ratio.clamp(1 - ppo.clip_low, 1 + ppo.clip_high) * a
+    errors = limited_errors = (values - target) ** 2
+    if ppo.value_clip is not None:
+        limited_errors = (old + (values - old).clamp(-ppo.value_clip, ppo.value_clip) - target) ** 2
+    policy_loss = -torch.minimum(gain, limited).mean()
+    value_loss = torch.maximum(errors, limited_errors).mean() / 2
+    entropy = entropies.mean()
+    figures = {
+        "loss/policy": policy_loss,
+        "loss/value": value_loss,
+        "policy/approxkl": (log_ratio**2).mean() / 2,
+        "policy/clipfrac": (limited < gain).double().mean(),
+        "policy/entropy": entropy,
+        "policy/ratio": ratio.mean(),
+        "value/clipfrac": (limited_errors > errors).double().mean(),
+        "value/td_error": errors.mean(),
+    }
+    loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
+    return loss, {name: value.item() for name, value in figures.items()}

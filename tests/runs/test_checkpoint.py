@@ -1,0 +1,237 @@
+"""A checkpoint brings back all that a run is, bit for bit, and is either whole or not there."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from minippo.batches import BatchStream
+from minippo.heads import ActorCritic, RewardModel
+from minippo.model import GPT, GPTConfig
+from minippo.optim import CPUAdamW, param_groups
+from minippo.ppo import ppo_update
+from minippo.rollout import collect_rollout
+from minippo.runs import check_data, checkpoint, checkpoints, restore, save
+from minippo.state import PPOState
+from minippo.weights import heads, load_actor_critic, load_reward_model, save_model
+
+
+@pytest.fixture
+def make_state(make_policy, queries):
+    def make(policy_seed=0, seed=3) -> PPOState:
+        policy = ActorCritic(make_policy(policy_seed).gpt, "mlp")
+        optimizer = CPUAdamW(param_groups(policy.parameters(), 0.01), 1e-3, (0.9, 0.99), 1e-5)
+        prompts = BatchStream(queries, 24, 1, "prompts")
+        demonstrations = BatchStream([row for row in queries if len(row) > 1], 8, 2, "demonstrations")
+        return PPOState(policy, optimizer, seed, prompts, 0.2, demonstrations=demonstrations)
+
+    return make
+
+
+@pytest.fixture
+def advance(make_policy, tokenizer, scorer, ppo_config):
+    """One iteration of PPO; returns all that it found."""
+    config = replace(ppo_config, kl_target=3.0, kl_horizon=100.0, lr=0.01, ptx_coef=0.5)
+
+    def advanced(state: PPOState):
+        rollout = collect_rollout(state, make_policy(1), scorer, next(state.prompts), tokenizer, 8, config)
+        found = ppo_update(state, rollout, [tokenizer.eos_id], config)
+        state.iteration += 1
+        return rollout.prompt_texts, rollout.response_texts, found, state.kl_coef
+
+    return advanced
+
+
+def same_weights(ours: torch.nn.Module, theirs: torch.nn.Module) -> bool:
+    ours, theirs = ours.state_dict(), theirs.state_dict()
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+def test_restored_run_goes_on_bit_for_bit(make_state, advance, tmp_path):
+    """Weights, moments, schedule, both random draws, place in the prompts and KL coefficient: any lost one shows."""
+    state = make_state()
+    advance(state)
+    advance(state)
+    place = save(state, tmp_path)
+    expected = [advance(state), advance(state)]
+
+    other = make_state(policy_seed=5, seed=77)
+    other.kl_coef = 9.0
+    restore(other, place)
+    assert (other.iteration, other.prompts.rows_drawn, other.demonstrations.rows_drawn) == (2, 48, 2 * 6 * 8)
+    assert [advance(other), advance(other)] == expected
+    assert same_weights(other.policy, state.policy)
+    for ours, theirs in zip(
+        other.optimizer.state_dict()["state"].values(), state.optimizer.state_dict()["state"].values(), strict=True
+    ):
+        assert ours.keys() == theirs.keys()
+        assert all(
+            torch.equal(ours[key], theirs[key]) if torch.is_tensor(ours[key]) else ours[key] == theirs[key]
+            for key in ours
+        )
+
+
+def test_restoring_keeps_the_parameters_that_the_optimizer_holds(make_state, advance, tmp_path):
+    state = make_state()
+    advance(state)
+    place = save(state, tmp_path)
+    other = make_state(policy_seed=5)
+    held = [parameter for group in other.optimizer.param_groups for parameter in group["params"]]
+    restore(other, place)
+    assert {id(parameter) for parameter in held} == {id(parameter) for parameter in other.policy.parameters()}
+    assert [group["weight_decay"] for group in other.optimizer.param_groups] == [0.01, 0.0]
+
+
+def test_run_that_has_not_begun_can_be_saved_and_restored(make_state, advance, tmp_path):
+    state = make_state()
+    place = save(state, tmp_path)
+    other = make_state(policy_seed=5, seed=8)
+    restore(other, place)
+    assert advance(other) == advance(state)
+
+
+def test_the_two_newest_checkpoints_are_kept_oldest_first(make_state, tmp_path):
+    state = make_state()
+    for iteration in (8, 9, 10, 99, 100):
+        state.iteration = iteration
+        save(state, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000099", "step-000100"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000099", "step-000100"]
+
+
+def test_checkpoint_saved_twice_is_replaced(make_state, advance, tmp_path):
+    state = make_state()
+    save(state, tmp_path)
+    advance(state)
+    state.iteration = 0
+    place = save(state, tmp_path)
+    assert checkpoints(tmp_path) == [place]
+    assert same_weights(load_actor_critic(place / "policy"), state.policy)
+
+
+@pytest.mark.parametrize("file", ["heads.safetensors", "state.safetensors", "state.json"])
+def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_path, monkeypatch, file):
+    state = make_state()
+    state.iteration = 1
+    first = save(state, tmp_path)
+    whole = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
+
+    def full_disk(tensors, path, **options):
+        if path.name == file:
+            raise OSError("no space left on device")
+        save_file(tensors, path, **options)
+
+    def no_json(*_, **__):
+        raise OSError("no space left on device")
+
+    state.iteration = 2
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint, "save_file", full_disk)
+        patch.setattr(heads, "save_file", full_disk)
+        if file == "state.json":
+            patch.setattr(checkpoint.json, "dumps", no_json)
+        with pytest.raises(OSError, match="no space"):
+            save(state, tmp_path)
+    assert checkpoints(tmp_path) == [first]
+    assert {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()} == whole
+
+    second = save(state, tmp_path)  # what was left over is in nobody's way
+    assert checkpoints(tmp_path) == [first, second]
+    restore(make_state(), second)
+    assert not list(tmp_path.glob("*.partial"))
+
+
+def test_older_checkpoint_goes_only_when_the_new_one_is_whole(make_state, tmp_path, monkeypatch):
+    state = make_state()
+    for iteration in (1, 2):
+        state.iteration = iteration
+        save(state, tmp_path)
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    state.iteration = 3
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            save(state, tmp_path)
+    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001", "step-000002"]
+
+
+def test_no_file_of_a_checkpoint_can_execute_code(make_state, advance, tmp_path):
+    state = make_state()
+    advance(state)
+    files = [path for path in save(state, tmp_path).rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} == {".json", ".safetensors"}
+    for path in files:
+        if path.suffix == ".json":
+            json.loads(path.read_text())
+        else:
+            load_file(path)
+
+
+def test_policy_and_critic_come_back_bit_for_bit(make_policy, tmp_path):
+    policy = make_policy(0)
+    save_model(policy, tmp_path)
+    loaded = load_actor_critic(tmp_path)
+    assert same_weights(loaded, policy)
+    assert all(parameter.requires_grad for parameter in loaded.parameters())
+
+
+def test_reward_model_comes_back_with_its_scale(tmp_path):
+    torch.manual_seed(0)
+    model = RewardModel(GPT(GPTConfig(300, 32, layers=1, heads=2, channels=8)))
+    model.normalise(torch.tensor([1.0, 4.0, 5.0]))
+    save_model(model, tmp_path)
+    loaded = load_reward_model(tmp_path)
+    assert same_weights(loaded, model)
+    assert loaded.gain != 1
+    tokens = torch.arange(20).view(2, 10)
+    with torch.no_grad():
+        assert torch.equal(loaded(tokens), model(tokens))
+
+
+def test_critic_of_a_folder_without_heads_starts_at_zero(make_policy, tmp_path):
+    save_model(make_policy(0), tmp_path)
+    (tmp_path / "heads.safetensors").unlink()
+    loaded = load_actor_critic(tmp_path)
+    assert isinstance(loaded, ActorCritic)
+    assert not loaded.value_head.weight.any()
+    with torch.no_grad():
+        assert not loaded(torch.arange(6).view(1, 6))[1].any()
+
+
+def test_what_the_public_files_hold_is_in_no_other(make_policy, tmp_path):
+    save_model(RewardModel(make_policy(0).gpt), tmp_path / "reward")
+    save_model(make_policy(0), tmp_path / "policy")
+    assert load_file(tmp_path / "reward" / "heads.safetensors").keys() == {"gain", "bias"}
+    assert load_file(tmp_path / "policy" / "heads.safetensors").keys() == {"value_head.weight", "value_head.bias"}
+
+
+def test_reward_model_of_a_folder_without_heads_gives_the_raw_score(make_policy, tmp_path):
+    model = RewardModel(make_policy(0).gpt)
+    tokens = torch.arange(20).view(2, 10)
+    raw = model(tokens)
+    model.normalise(torch.tensor([1.0, 4.0, 5.0]))
+    save_model(model, tmp_path)
+    (tmp_path / "heads.safetensors").unlink()
+    assert torch.equal(load_reward_model(tmp_path)(tokens), raw)
+
+
+def test_heads_of_another_kind_of_model_are_refused(make_policy, tmp_path):
+    save_model(make_policy(0), tmp_path)
+    with pytest.raises(ValueError, match=r"no tensor 'score\.weight'"):
+        load_reward_model(tmp_path)
+
+
+def test_checkpoint_of_other_data_is_refused(make_state, tmp_path):
+    state = make_state()
+    state.data = "ours"
+    place = save(state, tmp_path)
+    check_data("ours", place)
+    with pytest.raises(ValueError, match=r"step-000000 was made with other data"):
+        check_data("theirs", place)

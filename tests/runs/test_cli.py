@@ -1,0 +1,370 @@
+"""The command line: presets, overrides, and wrong input answered in a sentence before anything is written."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import train_ppo
+import train_rm
+from minippo import sft
+from minippo.config import Config, DataConfig, PPOConfig
+from minippo.runs import load_config, parse_options
+from minippo.runs.presets import PRESETS, differences, dump_config, preset_names
+from minippo.runs.validation import check
+from minippo.storage import REPOSITORY
+from minippo.tools import evaluate
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """An empty working directory, which must be empty afterwards."""
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.fixture
+def refused(monkeypatch, capsys):
+    """Run a command that must end with status 2; returns what it says."""
+
+    def run(command, *arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["command", *arguments])
+        with pytest.raises(SystemExit) as end:
+            command()
+        assert end.value.code == 2
+        shown = capsys.readouterr()
+        assert shown.out == ""
+        assert shown.err.startswith("error: ")
+        assert shown.err.count("\n") == 1  # one sentence, no box, no traceback
+        return shown.err.strip()
+
+    return run
+
+
+def yaml_file(folder: Path, text: str) -> str:
+    path = folder / "own.yaml"
+    path.write_text(text, encoding="utf-8")
+    return str(path)
+
+
+# ---------------------------------------------------------------------------------------------- presets and files
+
+
+@pytest.mark.parametrize("name", preset_names())
+def test_every_preset_loads_and_is_in_order(name):
+    check(load_config(name))
+
+
+def test_a_preset_states_only_what_it_changes():
+    for name in preset_names():
+        stated = yaml.safe_load((PRESETS / f"{name}.yaml").read_text()) or {}
+        flat = {f"{section}.{key}" for section, values in stated.items() if isinstance(values, dict) for key in values}
+        changed = {".".join(key.split(".")[:2]) for key in differences(load_config(name), Config())}
+        assert changed <= flat | {key for key, value in stated.items() if not isinstance(value, dict)}
+
+
+def test_file_changes_what_it_states_and_nothing_else(tmp_path):
+    path = yaml_file(tmp_path, "seed: 7\nppo:\n  kl_coef: 0.3\nmodel:\n  policy:\n    layers: 5\n")
+    found = differences(load_config(path), Config())
+    assert found == {"seed": (7, 1), "ppo.kl_coef": (0.3, Config().ppo.kl_coef), "model.policy.layers": (5, 2)}
+
+
+def test_empty_file_is_the_defaults(tmp_path):
+    assert load_config(yaml_file(tmp_path, "# nothing\n")) == Config()
+
+
+numbers = st.floats(0, 10, allow_subnormal=False)
+
+
+@settings(deadline=None, max_examples=12)
+@given(
+    lr=numbers,
+    clip=st.none() | st.floats(1e-9, 10),
+    mode=st.sampled_from(["off", "replace", "subtract"]),
+    folder=st.text(max_size=12).filter(str.isprintable),
+    seed=st.integers(0, 2**40),
+)
+def test_stored_configuration_reads_back_the_same(tmp_path_factory, lr, clip, mode, folder, seed):
+    """Also "off", which YAML takes for False, "1e-05", which it takes for a text, and a folder called "null"."""
+    ppo = PPOConfig(lr=lr, value_clip=clip, missing_eos=mode, adam_eps=1e-5)
+    config = Config(data=DataConfig(folder=folder), ppo=ppo, seed=seed)
+    path = tmp_path_factory.mktemp("stored") / "config.yaml"
+    path.write_text(dump_config(config), encoding="utf-8")
+    assert load_config(str(path)) == config
+
+
+def test_stored_configuration_holds_every_field():
+    def names(config):
+        return {
+            field.name: names(getattr(config, field.name)) if is_dataclass(getattr(config, field.name)) else None
+            for field in fields(config)
+        }
+
+    def keys(values):
+        return {key: keys(value) if isinstance(value, dict) else None for key, value in values.items()}
+
+    assert keys(yaml.safe_load(dump_config(Config()))) == names(Config())
+
+
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("pppo:\n  lr: 1.0\n", "own.yaml: pppo is no field; did you mean 'ppo'?"),
+        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"),
+        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: ppo.kl-coef is no field; did you mean 'kl_coef'?"),
+        (
+            "model:\n  policy:\n    layer: 3\n",
+            "own.yaml: model.policy.layer is no field; did you mean 'layers'?",
+        ),
+        ("5: 6\n", "own.yaml: 5 is no field"),
+        ("ppo:\n  lr: fast\n", "own.yaml: ppo.lr must be of type float, not 'fast'"),
+        ("ppo:\n  num_epochs: 2.5\n", "own.yaml: ppo.num_epochs must be of type int, not 2.5"),
+        ("ppo:\n  num_epochs: true\n", "own.yaml: ppo.num_epochs must be of type int, not True"),
+        ("ppo:\n  lr: true\n", "own.yaml: ppo.lr must be of type float, not True"),
+        ("ppo:\n  lr: [1.0]\n", "own.yaml: ppo.lr must be of type float, not [1.0]"),
+        ("ppo:\n  score_clip: None\n", "own.yaml: ppo.score_clip must be of type float or null, not 'None'"),
+        ("ppo:\n  lr: null\n", "own.yaml: ppo.lr must be of type float, not None"),
+        ("ppo:\n  whiten_advantages: 1\n", "own.yaml: ppo.whiten_advantages must be of type bool, not 1"),
+        ("ppo:\n  missing_eos: punish\n", "own.yaml: ppo.missing_eos must be one of off, replace, subtract"),
+        ("data:\n  folder: 3\n", "own.yaml: data.folder must be of type str, not 3"),
+        ("ppo: 3\n", "own.yaml: ppo must hold fields, not 3"),
+        ("- 1\n", "own.yaml must hold fields, not [1]"),
+        ("ppo: {lr: 1\n", "own.yaml is not YAML"),
+    ],
+)
+def test_wrong_key_or_type_in_a_file_is_named(tmp_path, text, sentence):
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        load_config(yaml_file(tmp_path, text))
+
+
+def test_numbers_that_yaml_reads_as_text_or_whole_are_numbers(tmp_path):
+    config = load_config(yaml_file(tmp_path, "ppo:\n  lr: 3e-4\n  score_clip: 2\n  value_clip: null\n"))
+    assert (config.ppo.lr, config.ppo.score_clip, config.ppo.value_clip) == (3e-4, 2.0, None)
+    assert isinstance(config.ppo.score_clip, float)
+
+
+def test_differences_name_both_values():
+    ours = replace(Config(), seed=3, ppo=PPOConfig(lr=0.5))
+    assert differences(ours, Config()) == {"seed": (3, 1), "ppo.lr": (0.5, Config().ppo.lr)}
+    assert differences(Config(), Config()) == {}
+
+
+# ---------------------------------------------------------------------------------------------- options
+
+
+def test_options_override_the_preset_and_the_preset_the_defaults(tmp_path):
+    path = yaml_file(tmp_path, "ppo:\n  kl_coef: 0.3\n  lr: 0.5\nseed: 9\n")
+    options = parse_options("", ["--config", path, "--ppo.lr", "0.25", "--ppo.score-clip", "2", "--run-dir", "here"])
+    found = differences(options.settings, Config())
+    assert found == {
+        "seed": (9, 1),
+        "ppo.kl_coef": (0.3, Config().ppo.kl_coef),
+        "ppo.lr": (0.25, Config().ppo.lr),
+        "ppo.score_clip": (2.0, None),
+    }
+    assert options.run_folder == Path("here")
+
+
+def test_config_is_found_wherever_it_stands(tmp_path):
+    path = yaml_file(tmp_path, "seed: 9\n")
+    for arguments in (
+        ["--seed", "9"],
+        ["--config", path],
+        [f"--config={path}"],
+        ["--ppo.lr", str(Config().ppo.lr), "--config", path],
+    ):
+        assert parse_options("", arguments).settings == replace(Config(), seed=9)
+
+
+def test_run_folder_is_named_after_the_preset_or_file(tmp_path):
+    assert parse_options("", []).run_folder == Path("runs/reviews")
+    assert parse_options("", ["--config", yaml_file(tmp_path, "")]).run_folder == Path("runs/own")
+
+
+def test_a_bare_off_in_yaml_is_off(tmp_path):
+    (tmp_path / "own.yaml").write_text("ppo: {missing_eos: off}\n")
+    assert load_config(str(tmp_path / "own.yaml")).ppo.missing_eos == "off"
+
+
+def test_none_switches_a_limit_off():
+    assert parse_options("", ["--ppo.value-clip", "None"]).settings.ppo.value_clip is None
+
+
+@pytest.mark.parametrize("command", [train_rm.main, train_ppo.main], ids=["rm", "ppo"])
+def test_every_stage_answers_wrong_input_alike(empty, refused, command):
+    assert "did you mean 'reviews'?" in refused(command, "--config", "revews")
+    assert "error: ppo.gamma must be from 0 to 1, not 1.5" in refused(command, "--ppo.gamma", "1.5")
+    assert "--ppo.kl-coef" in refused(command, "--ppo.kl-coeff", "0.1")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--config", "revews"], ["no preset or file 'revews'", "did you mean 'reviews'?"]),
+        (["--config", "no/such.yaml"], ["no preset or file 'no/such.yaml'"]),
+        (["--config"], ["--config needs the name"]),
+        (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "perhaps you meant --ppo.kl-coef "]),
+        (["--foo", "1", "--rm.epoch", "2"], ["--foo", "perhaps you meant --rm.epochs "]),
+        (["--ppo.lr", "fast"], ["--ppo.lr", "fast"]),
+        (["--ppo.num-epochs", "1.5"], ["--ppo.num-epochs", "1.5"]),
+        (["--ppo.missing-eos", "punish"], ["--ppo.missing-eos", "punish", "replace"]),
+        (["--ppo.gamma", "1.5"], ["error: ppo.gamma must be from 0 to 1, not 1.5"]),
+        (["--ppo.temperature", "0"], ["error: ppo.temperature must be 0.01 or more, not 0.0"]),
+        (["--ppo.lr", "nan"], ["error: ppo.lr must be 0 or more, not nan"]),
+        (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
+        (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),
+        (["--data.query-length", "100"], ["prompts of 100 tokens and responses of 64", "context of 128"]),
+        (["--run-dir"], ["--run-dir"]),
+        (["--device", "tpu"], ["--device", "tpu"]),
+        (["extra"], ["extra"]),
+    ],
+)
+def test_wrong_input_is_answered_in_a_sentence_before_anything_is_written(empty, refused, arguments, words):
+    said = refused(sft.main, *arguments)
+    for word in words:
+        assert word in said
+
+
+def test_file_with_a_wrong_key_is_answered_in_a_sentence(tmp_path, refused):
+    said = refused(
+        sft.main, "--config", yaml_file(tmp_path, "ppo:\n  kl_coeff: 1\n"), "--run-dir", str(tmp_path / "run")
+    )
+    assert said == "error: own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--data.folder", "nowhere"], ["nowhere has no demonstrations.jsonl.bz2 (data.folder)"]),
+        (["--data.source", "imdb", "--data.imdb-path", "./nowhere"], ["no IMDB folder ./nowhere (data.imdb-path)"]),
+        (["--model.policy.tokenizer", "gtp2"], ["no tokenizer 'gtp2'"]),
+        (["--model.policy.tokenizer", "."], [". is no tokenizer: it has no vocab.json"]),
+        (["--model.policy.tokenizer", "train:100"], ["256 bytes and end-of-text, not 100 ids"]),
+        (["--device", "cuda"], ["PyTorch sees no GPU"]),
+        (["--init-from", "nowhere"], ["nowhere is no run: it has no config.yaml"]),
+        (["--init-from", "here", "--run-dir", "here"], ["--init-from here is the run itself"]),
+    ],
+)
+def test_missing_things_are_named_before_anything_is_written(empty, refused, monkeypatch, arguments, words):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    said = refused(sft.main, *arguments)
+    assert said.startswith("error: ")
+    for word in words:
+        assert word in said
+
+
+def test_weights_folder_that_is_incomplete_is_named_before_anything_is_written(tmp_path, refused):
+    (tmp_path / "weights").mkdir()
+    said = refused(
+        sft.main,
+        "--model.policy.weights",
+        str(tmp_path / "weights"),
+        "--run-dir",
+        str(tmp_path / "run"),
+        "--data.limit",
+        "5",
+    )
+    assert said == f"error: {tmp_path / 'weights'} has no config.json"
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("command", "first"), [(train_rm.main, "reference policy"), (train_ppo.main, "reference policy")]
+)
+def test_missing_stage_is_named_with_the_command_that_runs_it(empty, refused, command, first):
+    said = refused(command, "--run-dir", "new")
+    assert said == (
+        f"error: train the {first} first: new has no sft/ "
+        "(python -m minippo.sft --config reviews --run-dir new, or --init-from)"
+    )
+
+
+def test_missing_reward_model_is_named_with_the_command_that_runs_it(tmp_path, refused):
+    (tmp_path / "sft").mkdir()
+    (tmp_path / "config.yaml").write_text(dump_config(Config()))
+    before = sorted(tmp_path.rglob("*"))
+    said = refused(train_ppo.main, "--run-dir", str(tmp_path))
+    assert said.startswith("error: train the reward model first:")
+    assert f"python train_rm.py --config reviews --run-dir {tmp_path}" in said
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_evaluation_of_what_is_no_finished_run_is_refused(tmp_path, refused):
+    assert "is no run: it has no config.yaml" in refused(evaluate.main, "--run-dir", str(tmp_path))
+    (tmp_path / "config.yaml").write_text(dump_config(Config()))
+    assert "has no finished ppo/: train the policy first" in refused(evaluate.main, "--run-dir", str(tmp_path))
+    assert "tpu" in refused(evaluate.main, "--run-dir", str(tmp_path), "--device", "tpu")
+
+
+def test_evaluation_asked_for_a_gpu_that_is_not_there_is_refused(tmp_path, refused, monkeypatch):
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    (tmp_path / "config.yaml").write_text(dump_config(Config()))
+    (tmp_path / "ppo").mkdir()
+    assert "PyTorch sees no GPU" in refused(evaluate.main, "--run-dir", str(tmp_path), "--device", "cuda")
+
+
+# ---------------------------------------------------------------------------------------------- help
+
+
+def test_help_names_every_field_with_its_default_and_its_meaning(empty, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")  # narrow: one column
+    with pytest.raises(SystemExit) as end:
+        parse_options("The page.", ["--help"])
+    assert end.value.code in (0, None)
+    shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "The page." in shown
+
+    def walk(config, prefix=""):
+        for field in fields(config):
+            value = getattr(config, field.name)
+            if is_dataclass(value):
+                yield from walk(value, f"{prefix}{field.name}.")
+            else:
+                yield prefix + field.name, value
+
+    for name, value in walk(load_config("reviews")):
+        option = "--" + name.replace("_", "-")
+        place = shown.find(option + " ")
+        if isinstance(value, bool):
+            place = shown.find(f"{option}, ")
+        assert place >= 0, option
+        entry = shown[place : place + 500]
+        default = f"(default: {value})" if value != "" else "(default: '')"
+        assert default in entry, (option, entry)
+    for option in ("--config", "--run-dir", "--init-from", "--device"):
+        assert option in shown
+    for meaning in ("Coefficient of the per-token KL penalty", "Responses of the reference policy on which scores"):
+        assert meaning in shown
+
+
+def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit):
+        parse_options("", ["--config", yaml_file(tmp_path, "ppo:\n  kl_coef: 0.321\n"), "--help"])
+    assert "(default: 0.321)" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["-m", "minippo.sft"], ["train_rm.py"], ["train_ppo.py"]])
+@pytest.mark.parametrize("asked", [None, "active"])
+def test_threads_wait_asleep_unless_the_user_says_otherwise(command, asked):
+    """OpenMP itself says, when it is loaded, what it has read."""
+    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    if asked:
+        environment["OMP_WAIT_POLICY"] = asked
+    done = subprocess.run(
+        [sys.executable, *command, "--help"], cwd=REPOSITORY, env=environment, capture_output=True, text=True
+    )
+    if "OMP_WAIT_POLICY" not in done.stderr:
+        pytest.skip("this build of PyTorch does not use GNU OpenMP")
+    assert f"OMP_WAIT_POLICY = '{(asked or 'passive').upper()}'" in done.stderr

@@ -1,0 +1,355 @@
+"""The folder of a run: what it holds, what it refuses, and what it takes over from another."""
+
+from __future__ import annotations
+
+import errno
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from minippo import storage
+from minippo.config import Config, DataConfig, PPOConfig, RMConfig
+from minippo.runs import Options, Run, load_config, load_run, open_run
+from minippo.runs.presets import dump_config
+from minippo.runs.run import STAGES
+from minippo.storage import write_text
+
+
+def options(folder: Path, **changes) -> Options:
+    return Options(**{"device": "cpu", "run_dir": folder, **changes})
+
+
+def stored(folder: Path, *stages: str, config: Config | None = None) -> Path:
+    """A run with these finished stages."""
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(dump_config(config or Config()))
+    for name in ("tokenizers", *stages):
+        (folder / name).mkdir()
+        (folder / name / "content").write_text(f"{name} of {folder.name}")
+    summary = {
+        "rm_accuracy": 0.8,
+        "rm_accuracy_limit": 0.9,
+        "stage_seconds": {"sft": 1.0, "rm": 2.0, "ppo": 3.0},
+        "peak_memory_mb": {"sft": 10.0, "rm": 20.0, "ppo": 30.0},
+        "data_report": {"sft": {"prompts": {"rows": 9}}, "ppo": {}},
+        "score_after": 1.5,
+    }
+    (folder / "summary.json").write_text(json.dumps(summary))
+    return folder
+
+
+def everything(folder: Path) -> dict[str, bytes | None]:
+    return {str(path): path.read_bytes() if path.is_file() else None for path in folder.rglob("*")}
+
+
+@pytest.fixture
+def refused(tmp_path):
+    """Opening must fail without touching a thing; returns the sentence."""
+
+    def sentence(opened: Options, stage: str) -> str:
+        before = everything(tmp_path)
+        with pytest.raises(ValueError) as error:  # noqa: PT011, the sentence is returned
+            open_run(opened, stage)
+        assert everything(tmp_path) == before
+        return str(error.value)
+
+    return sentence
+
+
+# ---------------------------------------------------------------------------------------------- stages
+
+
+def test_stage_is_there_only_when_it_is_whole(tmp_path):
+    run = open_run(options(tmp_path / "run"), "sft")
+    assert not (tmp_path / "run").exists()
+    folder = run.begin("sft")
+    (folder / "weights").write_text("half")
+    assert not run.is_finished("sft")
+    assert run.begin("sft") == folder  # a killed run begins again with what it left
+    assert (folder / "weights").read_text() == "half"
+    run.finish("sft")
+    assert run.is_finished("sft")
+    assert (run.stage("sft") / "weights").read_text() == "half"
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.yaml", "sft"]
+
+
+def test_beginning_stores_the_whole_configuration(tmp_path):
+    run = open_run(options(tmp_path / "deep" / "run", seed=5, ppo=PPOConfig(lr=0.25)), "sft")
+    run.begin("sft")
+    assert load_run(tmp_path / "deep" / "run").config == Config(seed=5, ppo=PPOConfig(lr=0.25))
+
+
+@pytest.mark.parametrize(("stage", "name"), [("rm", "reference policy"), ("ppo", "reference policy")])
+def test_missing_first_stage_is_named(tmp_path, refused, stage, name):
+    assert refused(options(tmp_path / "run"), stage).startswith(
+        f"train the {name} first: {tmp_path / 'run'} has no sft/"
+    )
+
+
+def test_missing_second_stage_is_named_with_its_command(tmp_path, refused):
+    folder = stored(tmp_path / "run", "sft")
+    said = refused(options(folder), "ppo")
+    assert said.startswith(f"train the reward model first: {folder} has no rm/")
+    assert f"python train_rm.py --config reviews --run-dir {folder}" in said
+
+
+# ---------------------------------------------------------------------------------------------- another run's folder
+
+
+def test_folder_that_is_a_file_is_refused(tmp_path, refused):
+    (tmp_path / "file").write_text("mine")
+    assert (
+        refused(options(tmp_path / "file"), "sft")
+        == f"{tmp_path / 'file'} is a file, not a folder for a run (--run-dir)"
+    )
+
+
+def test_folder_beneath_a_file_is_refused(tmp_path, refused):
+    (tmp_path / "file").write_text("mine")
+    assert refused(options(tmp_path / "file" / "run"), "sft").startswith(f"{tmp_path / 'file'} is a file")
+
+
+def test_folder_of_something_else_is_refused(tmp_path, refused):
+    (tmp_path / "thesis").mkdir()
+    (tmp_path / "thesis" / "chapter.txt").write_text("mine")
+    assert "has files but no config.yaml, so it is no run" in refused(options(tmp_path / "thesis"), "sft")
+
+
+def test_empty_folder_is_welcome(tmp_path):
+    (tmp_path / "run").mkdir()
+    assert open_run(options(tmp_path / "run"), "sft").folder == tmp_path / "run"
+
+
+@pytest.mark.parametrize(
+    ("finished", "stage", "changes", "sentence"),
+    [
+        (("sft",), "sft", {"seed": 2}, "seed is 1, now 2"),
+        (("sft",), "rm", {"data": DataConfig(limit=9)}, "data.limit is 0, now 9"),
+        (("sft", "rm"), "rm", {"rm": RMConfig(lr=0.5)}, f"rm.lr is {RMConfig().lr}, now 0.5"),
+        (("sft", "rm"), "ppo", {"rm": RMConfig(lr=0.5)}, f"rm.lr is {RMConfig().lr}, now 0.5"),
+        (
+            ("sft", "rm", "ppo"),
+            "ppo",
+            {"ppo": PPOConfig(kl_coef=0.5)},
+            f"ppo.kl_coef is {PPOConfig().kl_coef}, now 0.5",
+        ),
+        (
+            ("sft", "rm", "ppo.unfinished"),
+            "ppo",
+            {"ppo": PPOConfig(kl_coef=0.5)},
+            f"ppo.kl_coef is {PPOConfig().kl_coef}, now 0.5",
+        ),
+        (("sft.unfinished",), "sft", {"seed": 2}, "seed is 1, now 2"),
+    ],
+)
+def test_run_made_with_other_settings_is_refused_with_both_values(
+    tmp_path, refused, finished, stage, changes, sentence
+):
+    folder = stored(tmp_path / "run", *finished)
+    said = refused(options(folder, **changes), stage)
+    assert said.startswith(f"{folder} holds another run: {sentence}. Choose another --run-dir")
+
+
+@pytest.mark.parametrize(
+    ("finished", "stage", "changes"),
+    [
+        (("sft",), "rm", {"rm": RMConfig(lr=0.5), "ppo": PPOConfig(lr=0.5)}),
+        (("sft", "rm"), "ppo", {"ppo": PPOConfig(lr=0.5)}),
+        (("sft", "rm", "ppo"), "ppo", {"data": DataConfig(folder="moved/data", imdb_path="moved/imdb")}),
+    ],
+)
+def test_settings_of_stages_to_come_and_places_of_files_may_change(tmp_path, finished, stage, changes):
+    folder = stored(tmp_path / "run", *finished)
+    opened = open_run(options(folder, **changes), stage)
+    assert opened.config == replace(Config(), **changes)
+
+
+def test_run_is_loaded_from_its_folder_alone(tmp_path):
+    folder = stored(tmp_path / "run", "sft", config=Config(seed=8))
+    folder.rename(tmp_path / "elsewhere")
+    assert load_run(tmp_path / "elsewhere").config.seed == 8
+    with pytest.raises(ValueError, match=r"run is no run: it has no config\.yaml"):
+        load_run(folder)
+
+
+# ---------------------------------------------------------------------------------------------- --init-from
+
+
+def test_init_from_copies_the_earlier_stages_and_their_settings(tmp_path):
+    source = stored(tmp_path / "source", "sft", "rm", "ppo", config=Config(seed=4, rm=RMConfig(lr=0.5)))
+    before = everything(source)
+    ours = options(tmp_path / "run", init_from=source, ppo=PPOConfig(kl_coef=0.7), seed=9)
+    run = open_run(ours, "ppo")
+    assert not (tmp_path / "run").exists()
+    run.begin("ppo")
+    assert load_config(str(run.folder / "config.yaml")) == Config(
+        seed=9, rm=RMConfig(lr=0.5), ppo=PPOConfig(kl_coef=0.7)
+    )
+    assert everything(source) == before
+    shutil.rmtree(source)  # copies, not links
+    for name in ("tokenizers", "sft", "rm"):
+        assert (run.folder / name / "content").read_text() == f"{name} of source"
+    assert not run.is_finished("ppo")
+    assert run.summary() == {
+        "rm_accuracy": 0.8,
+        "rm_accuracy_limit": 0.9,
+        "init_from": str(source),
+        "stage_seconds": {"sft": 1.0, "rm": 2.0},
+        "peak_memory_mb": {"sft": 10.0, "rm": 20.0},
+        "data_report": {"sft": {"prompts": {"rows": 9}}},
+    }
+
+
+def test_init_from_for_the_second_stage_takes_the_first_alone(tmp_path):
+    source = stored(tmp_path / "source", "sft", "rm")
+    run = open_run(options(tmp_path / "run", init_from=source, rm=RMConfig(lr=0.5)), "rm")
+    run.begin("rm")
+    assert run.config.rm.lr == 0.5
+    assert run.is_finished("sft")
+    assert not run.is_finished("rm")
+
+
+def test_interrupted_run_opens_again_with_the_same_init_from(tmp_path):
+    source = stored(tmp_path / "source", "sft", "rm", config=Config(rm=RMConfig(lr=0.5)))
+    first = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    (first.begin("ppo") / "step-000001").mkdir()
+    (first.stage("sft") / "content").write_text("ours already")
+    again = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    assert again.config == first.config
+    assert (again.begin("ppo") / "step-000001").is_dir()
+    assert (again.stage("sft") / "content").read_text() == "ours already"
+
+
+def test_init_from_the_run_itself_or_from_no_run_is_refused(tmp_path, refused):
+    folder = stored(tmp_path / "run", "sft", "rm")
+    assert "is the run itself" in refused(options(folder, init_from=tmp_path / "other" / ".." / "run"), "ppo")
+    new = tmp_path / "new"
+    assert "nothing is no run" in refused(options(new, init_from=tmp_path / "nothing"), "ppo")
+    (tmp_path / "file").write_text("")
+    assert "file is no run" in refused(options(new, init_from=tmp_path / "file"), "ppo")
+
+
+def test_init_from_a_run_without_the_stage_is_refused(tmp_path, refused):
+    source = stored(tmp_path / "source", "sft")
+    said = refused(options(tmp_path / "run", init_from=source), "ppo")
+    assert said == f"--init-from {source}: that run has no finished rm/"
+
+
+def test_init_from_a_run_on_other_data_is_refused_with_both_values(tmp_path, refused):
+    source = stored(tmp_path / "source", "sft", "rm", config=Config(data=DataConfig(query_length=20, folder="theirs")))
+    said = refused(options(tmp_path / "run", init_from=source), "ppo")
+    assert (
+        "that run's stages do not fit this one: data.query_length is 20, here 24; its settings are a --config" in said
+    )
+
+
+@pytest.mark.parametrize("changes", [{"temperature": 0.7}, {"min_new_tokens": 3}, {"stop_token": "."}])
+def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path, refused, changes):
+    (name,) = changes
+    folder = stored(tmp_path / "run", "sft", "rm")
+    assert f"ppo.{name} is " in refused(options(folder, ppo=PPOConfig(**changes)), "ppo")
+    said = refused(options(tmp_path / "other", init_from=folder, ppo=PPOConfig(**changes)), "ppo")
+    assert f"that run's stages do not fit this one: ppo.{name} is " in said
+    folder = stored(tmp_path / "early", "sft")
+    open_run(options(folder, ppo=PPOConfig(**changes)), "rm")  # not yet normalised: any sampling will do
+
+
+# ---------------------------------------------------------------------------------------------- summary
+
+
+def test_summary_gathers_what_each_stage_found(tmp_path):
+    run = Run(tmp_path, Config(), "cpu")
+    assert run.summary() == {}
+    run.add_to_summary("sft", 12.34, {"prompts": {"rows": 5}}, sft_policy_loss=2.5)
+    run.add_to_summary("rm", 5.0, {}, rm_accuracy=0.75)
+    summary = run.summary()
+    assert summary["stage_seconds"] == {"sft": 12.3, "rm": 5.0}
+    assert summary["data_report"] == {"sft": {"prompts": {"rows": 5}}, "rm": {}}
+    assert set(summary["peak_memory_mb"]) == {"sft", "rm"}
+    assert all(50 < memory < 100_000 for memory in summary["peak_memory_mb"].values())
+    assert (summary["sft_policy_loss"], summary["rm_accuracy"]) == (2.5, 0.75)
+    assert {"python", "torch"} <= set(summary["versions"])
+
+
+def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
+    path = tmp_path / "summary.json"
+    write_text(path, "old")
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage.os, "replace", killed)
+        with pytest.raises(KeyboardInterrupt):
+            write_text(path, "new")
+    assert path.read_text() == "old"
+    write_text(path, "new")
+    assert [entry.name for entry in tmp_path.iterdir()] == ["summary.json"]
+    assert path.read_text() == "new"
+
+
+def test_every_section_of_the_configuration_shapes_a_stage():
+    sections = {section for sections, _ in STAGES.values() for section in sections}
+    assert sections == set(Config.__dataclass_fields__)
+
+
+def test_stages_of_two_runs_are_not_mixed(tmp_path, refused):
+    source, folder = stored(tmp_path / "source", "sft", "rm"), stored(tmp_path / "run", "sft")
+    before = everything(folder)
+    said = refused(options(folder, init_from=source), "ppo")
+    assert said.startswith(f"{folder} has a reference policy of its own, which --init-from {source} would mix")
+    assert everything(folder) == before
+
+
+def test_stages_whose_copying_was_cut_short_are_taken_again(tmp_path, monkeypatch):
+    source, copied = stored(tmp_path / "source", "sft", "rm"), shutil.copytree
+
+    def dies(place, *rest, **options):
+        if place.name == "rm":
+            raise KeyboardInterrupt
+        return copied(place, *rest, **options)
+
+    run = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "copytree", dies)
+        with pytest.raises(KeyboardInterrupt):
+            run.begin("ppo")
+    assert (tmp_path / "run" / "sft").is_dir()
+    run = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    run.begin("ppo")
+    assert run.is_finished("rm")
+    assert run.summary()["rm_accuracy"] == 0.8
+
+
+def test_run_that_another_process_trains_is_refused(tmp_path):
+    run = open_run(options(tmp_path / "run"), "sft")
+    run.begin("sft")
+    program = f"""
+from pathlib import Path
+from minippo.runs import load_run
+try:
+    load_run(Path({str(run.folder)!r})).begin("sft")
+except ValueError as error:
+    print(error)
+"""
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout == f"another process is training in {run.folder} (--run-dir)\n"
+
+
+def test_folder_that_cannot_be_written_is_refused_in_a_sentence(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("minippo.runs.run.write_text", full)
+    with pytest.raises(ValueError, match=r"run cannot be written: No space left on device \(--run-dir\)"):
+        open_run(options(tmp_path / "run"), "sft").begin("sft")
+
+
+def test_first_stage_has_nothing_to_take_over(tmp_path, refused):
+    source = stored(tmp_path / "source", "sft")
+    assert "and the reference policy is the first" in refused(options(tmp_path / "run", init_from=source), "sft")

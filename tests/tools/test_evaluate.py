@@ -1,0 +1,185 @@
+"""What is said about a run, against counting by hand."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import asdict, replace
+
+import pytest
+import torch
+
+from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
+from minippo.evaluation import Answer, Judge, answer, distinct_n, figures, win_rate
+from minippo.runs import Run, report, side_by_side, table
+
+
+def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:") -> Answer:
+    return Answer(prompt, response, score, kl, length, ended)
+
+
+# Gold: how many "good" minus how many "bad". A sentence is grammatical where it ends in a full stop.
+JUDGE = Judge(
+    gold_score=lambda prompt, response: float(response.count("good") - response.count("bad")),
+    split_sentences=lambda text: [part for part in text.split("|") if part],
+    is_grammatical=lambda sentence: sentence.endswith("."),
+)
+
+
+def test_distinct_bigrams_are_counted_over_all_texts_but_not_across_them():
+    assert distinct_n(["a b a b", "b a"], 2) == 2 / 4  # ab ba ab | ba
+    assert distinct_n(["a b c"], 1) == 1
+    assert distinct_n(["a", ""], 2) == 0
+
+
+def test_win_counts_one_and_tie_half_by_the_gold_score():
+    ours = [said("good", score=-9), said("bad", score=9), said("x", score=9), said("good good")]
+    theirs = [said("x"), said("x"), said("x"), said("good")]
+    assert win_rate(ours, theirs, JUDGE) == (1 + 0 + 0.5 + 1) / 4
+
+
+def test_win_is_by_the_score_where_there_is_no_judge():
+    ours = [said("", score=1.0), said("", score=-1.0), said("", score=0.5), said("", score=2.0), said("", score=1.0)]
+    theirs = [said("", score=0.0), said("", score=0.0), said("", score=0.5), said("", score=3.0), said("", score=0.9)]
+    assert win_rate(ours, theirs, None) == (1 + 0 + 0.5 + 0 + 1) / 5
+
+
+def test_figures_are_means_over_answers_and_over_sentences():
+    answers = [
+        said("good one.|bad", score=1.0, kl=2.0, length=4, ended=True),
+        said("good good.", score=-0.5, kl=1.0, length=6, ended=False),
+        said("", score=0.25, kl=-0.5, length=1, ended=True),
+    ]
+    assert figures(answers, JUDGE) == pytest.approx(
+        {
+            "score": 0.25,
+            "kl": 2.5 / 3,
+            "eos_rate": 2 / 3,
+            "response_length": 11 / 3,
+            "distinct_2": 1.0,
+            "gold": 1 / 3,  # one of three is above 0; 0 is not
+            "gold_score": 2 / 3,
+            "grammatical": 2 / 3,  # two of three sentences; the empty answer has none
+        }
+    )
+
+
+def test_figures_without_a_judge_leave_its_figures_out():
+    assert set(figures([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
+
+
+def settings(ppo: PPOConfig, seed: int = 5) -> Config:
+    return Config(data=DataConfig(response_length=8), ppo=ppo, seed=seed)
+
+
+@pytest.fixture
+def answers_of(make_policy, queries, tokenizer, scorer, ppo_config):
+    def answered(policy=None, *, reference=None, config=ppo_config, seed=5, split="test", batch_size=128):
+        policy = policy or make_policy(0)
+        reference = reference or make_policy(1)
+        return answer(policy, reference, scorer, queries, tokenizer, settings(config, seed), split, batch_size)
+
+    return answered
+
+
+def test_every_prompt_is_answered_once_in_order(answers_of, queries, tokenizer, scorer):
+    for batch_size in (128, 5):
+        answers = answers_of(batch_size=batch_size)
+        assert [a.prompt for a in answers] == [tokenizer.decode(query) for query in queries]
+        scores = scorer([a.prompt for a in answers], [a.response for a in answers]).tolist()
+        assert [a.score for a in answers] == scores
+        assert {a.ended for a in answers} == {True, False}
+        assert all(a.length == 8 for a in answers if not a.ended)
+
+
+def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
+    make_policy, queries, answers_of, tokenizer
+):
+    policy, reference = make_policy(0), make_policy(1)
+    temperature = 0.7
+    config = replace(Config().ppo, temperature=temperature, microbatch_size=7)
+    drawn = []
+
+    def spy(prompts, responses):
+        return torch.zeros(len(prompts))
+
+    answers = answer(policy, reference, spy, queries, tokenizer, settings(config), "test")
+    for query, found in zip(queries, answers, strict=True):
+        ids = tokenizer.encode(found.response) + [tokenizer.eos_id] * found.ended
+        if len(ids) != found.length or tokenizer.decode(ids) != found.response:
+            continue  # drawn as other tokens than the encoder would choose
+        total = 0.0
+        for sign, model in ((1, policy), (-1, reference)):
+            with torch.no_grad():
+                logits = model(torch.tensor([query + ids]))[0][0].double() / temperature
+            logprobs = torch.log_softmax(logits, dim=-1)
+            total += sign * sum(logprobs[len(query) - 1 + t, token].item() for t, token in enumerate(ids))
+        assert found.kl == pytest.approx(total, abs=1e-4)
+        drawn.append(found)
+    assert len(drawn) >= 4
+    assert any(abs(found.kl) > 0.5 for found in drawn)
+
+
+def test_reference_has_no_kl_to_itself(answers_of, make_policy):
+    reference = make_policy(1)
+    assert {a.kl for a in answers_of(reference, reference=reference)} == {0.0}
+
+
+def test_answers_depend_on_the_seed_alone_and_disturb_no_other_draw(answers_of, make_policy):
+    policy, reference = make_policy(0), make_policy(1)
+    torch.manual_seed(11)
+    before = torch.random.get_rng_state()
+    first = answers_of(policy, reference=reference)
+    assert torch.equal(torch.random.get_rng_state(), before)
+    torch.manual_seed(12)
+    assert answers_of(policy, reference=reference) == first
+    assert answers_of(policy, reference=reference, seed=6) != first
+    assert answers_of(policy, reference=reference, split="validation") != first
+    assert all(parameter.grad is None for parameter in policy.parameters())
+
+
+def test_dropout_is_off_while_answering(answers_of, make_policy):
+    assert answers_of(make_policy(0, dropout=0.5).train()) == answers_of(make_policy(0))
+
+
+def test_minimum_length_holds_while_answering(answers_of, ppo_config):
+    assert min(a.length for a in answers_of(config=replace(ppo_config, min_new_tokens=5))) > 5 - 1
+    assert min(a.length for a in answers_of()) == 1
+
+
+def test_table_sets_both_columns_side_by_side():
+    before, after = ({"score": 0.5, "kl": 0.0}, {"score": 1.25, "kl": 7.0})
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(before, after).splitlines()]
+    assert rows[0] == ["", "before", "after"]
+    assert rows[2:] == [["score, trained for", "0.500", "1.250"], ["KL to the reference, nats", "0.000", "7.000"]]
+
+
+def test_samples_show_both_answers_to_the_first_prompts():
+    before = [said(" dull", score=-1, prompt="One:"), said(" x", prompt="Two:")]
+    after = [said(" fun ", score=2, prompt="One:"), said(" y", prompt="Two:")]
+    assert side_by_side(before, after, 1) == "> One:\n\n- before (-1.00): dull\n- after (+2.00): fun"
+    assert side_by_side(before, after, 0) == ""
+
+
+@pytest.mark.parametrize("judged", [True, False])
+def test_report_reads_back_any_text(tmp_path, judged):
+    """A byte-level policy may draw any character, among them those that Python takes for line ends."""
+    strange = "a\u2028b\u0085c\x0bd\re\nf\ufffd\U0001f600"
+    answers = [said(strange, prompt="One:", score=0.5), said("second", prompt="Two:")]
+    lines = [
+        json.dumps({"prompt": a.prompt, "before": asdict(a), "after": asdict(a)}, ensure_ascii=False) for a in answers
+    ]
+    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    found = figures(answers, JUDGE if judged else None)
+    run = Run(tmp_path, replace(Config(), eval=EvalConfig(samples=1)), "cpu")
+    more = {"gold_after": 1.0} if judged else {}
+    run.add_to_summary(
+        "ppo", 3.0, {}, before=found, after=found, rm_accuracy=0.7, rm_accuracy_limit=None, win_rate=0.5, **more
+    )
+    text = report(run)
+    assert "2 held-out prompts (ppo 3 s)" in text
+    assert "held-out accuracy 0.700\n" in text
+    assert f"by {'the gold score' if judged else 'the reward model'}: 0.500" in text
+    assert strange in text
+    assert "second" not in text
+    assert not math.isnan(found["score"])
