@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from minippo import storage
 from minippo.batches import BatchStream
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
