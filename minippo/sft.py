@@ -32,7 +32,7 @@ from minippo.runs import (
 from minippo.splits import HELD_OUT, SPLITS, Split
 from minippo.streams import generator, seed_global
 from minippo.tokenizer import Tokenizer, make_tokenizer
-from minippo.weights import load_pretrained, pretrained_config, save_pretrained
+from minippo.weights import load_pretrained, pretrained_config, save_pretrained, set_file_format
 
 MOST_PADDED_ROWS = 128  # embeddings are padded to multiples of at most so many
 
@@ -60,7 +60,8 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             )
         )
     padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
-    gpt.set_ids(never_sampled=(*tokenizer.non_text_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    gpt.set_suppress_tokens((*tokenizer.non_text_ids, *padded_rows))
+    set_file_format(gpt, eos_id=tokenizer.eos_id)
     return gpt
 
 
