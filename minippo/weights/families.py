@@ -7,10 +7,7 @@ OPT separates queries, keys and values, and begins its table of positions with t
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import fields
 from typing import Any, NamedTuple
-
-from minippo.model import GPT, GPTConfig
 
 
 class TensorNames(NamedTuple):
@@ -157,55 +154,3 @@ def tensor_names(family_name: str, layers: int) -> list[TensorNames]:
                     )
                 )
     return names
-
-
-# ---------------------------------------------------------------------------------------------- changed models
-
-PUBLIC_FIELDS = {*FAMILIES["gpt2"].sizes, "dropout", "activation", "suppress_tokens"}
-"""The fields of `GPTConfig` that config.json has keys for."""
-
-
-def own_tensors(gpt: GPT) -> dict[str, Any]:
-    """The weights of any model under its own names. A tensor with two names, such as a tied output embedding, has the
-    first."""
-    names = {}
-    for name, tensor in gpt.state_dict(keep_vars=True).items():
-        names.setdefault(id(tensor), (name, tensor.detach()))
-    return dict(names.values())
-
-
-def unsupported(gpt: GPT, family_name: str) -> list[str]:
-    """What the family's format cannot express of a model with another architecture, in words; nothing if it is ours."""
-    config, own = gpt.config, {name: tuple(tensor.shape) for name, tensor in own_tensors(gpt).items()}
-    public = _public_shapes(family_name, config)
-    reasons = []
-    if extra := [name for name in own if name not in public]:
-        reasons.append(f"it has no name for {some_of(extra)}")
-    if missing := [name for name in public if name not in own]:
-        reasons.append(f"it requires {some_of(missing)}")
-    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:
-        reasons.append(f"it has another shape for {some_of(other)}")
-    if settings := [field.name for field in fields(config) if field.name not in PUBLIC_FIELDS]:
-        reasons.append(f"it has no key for {some_of([f'GPTConfig.{name}' for name in settings])}")
-    if config.activation not in FAMILIES[family_name].requirements(config.channels)["activation_function"][0]:
-        reasons.append(f"it has no activation {config.activation!r}")
-    return reasons
-
-
-def _public_shapes(family_name: str, config: GPTConfig) -> dict[str, tuple[int, ...]]:
-    """The weights of our transformer and their shapes."""
-    C = config.channels
-    trunk = {"token_embedding.weight": config.vocab_size, "position_embedding.weight": config.context}
-    widths = {"attention.qkv.weight": (3 * C, C), "up.weight": (4 * C, C), "down.weight": (C, 4 * C)}
-    widths |= {"attention.qkv.bias": (3 * C,), "up.bias": (4 * C,), "attention.out.weight": (C, C)}
-    shapes = {}
-    for names in tensor_names(family_name, config.layers):
-        name = names.ours[-1]
-        layer = name.split(".", 2)[-1] if name.startswith("blocks.") else ""
-        shapes[name] = (trunk[name], C) if name in trunk else widths.get(layer, (C,))
-    return shapes
-
-
-def some_of(names: list[str]) -> str:
-    """The first few names, and the number of the others."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

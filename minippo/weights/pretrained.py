@@ -12,28 +12,18 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.storage import read_object
+from minippo.weights.architecture import computes_the_same, empty_model, own_tensors, some_of, unsupported
 from minippo.weights.config_json import NATIVE, from_native, from_public, to_native, to_public
-from minippo.weights.families import FAMILIES, TensorNames, own_tensors, some_of, tensor_names, unsupported
+from minippo.weights.families import FAMILIES, TensorNames, tensor_names
 from minippo.weights.format import FileFormat, file_format, save_tensors, set_file_format
 from minippo.weights.shards import StoredTensors, find_config, finder
 
 SCORE_HEAD = "score.weight"
 """Both families' name for the head of a model with one score."""
-
-
-class _NoInitialisation(TorchFunctionMode):
-    """Skip the initialisation of new tensors, which takes time, memory and random numbers."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
 
 
 def _read_config(name_or_path: str | Path) -> tuple[GPTConfig, FileFormat | None]:
@@ -63,7 +53,7 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     files of another kind.
     """
     config, form = _read_config(name_or_path)
-    gpt = _empty(config, dtype)
+    gpt = empty_model(config, dtype)
     targets = own_tensors(gpt)  # views: to fill them is to fill the model
     if form is None:
         prefix, all_names = "", [TensorNames((name,), (name,)) for name in targets]
@@ -86,12 +76,6 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
         unread_positions = targets["unread_positions"] if form.family == "opt" else None
         set_file_format(gpt, **(vars(form) | {"unread_positions": unread_positions}))
     return gpt
-
-
-def _empty(config: GPTConfig, dtype: torch.dtype) -> GPT:
-    """A model whose weights are not initialised: they occupy address space, but no memory until they are filled."""
-    with _NoInitialisation():
-        return GPT(config).to(dtype)
 
 
 def _copy(stored: StoredTensors, names: TensorNames, targets: list[Tensor]) -> None:
@@ -168,7 +152,12 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
 def check_exportable(name_or_path: str | Path) -> None:
     """Raise ValueError if the stored model cannot be written in a public format. Reads no weights."""
     config, form = _read_config(name_or_path)
-    _require_public(_empty(config, torch.float32), form or FileFormat(), f"{name_or_path} cannot be exported:")
+    _require_public(empty_model(config), form or FileFormat(), f"{name_or_path} cannot be exported:")
+    if not computes_the_same():
+        raise ValueError(
+            f"{name_or_path} cannot be exported: minippo/model.py has been changed and computes something else than a "
+            "public model with the same parameters"
+        )
 
 
 def _require_public(gpt: GPT, form: FileFormat, refusal: str) -> None:
