@@ -145,6 +145,19 @@ def test_a_later_token_changes_no_earlier_logits():
     assert torch.all((after[:, 5:] - before[:, 5:]).abs().amax(dim=-1) > 1e-3)
 
 
+@pytest.mark.parametrize("lengths", [[10, 4, 1], None])
+def test_hidden_states_at_one_position_are_those_of_all_positions_there(lengths):
+    gpt, tokens, index = make_gpt(), random_tokens(3, 10), torch.tensor([9, 3, 6])
+    mask = torch.ones(3, 10, dtype=torch.bool) if lengths is None else left_mask(lengths, 10)
+    results = []
+    for hidden in (gpt.hidden_at(tokens, mask, index), gpt.hidden(tokens, mask)[torch.arange(3), index]):
+        gpt.zero_grad()
+        hidden.square().mean().backward()
+        results.append((hidden.detach(), [parameter.grad.clone() for parameter in gpt.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    assert results[0][0].shape == (3, 16)
+
+
 # Without padding and with it; the tokens fed one by one, in pieces, or all but one at once.
 @pytest.mark.parametrize("lengths", [None, [10, 4, 1]])
 @pytest.mark.parametrize("pieces", [[1] * 10, [4, 1, 3, 2], [9, 1], [3, 7]])

@@ -54,61 +54,53 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     """
     config, form = _read_config(name_or_path)
     gpt = empty_model(config, dtype)
-    targets = own_tensors(gpt)  # views: to fill them is to fill the model
-    if form is None:
-        prefix, all_names = "", [TensorNames((name,), (name,)) for name in targets]
-    else:
-        _require_public(gpt, form, f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and")
-        prefix, all_names = FAMILIES[form.family].prefix, tensor_names(form.family, config.layers)
-        targets["unread_positions"] = torch.zeros(2, config.channels, dtype=dtype)
-    stored = StoredTensors(finder(name_or_path), name_or_path, prefix)
-    _check_all_is_read(stored, all_names, form, config)
-    if form is not None and "lm_head.weight" in stored:
-        name = all_names[0].public[0]
-        if not torch.equal(stored[name], stored["lm_head.weight"]):
-            raise ValueError(
-                f"{stored.source}: the output embedding differs from the input embedding, but must be tied"
-            )
     with torch.no_grad():
-        for names in all_names:
-            _copy(stored, names, [targets[name] for name in names.ours])
-    if form is not None:
-        unread_positions = targets["unread_positions"] if form.family == "opt" else None
-        set_file_format(gpt, **(vars(form) | {"unread_positions": unread_positions}))
+        if form is None:
+            _fill_from_native(gpt, name_or_path)
+        else:
+            _require_public(gpt, form, f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and")
+            _fill_from_public(gpt, form, name_or_path)
     return gpt
 
 
-def _copy(stored: StoredTensors, names: TensorNames, targets: list[Tensor]) -> None:
-    """Fill `targets` with the public tensors. Raises ValueError if a shape differs."""
-    # One public tensor fills several of ours (OPT's positions), or several fill one (OPT's queries, keys, values).
-    filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
-    for name, into in zip(names.public, filled, strict=True):
-        rows = stored[name].t() if names.transposed else stored[name]
-        expected = (sum(map(len, into)), *into[0].shape[1:]) if into[0].dim() else ()
-        if rows.shape != expected:
-            raise ValueError(
-                f"{stored.source}: according to config.json, {name!r} should have the shape {expected}, "
-                f"not {tuple(rows.shape)}{' (transposed)' if names.transposed else ''}"
-            )
-        parts = rows.split([len(target) for target in into]) if len(into) > 1 else [rows]
-        for target, part in zip(into, parts, strict=True):
-            target.copy_(part)
+def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> None:
+    stored, all_names = _stored(name_or_path, form), tensor_names(form.family, gpt.config.layers)
+    _check_all_is_read(stored, all_names, form, gpt.config)
+    if "lm_head.weight" in stored:
+        name = all_names[0].public[0]
+        if not torch.equal(stored[name], stored["lm_head.weight"]):
+            raise ValueError(f"{stored.source}: output and input embedding differ, but must be the same")
+    own = own_tensors(gpt)  # they share the memory of the model, so that filling them fills the model
+    if form.family == "opt":
+        own["unread_positions"] = torch.zeros_like(own["position_embedding.weight"][:2])
+    for names in all_names:
+        targets = [own[name] for name in names.ours]
+        # One public tensor fills several of ours (OPT's positions), or several fill one (OPT's queries, keys, values).
+        filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
+        for name, into in zip(names.public, filled, strict=True):
+            rows = stored[name].t() if names.transposed else stored[name]
+            expected = (sum(map(len, into)), *into[0].shape[1:])
+            if rows.shape != expected:
+                raise ValueError(
+                    f"{stored.source}: according to config.json, {name!r} should have the shape {expected}, "
+                    f"not {tuple(rows.shape)}{' (transposed)' if names.transposed else ''}"
+                )
+            for target, part in zip(into, rows.split([len(target) for target in into]), strict=True):
+                target.copy_(part)
+    set_file_format(gpt, **(vars(form) | {"unread_positions": own.get("unread_positions")}))
 
 
 def _check_all_is_read(
-    stored: StoredTensors, all_names: list[TensorNames], form: FileFormat | None, config: GPTConfig
+    stored: StoredTensors, all_names: list[TensorNames], form: FileFormat, config: GPTConfig
 ) -> None:
     """Raise ValueError if the file has tensors that our transformer lacks, such as further blocks.
 
-    Public files may have any heads.
+    It may have any heads.
     """
     read = {name for names in all_names for name in names.public}
-    if form is None:
-        unread = [name for name in stored if name not in read and name != SCORE_HEAD]
-    else:
-        roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[form.family].no_weights
-        further = [name for name in stored if name.split(".")[0] in roots and name not in read]
-        unread = [name for name in further if not name.endswith(no_weights)]
+    roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[form.family].no_weights
+    further = [name for name in stored if name.split(".")[0] in roots and name not in read]
+    unread = [name for name in further if not name.endswith(no_weights)]
     if unread:
         raise ValueError(
             f"{stored.source} has tensors that the model of its config.json, with {config.layers} blocks, does not "
@@ -116,11 +108,26 @@ def _check_all_is_read(
         )
 
 
+def _fill_from_native(gpt: GPT, name_or_path: str | Path) -> None:
+    stored, own, parameters = _stored(name_or_path, None), own_tensors(gpt), dict(gpt.named_parameters())
+    missing = [name for name in own if name not in stored]
+    unread = [name for name in stored if name not in own and name != SCORE_HEAD]
+    other = [name for name in own if name in stored and stored.read(name).shape != own[name].shape]
+    for names, problem in ((missing, "lacks"), (unread, "has the unknown tensors"), (other, "has another shape for")):
+        if names:
+            raise ValueError(f"{stored.source} was saved with another minippo/model.py: it {problem} {some_of(names)}")
+    for name, target in own.items():
+        # A buffer may be infinite, such as a causal mask.
+        target.copy_(stored[name] if name in parameters else stored.read(name))
+
+
+def _stored(name_or_path: str | Path, form: FileFormat | None) -> StoredTensors:
+    return StoredTensors(finder(name_or_path), name_or_path, FAMILIES[form.family].prefix if form else "")
+
+
 def load_score_head(folder: str | Path) -> Tensor:
     """The head of a model with one score, (1, C). Raises ValueError if the model has none."""
-    _, form = _read_config(folder)
-    prefix = "" if form is None else FAMILIES[form.family].prefix
-    return StoredTensors(finder(folder), folder, prefix)[SCORE_HEAD].float()
+    return _stored(folder, _read_config(folder)[1])[SCORE_HEAD].float()
 
 
 # ---------------------------------------------------------------------------------------------- saving

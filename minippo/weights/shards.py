@@ -94,6 +94,13 @@ class StoredTensors:
 
     def __getitem__(self, name: str) -> Tensor:
         """The tensor `name`, without the prefix. Raises ValueError if it is missing or has NaN or infinite values."""
+        tensor = self.read(name)
+        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # both are NaN if any is
+            raise ValueError(f"{self._path}: the tensor {self._entries[name][1]!r} contains NaN or infinite values")
+        return tensor
+
+    def read(self, name: str) -> Tensor:
+        """The same, whatever its values."""
         if name not in self._entries:
             raise ValueError(f"{self.source} has no tensor {name!r}")
         path, full_name = self._entries[name]
@@ -103,8 +110,6 @@ class StoredTensors:
             raise ValueError(f"{path} has no tensor {full_name!r}, although {self.source.name} lists it")
         tensor = self._get(full_name)
         self._read += tensor.nbytes
-        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # both are NaN if any is
-            raise ValueError(f"{path}: the tensor {full_name!r} contains NaN or infinite values")
         return tensor
 
     def _open(self, path: Path) -> None:

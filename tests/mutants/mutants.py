@@ -87,6 +87,7 @@ MUTANTS = [
     Mutant("minippo/model.py", "        if self.config.suppress_tokens:", "        if False:", covering("model", "never")),
     Mutant("minippo/model.py", "max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min)", "-torch.inf", covering("model", "never")),  # 0 * inf in the entropy
     Mutant("minippo/model.py", "x + self.dropout(self.down(wide))", "self.dropout(self.down(wide))", covering("model")),
+    Mutant("minippo/model.py", "allowed = take(allowed.transpose(1, 2), index).transpose(1, 2)", "allowed = allowed[:, :, -1:]", covering("model", "one_position")),  # sees what comes later
     Mutant("minippo/model.py", 'approximate="tanh"', 'approximate="none"', covering("model")),
     Mutant("minippo/model.py", "layer.keys, layer.values = layer.keys[rows], layer.values[rows]", "layer.keys, layer.values = layer.keys[rows], layer.values[: len(rows)]", covering("sampling")),
     # ------------------------------------------------------------------ heads
@@ -171,11 +172,19 @@ MUTANTS = [
     Mutant("minippo/weights/pretrained.py", "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", covering("weights", "raw_scores")),  # the end is taken for a pad
     Mutant("minippo/weights/pretrained.py", "        if rows.shape != expected:\n", "        if False:\n", covering("weights", "shape")),  # one row is spread over all
     Mutant("minippo/weights/pretrained.py", "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", covering("weights", "output_embedding")),
+    Mutant("minippo/weights/format.py", "    path.chmod(mode)\n", "", covering("format", "permissions")),  # readable by its owner alone
+    Mutant("minippo/weights/pretrained.py", "{\"unread_positions\": own.get(\"unread_positions\")}", "{\"unread_positions\": None}", covering("format")),  # back to zeros
+    Mutant("minippo/weights/pretrained.py", "    native = bool(unsupported(gpt, form.family))\n", "    native = False\n", covering("native")),
+    Mutant("minippo/weights/pretrained.py", "stored[name] if name in parameters else stored.read(name)", "stored.read(name)", covering("native")),  # NaN weights
+    Mutant("minippo/weights/architecture.py", "tensors.setdefault(id(tensor), (name, tensor.detach()))", "tensors.setdefault(name, (name, tensor.detach()))", covering("native")),  # tied weights twice
+    Mutant("minippo/weights/architecture.py", "    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:\n", "    if other := []:\n", covering("native")),
+    Mutant("minippo/weights/architecture.py", "        if not torch.allclose(logits, torch.tensor(expected), rtol=0, atol=1e-4):\n", "        if False:\n", covering("native")),
     Mutant("minippo/weights/shards.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
     Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "other_forms")),
     Mutant("minippo/tools/export.py", "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", covering("export", "classifier")),
     Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.suppress_tokens) or None", "\"suppress_tokens\": None", covering("export", "answer")),
     Mutant("minippo/tools/export.py", "\"min_new_tokens\": min_new_tokens or None", "\"min_new_tokens\": None", covering("export", "at_least")),
+    Mutant("minippo/tools/export.py", "            check_exportable(model_folder(run, name))\n", "            pass\n", covering("export", "changed")),
     Mutant("minippo/tools/export.py", "        make_folder(options.out)\n", "", covering("export", "cannot_be_written")),
     # ------------------------------------------------------------------ broken public files
     Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "of_use")),  # true passes for 1
@@ -184,7 +193,7 @@ MUTANTS = [
     Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "of_use")),
     Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "of_use")),
     Mutant("minippo/weights/config_json.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "of_use")),  # the last row, from behind
-    Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, all_names, form, config)\n", "", covering("weights", "blocks")),  # layers are dropped
+    Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, all_names, form, gpt.config)\n", "", covering("weights", "blocks")),  # layers are dropped
     Mutant("minippo/weights/pretrained.py", " if not name.endswith(no_weights)]", "]", covering("weights", "causal_masks")),
     Mutant("minippo/weights/shards.py", "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", covering("weights", "no_numbers")),
     Mutant("minippo/weights/shards.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "told_apart")),

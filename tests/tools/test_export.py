@@ -247,6 +247,30 @@ def test_wrong_input_is_refused_and_nothing_is_written(run, make_tokenizer, tmp_
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("run", ["gpt2"], indirect=True)
+def test_a_changed_model_is_refused_before_anything_is_written(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.nn.functional.gelu", lambda x, approximate: x.sigmoid() * x)
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        export.main()
+    assert end.value.code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: {run.folder}/ppo/policy cannot be exported: minippo/model.py has been changed")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("run", ["gpt2"], indirect=True)
+def test_a_model_is_exported_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(export, "save_pretrained", full_disk)  # of the reference, after the policy
+    with pytest.raises(OSError, match="no space left"):
+        export.main()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["policy", "reference.partial"]
+
+
 # ---------------------------------------------------------------------------------------------- tokenizers
 
 
