@@ -2,8 +2,8 @@
 
     python bench/load_memory.py [--layers 12 --channels 768 --vocab 50257]
 
-Writes random weights in each format and loads each in a new process. Measures the peak of resident memory during loading
-minus that before it; pages of a mapped file count as resident. Prints a Markdown table.
+Writes random weights in each format and loads each in a new process. Measures the peak of resident memory while
+loading, minus that before; pages of a mapped file count as resident. Prints a Markdown table.
 """
 
 from __future__ import annotations
