@@ -127,7 +127,7 @@ def test_names_without_prefix_load_and_causal_masks_are_ignored(tmp_path):
 
 
 def as_bin(folder, pieces):
-    """Rewrite model.safetensors as pytorch_model.bin; like OPT's, it also contains the tied head, in the same memory."""
+    """Rewrite model.safetensors as pytorch_model.bin with the tied head, in the same memory, as in OPT's."""
     stored = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     embedding = next(name for name in stored if name.endswith(("wte.weight", "embed_tokens.weight")))
