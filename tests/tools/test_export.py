@@ -92,7 +92,7 @@ def test_language_models_answer_as_ours_do(run, exported):
         batch = tokenizer(TEXTS[:3], return_tensors="pt", padding=True, truncation=True, max_length=16)
         mask = batch["attention_mask"].bool()
         expected, _ = generate(
-            ours, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
+            ours.gpt, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id, temperature=0.0,
         )  # fmt: skip
         found = theirs.generate(**batch, max_new_tokens=9, do_sample=False)[:, mask.shape[1] :]
@@ -179,7 +179,7 @@ def test_answers_are_as_long_as_ours_are_at_least(run, exported, tmp_path, monke
         options = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 1}
         found = theirs.generate(queries, attention_mask=mask.long(), eos_token_id=end, **options)[:, 3:]
         expected, real = generate(
-            ours, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
+            ours.gpt, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
         )
         assert torch.equal(found, expected[:, : found.shape[1]])
         assert real.sum(dim=1).min() >= max(1, least)
