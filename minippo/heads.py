@@ -71,7 +71,7 @@ class RewardModel(nn.Module):
         """Scores (B,), float32, of right-padded `tokens` (B, S); `attention_mask` (B, S) is True at real tokens."""
         if attention_mask is None:
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
-        last_hidden = self.gpt.hidden(tokens, attention_mask, read_at=last_response_index(attention_mask))  # (B, 1, C)
+        last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
         return self.gain * self.score_head(last_hidden).flatten().float() + self.bias
 
     def normalise(self, scores: Tensor) -> None:

@@ -28,7 +28,7 @@ from minippo.runs import Metrics, Run, check_context, language_model_line, run_s
 from minippo.splits import HELD_OUT, SPLITS, Split
 from minippo.streams import generator, seed_global
 from minippo.tokenizer import Tokenizer, make_tokenizer
-from minippo.weights import load_pretrained, pretrained_config, save_pretrained
+from minippo.weights import load_pretrained, pretrained_config, save_pretrained, set_file_format
 
 Name = Literal["policy", "reward"]
 MAX_PADDED_ROWS = 128
@@ -97,7 +97,8 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
             )
         )
     padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
-    gpt.set_ids(never_sampled=(*tokenizer.non_text_ids, *padded_rows), eos_id=tokenizer.eos_id)
+    gpt.set_suppress_tokens((*tokenizer.non_text_ids, *padded_rows))
+    set_file_format(gpt, eos_id=tokenizer.eos_id)
     return gpt
 
 

@@ -14,7 +14,7 @@ from minippo.batches import BatchStream
 from minippo.checks import check_bridge, check_first_rollout
 from minippo.errors import TrainingError
 from minippo.heads import RewardModel
-from minippo.model import GPT, GPTConfig, KVCache
+from minippo.model import GPT, GPTConfig, LayerCache
 from minippo.optim import CPUAdamW
 from minippo.rollout import collect_rollout, response_logprobs
 from minippo.scoring import RewardScorer
@@ -104,13 +104,13 @@ def test_a_reference_that_is_not_where_the_policy_starts_is_found(begin, ppo_con
 
 def test_a_cache_that_forgets_is_found(begin, ppo_config, tokenizer, reward_scorer, monkeypatch):
     state, rollout = begin(ppo_config)
-    append = KVCache.append
+    append = LayerCache.append
 
-    def forgetful(self, layer, keys, values):
-        keys, values = append(self, layer, keys, values)
+    def forgetful(self, keys, values):
+        keys, values = append(self, keys, values)
         return keys * (torch.arange(keys.shape[2]) == keys.shape[2] - 1).view(1, 1, -1, 1), values
 
-    monkeypatch.setattr(KVCache, "append", forgetful)
+    monkeypatch.setattr(LayerCache, "append", forgetful)
     with pytest.raises(TrainingError, match="with and without the key-value cache must agree"):
         check(state, rollout, reward_scorer, tokenizer, ppo_config)
 

@@ -207,7 +207,7 @@ def test_ids_that_no_text_has_are_never_drawn_and_count_for_nothing(collect, ppo
     plain, config = make_policy(0), replace(ppo_config, temperature=0.6)
     never = torch.tensor([i for i, _ in Counter(collect(config).responses.flatten().tolist()).most_common(6)][1:])
     model = make_policy(0)
-    model.gpt.set_ids(never_sampled=tuple(never.tolist()))
+    model.gpt.set_suppress_tokens(never.tolist())
     rollout = collect(config, model=model)
     assert not torch.isin(rollout.responses[rollout.response_mask], never).any()
     for row, query in enumerate(queries):

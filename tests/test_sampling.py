@@ -173,7 +173,7 @@ def test_no_end_is_possible_within_the_minimum_length(temperature):
 
 
 def test_padded_vocabulary_is_never_sampled():
-    gpt = make_gpt(vocab_size=20, never_sampled=tuple(range(V, 20)))
+    gpt = make_gpt(vocab_size=20, suppress_tokens=tuple(range(V, 20)))
     with torch.no_grad():
         gpt.token_embedding.weight[V:] *= 100  # those logits would be the largest
     queries, query_mask = queries_of([3] * 30)

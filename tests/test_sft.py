@@ -23,7 +23,7 @@ from minippo.runs import Run, read_metrics
 from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
-from minippo.weights import save_pretrained
+from minippo.weights import file_format, save_pretrained
 
 
 def by_split(rows: TokenRows) -> dict[Split, TokenRows]:
@@ -165,9 +165,9 @@ def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(
         (BackboneConfig("gaps", weights=str(tmp_path)), {256, 257, 259, 260, 261, 262, 263}),
     ):
         gpt = make_backbone(config, gaps)
-        assert set(gpt.config.never_sampled) == textless
-        assert gpt.config.eos_id == 258
-    assert make_backbone(BackboneConfig("gpt2"), tokenizer).config.never_sampled == ()
+        assert set(gpt.config.suppress_tokens) == textless
+        assert file_format(gpt).eos_id == 258
+    assert make_backbone(BackboneConfig("gpt2"), tokenizer).config.suppress_tokens == ()
 
 
 def test_context_is_that_of_the_weights_and_too_small_a_one_is_refused_before_all_else(tmp_path, monkeypatch, capsys):

@@ -7,11 +7,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from minippo.state import PPOState
 from minippo.storage import atomic_folder
-from minippo.weights import load_weights, save_model
+from minippo.weights import load_weights, save_model, save_tensors
 
 
 class Checkpoints:
@@ -48,7 +48,7 @@ class Checkpoints:
         }
         with atomic_folder(path) as partial:
             save_model(state.policy, partial / "policy")
-            save_file(tensors, partial / "state.safetensors")
+            save_tensors(tensors, partial / "state.safetensors")
             (partial / "state.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
         for old in self.paths()[: -self.keep]:
             shutil.rmtree(old)

@@ -18,7 +18,8 @@ from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
 from minippo.runs import Checkpoints, checkpoint, restore
 from minippo.state import PPOState
-from minippo.weights import heads, load_actor_critic, load_reward_model, save_model
+from minippo.weights import format as weight_files
+from minippo.weights import load_actor_critic, load_reward_model, save_model
 from tests.environment import environment
 
 
@@ -134,8 +135,7 @@ def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_p
 
     state.iteration = 2
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full_disk)
-        patch.setattr(heads, "save_file", full_disk)
+        patch.setattr(weight_files, "save_file", full_disk)
         if file == "state.json":
             patch.setattr(checkpoint.json, "dumps", no_json)
         with pytest.raises(OSError, match="no space"):
