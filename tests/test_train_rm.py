@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 import train_rm
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
 from minippo.data import Comparison, comparison_rows, prompt_rows
-from minippo.data.texts import texts_of
 from minippo.equations import ranking_loss
 from minippo.evaluation import Judge
 from minippo.heads import RewardModel
@@ -24,6 +23,7 @@ from minippo.optim import CPUAdamW
 from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
+from tests.in_memory import texts_of
 from train_rm import (
     accuracy_limit,
     comparison_batches,
