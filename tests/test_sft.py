@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from minippo import sft
 from minippo.config import BackboneConfig, Config, LMTrainConfig
 from minippo.data import Demonstration, TokenRows, policy_rows, reward_rows
-from minippo.data.texts import texts_of
 from minippo.errors import TrainingError
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
@@ -24,6 +23,7 @@ from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.weights import file_format, save_pretrained
+from tests.in_memory import texts_of
 
 
 def by_split(rows: TokenRows) -> dict[Split, TokenRows]:

@@ -16,7 +16,6 @@ import train_rm
 from minippo.batches import comparison_batches
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
 from minippo.data import Comparison, comparison_rows, prompt_rows
-from minippo.data.texts import texts_of
 from minippo.equations import ranking_loss
 from minippo.evaluation import Judge, comparison_scores, pairwise_accuracy, score_differences
 from minippo.heads import RewardModel
@@ -25,6 +24,7 @@ from minippo.optim import CPUAdamW
 from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
+from tests.in_memory import texts_of
 from train_rm import accuracy_limit, normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]

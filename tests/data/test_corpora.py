@@ -187,13 +187,15 @@ def test_imdb_has_one_fingerprint_wherever_its_files_lie(imdb, imdb_folder, tmp_
 def test_imdb_folder_without_its_files_is_named_with_what_is_missing(imdb_folder, tmp_path):
     (tmp_path / "train.parquet").write_bytes((imdb_folder / "train.parquet").read_bytes())
     config = DataConfig(source="imdb", imdb_path=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"is no IMDB folder: .*test.parquet.*unsupervised.parquet not found"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is not an IMDB folder: .*test.parquet.*unsupervised.parquet not found"
+    ):
         IMDB(config, 1)
 
 
 def test_imdb_path_that_is_neither_a_folder_nor_a_hub_name_is_refused_without_asking_the_network(tmp_path):
     for path in (str(tmp_path / "nothing"), "./no/imdb", "imdb"):
-        with pytest.raises(FileNotFoundError, match=r"no IMDB folder .*data.imdb-path"):
+        with pytest.raises(FileNotFoundError, match=r"the IMDB folder .* does not exist .*data.imdb-path"):
             IMDB(DataConfig(source="imdb", imdb_path=path), 1)
 
 

@@ -25,7 +25,7 @@ def test_tokenizer_can_be_trained_named_or_read_from_a_file(tokenizer, tmp_path)
     assert make_tokenizer("train:260", texts).vocab_size == 260
     tokenizer.save(tmp_path / "own.tiktoken")
     assert make_tokenizer(str(tmp_path / "own.tiktoken"), texts).encode("The plot") == tokenizer.encode("The plot")
-    with pytest.raises(ValueError, match="no tokenizer 'tarin:260'"):
+    with pytest.raises(ValueError, match="unknown tokenizer 'tarin:260'"):
         make_tokenizer("tarin:260", texts)
 
 
@@ -35,7 +35,7 @@ def test_prompts_are_cut_to_so_many_tokens_at_whole_characters(tokenizer, text, 
     whole = tokenizer.encode(text)
     beginnings = [tokenizer.encoding.decode_bytes(whole[:end]) for end in range(1, min(length, len(whole)) + 1)]
     if not any(text.startswith(start.decode("utf-8", "replace")) for start in beginnings):  # nothing to continue
-        with pytest.raises(ValueError, match=f"no whole character in its first {length} tokens"):
+        with pytest.raises(ValueError, match=f"no complete character in its first {length} tokens"):
             query_ids(tokenizer, [text], length)
         return
     (ids,) = query_ids(tokenizer, [text], length)

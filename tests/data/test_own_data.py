@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from minippo.config import Config, DataConfig
 from minippo.data import Comparison, Demonstration, load_corpus
-from minippo.data import sources as files
+from minippo.data import examples as files
 from minippo.data.formats import FORMATS, USABLE, flatten, recognise, shared_prompt
 from minippo.data.own import OwnData
 from minippo.runs.validation import check
@@ -262,7 +262,7 @@ def test_labelled_texts_of_one_sort_are_refused(tmp_path):
 def test_labelled_texts_among_comparisons_are_refused(tmp_path):
     write(tmp_path / "both" / "a.jsonl", labelled())
     write(tmp_path / "both" / "b.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
-    with pytest.raises(ValueError, match="both has both labelled texts and comparisons"):
+    with pytest.raises(ValueError, match="both mixes labelled texts and comparisons"):
         own(preferences=tmp_path / "both")
 
 
@@ -299,7 +299,7 @@ def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
     assert list(corpus.prompts("train")) != [f"P{i}" for i in range(13)]  # the file may be sorted
     assert corpus.report["different prompts"] == {"train": 13, "validation": 2, "test": 10}
     write(folder / "train.jsonl", [{"prompt": "P16"}])
-    with pytest.raises(ValueError, match="every prompt of the train split is also one of another split"):
+    with pytest.raises(ValueError, match="every prompt of the train split is also in another split"):
         own(prompts=folder)
 
 
@@ -330,7 +330,7 @@ def test_splits_are_found_by_the_names_that_are_given(tmp_path):
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [29, 10, 1]
     corpus = own(preferences=tmp_path / "f", train_split="dev_prefs", test_split="train_prefs")
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [9, 1, 30]
-    message = "dev_prefs.jsonl does not say in its name whether it is 'train' or 'validation' or 'test'"
+    message = "the name of .*dev_prefs.jsonl must contain exactly one of 'train' or 'validation' or 'test'"
     with pytest.raises(ValueError, match=message):
         own(preferences=tmp_path / "f")
     with pytest.raises(ValueError, match=r"no file of .*f has 'learn' in its name .*data.train-split"):
@@ -345,16 +345,48 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [23, 7, 10]
 
 
-def test_nothing_to_hold_out_is_refused(tmp_path):
-    rows = [{"prompt": "The same.", "ranked": [f" a{i}", f" b{i}"]} for i in range(N)]
+def test_files_that_are_too_small_to_hold_out_rows_are_refused_with_the_numbers(tmp_path):
+    rows = [{"prompt": f"P{i}", "ranked": [f" a{i}", f" b{i}"]} for i in range(3)]
     sentence = (
-        "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out for the test split: "
-        "that is 2 at most, each prompt has 40 or more"
+        "p.jsonl: 2 usable rows with 2 different prompts or texts are too few to hold out some for test and "
+        "validation: at least 3 different ones are needed, one of them for training"
     )
     with pytest.raises(ValueError, match=sentence):
+        own(preferences=write(tmp_path / "p.jsonl", rows[:2]))
+    own(preferences=write(tmp_path / "p.jsonl", rows))
+    with pytest.raises(ValueError, match=r"1 usable rows with 1 different prompts or texts are too few .* validation:"):
+        own(preferences=write(tmp_path / "p.jsonl", rows), hold_out=0.7)
+    with pytest.raises(ValueError, match=r"l.jsonl: 2 usable rows of label 0 with 2 different prompts or texts"):
+        own(preferences=write(tmp_path / "l.jsonl", [row for row in labelled(8) if row["label"]] + labelled(3)))
+
+
+def test_prompts_with_too_many_rows_to_hold_one_out_are_refused_with_the_numbers(tmp_path):
+    rows = [{"prompt": f"P{i % 4}", "ranked": [f" a{i}", f" b{i}"]} for i in range(40)]
+    sentence = (
+        "p.jsonl: no rows can be held out for test: at most 2 of 40 may be (data.hold-out is 0.05), but every prompt "
+        "has 10 rows or more, and rows of one prompt stay together"
+    )
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         own(preferences=write(tmp_path / "p.jsonl", rows))
-    with pytest.raises(ValueError, match="of 1 rows with 1 different prompts"):
-        own(preferences=write(tmp_path / "p.jsonl", rows[:1]))
+
+
+def test_the_rows_of_every_split_are_reported_after_holding_out(tmp_path):
+    pairs = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(200)])
+    shown = write(tmp_path / "d.jsonl", [{"prompt": prompt_of(i), "completion": f" x{i}"} for i in range(200)])
+    corpus = own(preferences=pairs, demonstrations=shown, hold_out=0.1)
+    assert corpus.report == {
+        "demonstrations, train": {"rows read": 200, "left out: prompt held out": 38},
+        "preferences, train": {"rows read": 200},
+        "demonstrations used": {"train": 160, "validation": 1, "test": 1},
+        "comparisons used": {"train": 162, "validation": 18, "test": 20},
+        "different prompts": {"train": 162, "validation": 18, "test": 20},
+    }
+    for split in SPLITS:
+        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations used"][split]
+        assert len(corpus.comparisons(split)) == corpus.report["comparisons used"][split]
+    for limit in (0, 7):
+        corpus = own(preferences=write(tmp_path / "l.jsonl", labelled(80)), limit=limit)
+        assert corpus.report["comparisons used"] == {split: len(corpus.comparisons(split)) for split in SPLITS}
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -380,12 +412,12 @@ def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
     assert not tested & {*demonstrated, *compared}
     of_held_out = sum(len(corpus.comparisons(split)) for split in HELD_OUT)
     assert corpus.report["demonstrations, train"] == {
-        "rows": N + 5,
-        "left out: held out elsewhere": N + 5 - len(demonstrated),
+        "rows read": N + 5,
+        "left out: prompt held out": N + 5 - len(demonstrated),
     }
     assert corpus.report["preferences, train"] == {
-        "rows": 3 * N,
-        "left out: held out elsewhere": 3 * N - of_held_out - len(compared),
+        "rows read": 3 * N,
+        "left out: prompt held out": 3 * N - of_held_out - len(compared),
     }
     assert len(demonstrated) == N + 5 - len(tested)
     assert not set(corpus.prompts("train")) & set(corpus.prompts("test"))
@@ -406,7 +438,7 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
     assert len(corpus.comparisons("test")) == 15
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 30)])
-    with pytest.raises(ValueError, match="f: the prompts of all 10 rows for training are held out"):
+    with pytest.raises(ValueError, match="f: the prompts of all 10 train rows are held out"):
         own(preferences=tmp_path / "f", prompts=asked)
 
 
@@ -416,7 +448,7 @@ def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path,
     for split in (full, "validation"):
         rows = [{"chosen": f"{split} {i} good", "rejected": f"{split} {i} bad"} for i in range(9)]
         write(tmp_path / "f" / f"{split}.jsonl", rows)
-    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of .* have"):
+    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, but rows of .* have"):
         own(preferences=tmp_path / "f")
 
 
@@ -431,7 +463,7 @@ def test_limit_takes_the_first_of_each(tmp_path):
 # ---------------------------------------------------------------------------------------------- wrong data
 
 TEXT = "expected text or a list of turns"
-TURN = "expected a text 'content' and a 'role' that is system, user, assistant"
+TURN = "expected a text as 'content' and one of system, user, assistant as 'role'"
 GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
 
 
@@ -441,26 +473,26 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ('{"prompt": "P", "chosen": 3, "rejected": "b"}', "column 'chosen' holds 3 (int), " + TEXT),
         ('{"prompt": "P", "chosen": null, "rejected": "b"}', "column 'chosen' holds null, " + TEXT),
         ('{"prompt": "P", "rejected": "b"}', "no column 'chosen', found 'prompt', 'rejected'"),
-        ('{"prompt": "P", "chosen": "a"', "no JSON, Expecting ',' delimiter (character 30)"),
+        ('{"prompt": "P", "chosen": "a"', "is not valid JSON: Expecting ',' delimiter (column 30)"),
         (
             "[" * 200_000,
-            "cannot be read: too many lists or objects within each other",
+            "is not valid JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
         ),
         (
             "9" * 5000,
-            "cannot be read: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; "
+            "is not valid JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; "
             "use sys.set_int_max_str_digits() to increase the limit",
         ),
-        ('["P", "a", "b"]', "found ['P', 'a', 'b'] (list), expected an object with a value for each column"),
+        ('["P", "a", "b"]', 'should be an object, but is ["P", "a", "b"]'),
         ('{"prompt": "P", "chosen": ["a"], "rejected": "b"}', "column 'chosen' holds ['a'] (list), " + TEXT),
         ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
         (
             '{"prompt": "P", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}',
-            "column 'chosen' holds a list of turns and 'prompt' text, expected the same in both",
+            "column 'chosen' holds a list of turns but 'prompt' holds text, expected the same",
         ),
         (
             '{"prompt": [{"role": "user", "content": "a"}], "chosen": "a", "rejected": "b"}',
-            "column 'chosen' holds text and 'prompt' a list of turns, expected the same in both",
+            "column 'chosen' holds text but 'prompt' holds a list of turns, expected the same",
         ),
         (
             '{"prompt": [{"role": "robot", "content": "a"}], "chosen": "a", "rejected": "b"}',
@@ -477,7 +509,8 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
     path.write_text("\n".join([GOOD] * 15 + ["", line, GOOD]) + "\n")
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole sentence is compared
         own(preferences=path)
-    assert str(error.value) == f"{path}, line 17: {sentence}"
+    separator = " " if sentence.startswith(("is not valid JSON", "should be")) else ": "
+    assert str(error.value) == f"{path}, line 17{separator}{sentence}"
 
 
 @pytest.mark.parametrize(
@@ -499,7 +532,7 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
             "preferences",
             [{"prompt": "P", "ranked": ["a"]}],
             0,
-            "holds ['a'] (list), expected a list of two completions or more",
+            "holds ['a'] (list), expected a list of at least two completions",
         ),
         ("preferences", [{"prompt": "P", "ranked": ["a", None]}], 0, "column 'ranked[1]' holds null, " + TEXT),
         ("prompts", [{"prompt": "P"}, {"prompt": None}], 1, "column 'prompt' holds null, " + TEXT),
@@ -508,13 +541,13 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
             "demonstrations",
             [{"messages": turns("Q", "A")}, {"messages": turns("Q", "A", "B")}],
             1,
-            "of which the last is the assistant's",
+            "expected turns that end with one of the assistant",
         ),
         (
             "demonstrations",
             [{"prompt": turns("Q"), "completion": turns("Q", "A")}],
             0,
-            "column 'completion' does not begin with the assistant's turn",
+            "column 'completion' does not begin with a turn of the assistant",
         ),
     ],
 )
@@ -536,7 +569,7 @@ def test_columns_that_are_not_known_are_named_with_those_that_would_be(laid_out,
         ("demonstrations", "prompt, completion; or messages; or text"),
         ("prompts", "prompt; or text"),
     ):
-        sentence = f"{shown} has the columns question, chosen; {option} need {accepted}"
+        sentence = f"{shown} has the columns question, chosen, but {option} need {accepted}"
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             own(**{option: name})
 
@@ -546,20 +579,20 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be read: Not a gzipped file"),
         ("b.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], "b.jsonl.gz cannot be read: "),
         ("c.jsonl.bz2", b"no bzip", "c.jsonl.bz2 cannot be read: Invalid data stream"),
-        ("d.parquet", b"no parquet at all", "d.parquet is no parquet file"),
-        ("e.jsonl", b"", "e.jsonl holds no rows"),
-        ("f.jsonl", b"\n \n", "f.jsonl holds no rows"),
-        ("g.csv", b"prompt\nP\n", r"g.csv does not end in .jsonl, .jsonl.gz, .jsonl.bz2, .parquet \(data.prompts\)"),
+        ("d.parquet", b"no parquet at all", "d.parquet is not a Parquet file"),
+        ("e.jsonl", b"", "e.jsonl has no rows"),
+        ("f.jsonl", b"\n \n", "f.jsonl has no rows"),
+        ("g.csv", b"prompt\nP\n", r"data.prompts: .*g.csv does not end in .jsonl, .jsonl.gz, .jsonl.bz2, .parquet"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=sentence):
             own(prompts=tmp_path / name)
     (tmp_path / "empty").mkdir()
     for path, sentence in (
-        (tmp_path / "empty", r"empty has no file that ends in .jsonl.*data.prompts"),
-        (tmp_path / "none.jsonl", r"no file or folder .*none.jsonl \(data.prompts\)"),
-        ("data/none.jsonl", r"no file or folder data/none.jsonl \(data.prompts\)"),
-        ("one-word", r"no file or folder one-word \(data.prompts\)"),
+        (tmp_path / "empty", r"data.prompts: .*empty has no file that ends in .jsonl"),
+        (tmp_path / "none.jsonl", r"data.prompts: .*none.jsonl is not a file, a folder or the name of a hub dataset"),
+        ("data/none.jsonl", r"data.prompts: data/none.jsonl is not a file"),
+        ("one-word", r"data.prompts: one-word is not a file"),
     ):
         with pytest.raises(FileNotFoundError, match=sentence):
             own(prompts=path)
@@ -568,7 +601,9 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(FileNotFoundError, match=r"the dataset some/body cannot be had from the hub \(no network\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the dataset some/body cannot be downloaded from the hub \(no network\)"
+    ):
         own(prompts="some/body")
 
 
@@ -577,7 +612,7 @@ def test_a_corrupt_page_of_a_parquet_file_is_named(tmp_path):
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{path}: rows from 0 on cannot be read: .*orrupt"):
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read from row 0 on: .*orrupt"):
         own(prompts=path)
 
 
@@ -595,7 +630,7 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
 
 def test_a_first_line_without_columns_is_not_an_empty_file(tmp_path):
     (tmp_path / "p.jsonl").write_text('{}\n{"prompt": "P"}\n')
-    with pytest.raises(ValueError, match=r"p.jsonl has the columns \(none\); prompts need prompt; or text$"):
+    with pytest.raises(ValueError, match=r"p.jsonl has the columns \(none\), but prompts need prompt; or text$"):
         own(prompts=tmp_path / "p.jsonl")
 
 
@@ -608,7 +643,7 @@ def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
 
 def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
     name = laid_out([PAIRS["prompt, ranked"](i) for i in range(N)], "hub")
-    with pytest.raises(ValueError, match=r"films:english has no split 'learn', found train, test .*data.train-split"):
+    with pytest.raises(ValueError, match=r"films:english has no split 'learn', only train, test .*data.train-split"):
         own(preferences=name, train_split="learn")
     corpus = own(preferences=name, test_split="dev")  # none of that name: a share is held out
     assert len(comparisons(corpus)) == N - 9
@@ -632,7 +667,7 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path):
     corpus = own(preferences=path)
     assert set(comparisons(corpus)) == SAME
     assert corpus.report["preferences, train"] == {
-        "rows": N + 5,
+        "rows read": N + 5,
         "dropped: unreadable characters": 3,
         "dropped: empty completion": 1,
         "dropped: identical completions": 1,
@@ -646,7 +681,9 @@ def test_the_first_unusable_row_is_named_where_they_are_refused(tmp_path, line, 
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: {problem} (data.unusable is refuse)")):
         own(preferences=path, unusable="refuse")
     path.write_bytes(line)
-    with pytest.raises(ValueError, match=re.escape(f"none of the 1 preferences is usable; {path}, line 1: {problem}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"none of the 1 preferences is usable; the first is {path}, line 1: {problem}")
+    ):
         own(preferences=path)
 
 
@@ -658,18 +695,18 @@ def test_unreadable_bytes_in_a_parquet_file_are_counted_too(tmp_path):
     column = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
     pa.parquet.write_table(pa.table({"prompt": column}), tmp_path / "p.parquet")
     corpus = own(prompts=tmp_path / "p.parquet")
-    assert corpus.report["prompts, train"] == {"rows": N + 1, "dropped: unreadable characters": 1}
+    assert corpus.report["prompts, train"] == {"rows read": N + 1, "dropped: unreadable characters": 1}
 
 
 def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
     rows = [{"prompt": text} for text in ("P", "Q", "R", " ", "")]
     assert own(prompts=write(tmp_path / "p.jsonl", rows), hold_out=0.4).report["prompts, train"] == {
-        "rows": 5, "dropped: empty prompt": 2,
+        "rows read": 5, "dropped: empty prompt": 2,
     }  # fmt: skip
     rows = [{"prompt": "P", "completion": text} for text in ("a", "b", "\n")]
     rows += [{"prompt": prompt, "completion": "c"} for prompt in "QR"]
     report = own(demonstrations=write(tmp_path / "d.jsonl", rows)).report
-    assert report["demonstrations, train"].items() >= {"rows": 5, "dropped: empty completion": 1}.items()
+    assert report["demonstrations, train"].items() >= {"rows read": 5, "dropped: empty completion": 1}.items()
 
 
 # ---------------------------------------------------------------------------------------------- kept for the next time
@@ -746,7 +783,7 @@ def test_place_of_an_example_is_its_line(tmp_path):
     texts = own(preferences=path).comparisons("train")
     for number, comparison in enumerate(texts):
         line = next(i for i in range(N) if prompt_of(i) == comparison.prompt) + 1
-        assert texts.place(number) == f"{path}, line {line}"
+        assert texts.location(number) == f"{path}, line {line}"
 
 
 # ---------------------------------------------------------------------------------------------- settings

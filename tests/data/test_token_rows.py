@@ -16,18 +16,19 @@ from hypothesis import strategies as st
 from minippo.config import DataConfig
 from minippo.data import Comparison, Demonstration, cache, comparison_rows, policy_rows, prompt_rows, reward_rows
 from minippo.data.cache import cache_folder
-from minippo.data.rows import kept_groups, kept_rows
-from minippo.data.texts import Texts, texts_of
+from minippo.data.rows import cached_groups, cached_rows
+from minippo.data.texts import Texts
 from minippo.tokenizer import Tokenizer, train_bpe
 from minippo.tokenizer.vocab_json import END_OF_TEXT
+from tests.in_memory import texts_of
 
 names = itertools.count()
 groups_of_ids = st.lists(st.lists(st.lists(st.integers(0, 299), max_size=5), min_size=1, max_size=3), max_size=8)
 
 
 @given(groups=groups_of_ids, start=st.integers(0, 8), stop=st.integers(0, 8), data=st.data())
-def test_kept_groups_are_the_lists_that_they_were_made_from(tokenizer, groups, start, stop, data):
-    kept = kept_groups(("lists", next(names)), tokenizer, iter(groups))
+def test_cached_groups_are_the_lists_that_they_were_made_from(tokenizer, groups, start, stop, data):
+    kept = cached_groups(("lists", next(names)), tokenizer, iter(groups))
     assert list(kept) == groups
     assert kept.sizes.tolist() == [len(group) for group in groups]
     assert kept.longest.tolist() == [max(map(len, group)) for group in groups]
@@ -41,13 +42,13 @@ def test_kept_groups_are_the_lists_that_they_were_made_from(tokenizer, groups, s
 
 
 def test_rows_stay_on_the_disk_in_two_bytes_an_id_or_four(tokenizer):
-    rows = kept_rows(("two bytes",), tokenizer, [[1, 2], [299]])
+    rows = cached_rows(("two bytes",), tokenizer, [[1, 2], [299]])
     assert isinstance(rows.ids, np.memmap)
     assert rows.ids.dtype == np.uint16
     assert isinstance(rows[:1].ids, np.memmap)
 
     large = Tokenizer(tokenizer.encoding, {END_OF_TEXT: 69_999})
-    rows = kept_rows(("four bytes",), large, [[69_999, 1]])
+    rows = cached_rows(("four bytes",), large, [[69_999, 1]])
     assert rows.ids.dtype == np.uint32
     assert rows[0] == [69_999, 1]
 
@@ -57,20 +58,20 @@ def test_rows_are_made_once(tokenizer):
         raise AssertionError("made again")
         yield
 
-    assert list(kept_rows(("once", 1), tokenizer, [[5, 6]])) == [[5, 6]]
-    assert list(kept_rows(("once", 1), tokenizer, never())) == [[5, 6]]
+    assert list(cached_rows(("once", 1), tokenizer, [[5, 6]])) == [[5, 6]]
+    assert list(cached_rows(("once", 1), tokenizer, never())) == [[5, 6]]
     with pytest.raises(AssertionError, match="made again"):
-        kept_rows(("once", 2), tokenizer, never())
+        cached_rows(("once", 2), tokenizer, never())
 
 
 def test_another_tokenizer_or_other_code_makes_its_own(tokenizer, monkeypatch):
     other = train_bpe([" ".join(f"word{i} of another text" for i in range(99))], 300)
     assert (other.vocab_size, other.name) == (300, "bpe")
     assert other.name == tokenizer.name
-    assert list(kept_rows(("whose",), tokenizer, [[5]])) == [[5]]
-    assert list(kept_rows(("whose",), other, [[6]])) == [[6]]
+    assert list(cached_rows(("whose",), tokenizer, [[5]])) == [[5]]
+    assert list(cached_rows(("whose",), other, [[6]])) == [[6]]
     monkeypatch.setattr(cache, "code_fingerprint", lambda: "changed")
-    assert list(kept_rows(("whose",), tokenizer, [[7]])) == [[7]]
+    assert list(cached_rows(("whose",), tokenizer, [[7]])) == [[7]]
 
 
 def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypatch):
@@ -80,7 +81,7 @@ def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypa
 
     before = set(cache_folder().iterdir())
     with pytest.raises(KeyboardInterrupt):
-        kept_rows(("killed",), tokenizer, dies())
+        cached_rows(("killed",), tokenizer, dies())
     assert set(cache_folder().iterdir()) == before
     replace, calls = os.replace, []
 
@@ -93,14 +94,14 @@ def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", once)
         with pytest.raises(KeyboardInterrupt):
-            kept_rows(("killed",), tokenizer, [[9, 9, 9]])
-    assert list(kept_rows(("killed",), tokenizer, [[1], [2]])) == [[1], [2]]
+            cached_rows(("killed",), tokenizer, [[9, 9, 9]])
+    assert list(cached_rows(("killed",), tokenizer, [[1], [2]])) == [[1], [2]]
 
 
 def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"file/minippo/\w+, which cannot be written .* XDG_CACHE_HOME"):
+    with pytest.raises(ValueError, match=r"file/minippo/\w+, cannot be written .* XDG_CACHE_HOME"):
         cache_folder()
 
 
@@ -111,7 +112,7 @@ def test_a_folder_that_is_there_and_cannot_be_written_is_named_too(monkeypatch):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    with pytest.raises(ValueError, match=rf"{folder}, which cannot be written \(Permission denied\); .*XDG_CACHE_HOME"):
+    with pytest.raises(ValueError, match=rf"{folder}, cannot be written \(Permission denied\); .*XDG_CACHE_HOME"):
         cache_folder()
 
 
@@ -122,7 +123,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_nothing_behind(tokenizer):
 
     before = set(cache_folder().iterdir())
     with pytest.raises(ValueError, match=rf"{cache_folder()}, .*No space left on device.*XDG_CACHE_HOME"):
-        kept_rows(("full",), tokenizer, rows())
+        cached_rows(("full",), tokenizer, rows())
     assert set(cache_folder().iterdir()) == before
 
 
@@ -131,7 +132,7 @@ def test_a_disk_that_fills_up_is_named_and_leaves_nothing_behind(tokenizer):
 def test_rows_whose_files_are_not_whole_are_made_again(tokenizer, suffix, damage):
     parts, groups = ("damaged", suffix, damage), [[[1, 2, 3], [4]], [[5, 6]]]
     before = set(cache_folder().iterdir())
-    kept_groups(parts, tokenizer, groups)
+    cached_groups(parts, tokenizer, groups)
     (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == suffix)
     whole = path.read_bytes()
     if damage == "gone":
@@ -140,7 +141,7 @@ def test_rows_whose_files_are_not_whole_are_made_again(tokenizer, suffix, damage
         path.write_bytes(bytes(len(whole)))
     else:
         path.write_bytes({"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": b""}[damage])
-    assert list(kept_groups(parts, tokenizer, groups)) == groups
+    assert list(cached_groups(parts, tokenizer, groups)) == groups
     assert path.read_bytes()[:2] == whole[:2]
 
 
@@ -149,7 +150,7 @@ def test_rows_are_safe_on_the_disk_before_they_come_into_place(tokenizer, monkey
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: [calls.append("fsync"), fsync(file)])
     monkeypatch.setattr(os, "replace", lambda *paths: [calls.append("replace"), replace(*paths)])
-    kept_rows(("safe",), tokenizer, [[1]])
+    cached_rows(("safe",), tokenizer, [[1]])
     assert calls == ["fsync", "fsync", "replace", "replace", "fsync"]  # the folder last: the names are on the disk too
 
 
@@ -172,14 +173,14 @@ def test_what_other_code_made_is_deleted_when_it_was_not_used_for_a_week(tmp_pat
 @given(count=st.integers(0, 30), start=st.integers(-3, 12), stop=st.integers(0, 40), inner=st.integers(0, 9))
 def test_texts_are_read_as_the_list_that_they_stand_for(count, start, stop, inner):
     items = [f"text {number}" for number in range(count)]
-    texts = Texts(count, lambda a, b: items[a:b], "some", place=lambda number: f"line {number}")
+    texts = Texts(count, lambda a, b: items[a:b], "some", location=lambda number: f"line {number}")
     part, expected = texts[start:stop], items[start:stop]
     assert list(part) == expected
     assert list(part[inner:]) == expected[inner:]
     assert [text for chunk in part.chunks(4) for text in chunk] == expected
     if expected:
         assert part[-1] == expected[-1]
-        assert part.place(0) == f"line {items.index(expected[0])}"
+        assert part.location(0) == f"line {items.index(expected[0])}"
     assert (part.fingerprint == texts.fingerprint) == (len(part) == count)
 
 
@@ -244,7 +245,9 @@ def test_prompts_with_the_same_tokens_are_one_prompt_and_stay_held_out(tokenizer
     assert validation == [tokenizer.encode("the first")[:6]]
     same = "left out: the same tokens as another prompt"
     assert report == {"prompts, train": {"rows": 6, same: 3}, "prompts, validation": {"rows": 2, same: 1}}
-    with pytest.raises(ValueError, match=r"all 2 train prompts are, in their first 6 tokens, prompts of another split"):
+    with pytest.raises(
+        ValueError, match=r"all 2 train prompts have the same first 6 tokens as prompts of another split"
+    ):
         prompts(tokenizer, [LONG, LONG + "!"], whole=False, validation=[LONG])
 
 
@@ -256,7 +259,7 @@ def test_comparisons_that_do_not_fit_are_left_out_and_counted(tokenizer):
     assert list(rows) == [[[*tokenizer.encode("P" + text), tokenizer.eos_id] for text in fits]]
     assert kept.tolist() == [1]
     assert dropped == {"rows": 3, "dropped: longer than the reward model's context": 2}
-    with pytest.raises(ValueError, match="none of 3 fits"):
+    with pytest.raises(ValueError, match="all 3 rows are too long"):
         comparison_rows(texts, tokenizer, most - 1, DataConfig())
 
 
@@ -277,7 +280,7 @@ def test_where_unusable_examples_are_refused_the_first_that_does_not_fit_is_name
 
 
 def test_no_prompts_and_no_comparisons_are_named_with_the_option_that_would_give_them(tokenizer):
-    with pytest.raises(ValueError, match=r"no prompts: neither data\.prompts"):
+    with pytest.raises(ValueError, match=r"no prompts: give data\.prompts"):
         prompts(tokenizer, [])
     with pytest.raises(ValueError, match=r"no preferences .*data\.preferences"):
         comparison_rows(texts_of([], "none"), tokenizer, 9, DataConfig())

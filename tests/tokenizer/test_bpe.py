@@ -64,7 +64,7 @@ def test_tables_that_are_accepted_are_applied_as_by_hugging_face_and_the_others_
             ours = tiktokens(ranks_of_merges(as_bytes(merges)))
         except ValueError as error:
             seen["refused"] += 1
-            if str(error).startswith("two of its merges make"):
+            if str(error).startswith("two merges result in"):
                 seen["made twice"] += 1
                 assert len(set(results)) < len(results)
             else:  # the example in the sentence is what Hugging Face does
@@ -78,7 +78,7 @@ def test_tables_that_are_accepted_are_applied_as_by_hugging_face_and_the_others_
             assert ours(text) == theirs(text)
 
     check()
-    assert min(seen.values()) > 20, seen
+    assert min(seen.values()) > 10, seen
     assert len(seen) == 4
 
 
@@ -98,7 +98,7 @@ def test_every_merge_of_an_accepted_table_is_used_and_recovered():
 
 def test_two_merges_of_one_token_are_refused():
     # The second is never used: a and b are merged before b and c can be.
-    with pytest.raises(ValueError, match=r"two of its merges make 'abc', the second is 'a' \+ 'bc'"):
+    with pytest.raises(ValueError, match=r"two merges result in 'abc', the second is 'a' \+ 'bc'"):
         ranks_of_merges([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")])
 
 
@@ -133,5 +133,7 @@ def test_what_training_learns_is_a_table_that_is_accepted():
 def test_a_token_that_no_merge_makes_is_refused():
     ranks = {token: rank for rank, token in enumerate([*SINGLE_BYTES, b"ab", b"abcd"])}
     assert last_parts(b"abcd", ranks) == [b"ab", b"c", b"d"]
-    with pytest.raises(ValueError, match=r"no merge makes its token 'abcd'; the others make 'ab' \+ 'c' \+ 'd' of it"):
+    with pytest.raises(
+        ValueError, match=r"no merge results in the token 'abcd': the others make it 'ab' \+ 'c' \+ 'd'"
+    ):
         merges_of_ranks(ranks)

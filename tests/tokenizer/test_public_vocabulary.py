@@ -285,14 +285,14 @@ def test_public_files_give_hugging_face_the_same_ids(ours, name, reviews, tmp_pa
 def test_tokens_that_no_merge_makes_are_refused():
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"film": 256}
     encoding = tiktoken.Encoding("whole", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-    with pytest.raises(ValueError, match="whole cannot be written as merges: no merge makes its token 'film'"):
+    with pytest.raises(ValueError, match="whole cannot be expressed as merges: no merge results in the token 'film'"):
         Tokenizer(encoding, {END_OF_TEXT: 257}).public_files()
 
 
 def test_a_special_token_spelled_like_an_ordinary_one_is_refused():
     ranks = {bytes([byte]): byte for byte in range(256)}
     encoding = tiktoken.Encoding("alike", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-    with pytest.raises(ValueError, match="spelled like the special one 'a'"):
+    with pytest.raises(ValueError, match="the same spelling as the special token 'a'"):
         Tokenizer(encoding, {END_OF_TEXT: 256, "a": 257}).public_files()
 
 
@@ -330,18 +330,21 @@ SPLIT = pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLev
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"normalizer": normalizers.NFC()}, r'normalizer {"type": "NFC"}.* with null there'),
-        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, 'pre_tokenizer.type "Whitespace"'),
-        ({"pre_tokenizer": SPLIT}, 'pre_tokenizer.type "Sequence"'),
-        ({"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, "pre_tokenizer.add_prefix_space true"),
+        ({"normalizer": normalizers.NFC()}, r'normalizer in its tokenizer.json is {"type": "NFC"}, but must be null'),
+        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, 'pre_tokenizer.type in its tokenizer.json is "Whitespace"'),
+        ({"pre_tokenizer": SPLIT}, 'pre_tokenizer.type in its tokenizer.json is "Sequence"'),
+        (
+            {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+            "pre_tokenizer.add_prefix_space in its tokenizer.json is true",
+        ),
         (
             {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)},
-            "pre_tokenizer.use_regex false",
+            "pre_tokenizer.use_regex in its tokenizer.json is false",
         ),
-        ({"model": {"dropout": 0.1}}, "model.dropout 0.1"),
-        ({"model": {"ignore_merges": True}}, "model.ignore_merges true"),
-        ({"model": {"byte_fallback": True}}, "model.byte_fallback true"),
-        ({"model": {"end_of_word_suffix": "</w>"}}, 'model.end_of_word_suffix "</w>"'),
+        ({"model": {"dropout": 0.1}}, "model.dropout in its tokenizer.json is 0.1"),
+        ({"model": {"ignore_merges": True}}, "model.ignore_merges in its tokenizer.json is true"),
+        ({"model": {"byte_fallback": True}}, "model.byte_fallback in its tokenizer.json is true"),
+        ({"model": {"end_of_word_suffix": "</w>"}}, 'model.end_of_word_suffix in its tokenizer.json is "</w>"'),
     ],
 )
 def test_another_way_to_split_or_merge_is_refused(trained, tmp_path, options, words):
@@ -356,10 +359,10 @@ def test_another_way_to_split_or_merge_is_refused(trained, tmp_path, options, wo
 def test_a_model_that_does_not_merge_is_refused(tmp_path):
     model = models.WordPiece({"[UNK]": 0, "film": 1}, unk_token="[UNK]")
     tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"pre_tokenizer.type null"):
+    with pytest.raises(ValueError, match=r"pre_tokenizer.type in its tokenizer.json is null"):
         load_tokenizer(tmp_path)
     write(tmp_path, tokenizer_json={"pre_tokenizer": {"type": "ByteLevel"}, "model": {"type": "Unigram", "vocab": []}})
-    with pytest.raises(ValueError, match=r'model.type "Unigram", and only .* with "BPE" there'):
+    with pytest.raises(ValueError, match=r'model.type in its tokenizer.json is "Unigram", but must be "BPE"'):
         load_tokenizer(tmp_path)
 
 
@@ -370,9 +373,9 @@ ABC = {"ab": 1300, "bc": 1301, "abc": 1302}
 @pytest.mark.parametrize(
     ("vocabulary", "merges", "files", "words"),
     [
-        ({}, "", {CONFIG: {"tokenizer_class": "CLIPTokenizer"}}, "it is a CLIPTokenizer"),
+        ({}, "", {CONFIG: {"tokenizer_class": "CLIPTokenizer"}}, "CLIPTokenizer is not supported"),
         ({}, "", {CONFIG: {"add_prefix_space": True}}, "a space before every text"),
-        ({}, "", {"added_tokens_json": {"    ": 1300}}, r"1 added tokens in a text before it merges \('    '\)"),
+        ({}, "", {"added_tokens_json": {"    ": 1300}}, r"1 added tokens in texts before merging \('    '\)"),
         (
             {},
             "",
@@ -380,26 +383,31 @@ ABC = {"ab": 1300, "bc": 1301, "abc": 1302}
             r"\('\[role\]'\)",
         ),
         ({}, "", {CONFIG: {"eos_token": "<end>"}}, "special token '<end>' is not in its vocabulary"),
-        ({}, "", {CONFIG: {"pad_token": "!"}}, "special token '!' is an ordinary token, too"),
+        ({}, "", {CONFIG: {"pad_token": "!"}}, "special token '!' is also an ordinary token"),
         ({"</s>": 5000}, "", {}, r"special token '<\|endoftext\|>' is not in its vocabulary"),
-        ({"</s>": 9}, "", {CONFIG: OPT_CONFIG}, r"256 tokens and 852 special tokens have 1107 different ids"),
-        ({}, "#version: 0.2\nq \n", {}, r"its merge 1, 'q ', does not join two known tokens to a third"),
-        ({}, "q q\n", {}, r"its merge 1, 'q q', does not join two known tokens to a third"),
-        (ABC, "a b\na b c\n", {}, r"its merge 2, 'a b c', does not join"),
-        (ABC, "ab\n", {}, r"its merge 1, 'ab', does not join"),
+        (
+            {"</s>": 9},
+            "",
+            {CONFIG: OPT_CONFIG},
+            r"256 tokens and 852 special tokens must have different ids from 0 on, but have 1107",
+        ),
+        ({}, "#version: 0.2\nq \n", {}, r"merge 1, 'q ', does not join two tokens into a third one"),
+        ({}, "q q\n", {}, r"merge 1, 'q q', does not join two tokens into a third one"),
+        (ABC, "a b\na b c\n", {}, r"merge 2, 'a b c', does not join"),
+        (ABC, "ab\n", {}, r"merge 1, 'ab', does not join"),
         (
             {"映": 1300, "画": 1301, "映画": 1302},
             "映 画\n",
             {},
-            "its merge 1, '映 画', has letters that stand for no byte",
+            "merge 1, '映 画', has characters that do not spell a byte",
         ),
-        ({"a</w>": 1300, "ba</w>": 1301}, "b a</w>\n", {}, r"its merge 'b' \+ 'a</w>' is never used"),
-        (ABC, "a b\nb c\na bc\n", {}, r"opt cannot be loaded: its merge 'a' \+ 'bc' is never"),
-        (ABC, "a b\nb c\na bc\nab c\n", {}, "opt cannot be loaded: two of its merges make 'abc'"),
-        ({"ab": "many"}, "", {}, "its token 'ab' has the id 'many', which is no whole number"),
-        ({}, "", {"vocab_json": ["a", "b"]}, r"vocab\.json should be an object, and is \[\"a\", \"b\"\]"),
-        ({}, "", {"vocab_json": "no JSON"}, "vocab.json is no JSON"),
-        ({}, "", {"vocab_json": {"a": 1}}, "it is not byte-level: 255 of the 256 single bytes have no token"),
+        ({"a</w>": 1300, "ba</w>": 1301}, "b a</w>\n", {}, r"the merge 'b' \+ 'a</w>' is never used"),
+        (ABC, "a b\nb c\na bc\n", {}, r"opt cannot be loaded: the merge 'a' \+ 'bc' is never"),
+        (ABC, "a b\nb c\na bc\nab c\n", {}, "opt cannot be loaded: two merges result in 'abc'"),
+        ({"ab": "many"}, "", {}, "the token 'ab' has the id 'many', which is not an integer"),
+        ({}, "", {"vocab_json": ["a", "b"]}, r"vocab\.json should be an object, but is \[\"a\", \"b\"\]"),
+        ({}, "", {"vocab_json": "no JSON"}, "vocab.json is not valid JSON"),
+        ({}, "", {"vocab_json": {"a": 1}}, "it is not byte-level: 255 of the 256 single bytes are not tokens"),
     ],
 )
 def test_what_cannot_be_reproduced_is_refused(opt_vocabulary, tmp_path, vocabulary, merges, files, words):
@@ -418,47 +426,47 @@ LIKE_OURS = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, 
     [
         (
             {CONFIG: {"tokenizer_class": 5}},
-            "tokenizer_config.json: tokenizer_class should be a string or null, and is 5",
+            "tokenizer_config.json: tokenizer_class should be a string or null, but is 5",
         ),
         ({CONFIG: {"eos_token": {"id": 2}}}, "tokenizer_config.json: eos_token has no 'content'"),
-        ({CONFIG: {"pad_token": 1}}, "pad_token should be a string or an object or null, and is 1"),
+        ({CONFIG: {"pad_token": 1}}, "pad_token should be a string or an object or null, but is 1"),
         (
             {"special_tokens_map_json": {"eos_token": []}},
-            r"special_tokens_map\.json: eos_token should be .*, and is \[\]",
+            r"special_tokens_map\.json: eos_token should be .*, but is \[\]",
         ),
         (
             {CONFIG: {"additional_special_tokens": "<s>"}},
-            'additional_special_tokens should be a list or null, and is "<s>"',
+            'additional_special_tokens should be a list or null, but is "<s>"',
         ),
-        ({CONFIG: {"additional_special_tokens": [3]}}, "additional_special_tokens should be a string or .*, and is 3"),
-        ({CONFIG: {"added_tokens_decoder": []}}, r"added_tokens_decoder should be an object or null, and is \[\]"),
-        ({CONFIG: {"added_tokens_decoder": {"1": "<s>"}}}, 'added_tokens_decoder 1 should be an object, and is "<s>"'),
+        ({CONFIG: {"additional_special_tokens": [3]}}, "additional_special_tokens should be a string or .*, but is 3"),
+        ({CONFIG: {"added_tokens_decoder": []}}, r"added_tokens_decoder should be an object or null, but is \[\]"),
+        ({CONFIG: {"added_tokens_decoder": {"1": "<s>"}}}, 'added_tokens_decoder 1 should be an object, but is "<s>"'),
         ({CONFIG: {"added_tokens_decoder": {"1": {"content": "<s>"}}}}, "added_tokens_decoder 1 has no 'special'"),
         ({CONFIG: {"added_tokens_decoder": {"1": {"special": True}}}}, "added_tokens_decoder 1 has no 'content'"),
         (
             {CONFIG: {"added_tokens_decoder": {"<s>": {}}}},
-            "added_tokens_decoder should have ids for keys, and has '<s>'",
+            "the keys of added_tokens_decoder should be ids, but one is '<s>'",
         ),
         (
             {"added_tokens_json": {"<new>": True}, CONFIG: {"additional_special_tokens": ["<new>"]}},
-            "its token '<new>' has the id True",
+            "the token '<new>' has the id True",
         ),
-        ({TOKENIZER: {}}, "tokenizer.json says pre_tokenizer.type null"),
-        ({TOKENIZER: {"pre_tokenizer": LIKE_OURS["pre_tokenizer"]}}, "tokenizer.json says model.type null"),
-        ({TOKENIZER: {"model": MODEL}}, "tokenizer.json says pre_tokenizer.type null"),  # splits at nothing
+        ({TOKENIZER: {}}, "pre_tokenizer.type in its tokenizer.json is null"),
+        ({TOKENIZER: {"pre_tokenizer": LIKE_OURS["pre_tokenizer"]}}, "model.type in its tokenizer.json is null"),
+        ({TOKENIZER: {"model": MODEL}}, "pre_tokenizer.type in its tokenizer.json is null"),  # splits at nothing
         ({TOKENIZER: LIKE_OURS | {"model": {"merges": []}}}, "tokenizer.json has no 'vocab'"),
-        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"vocab": []}}}, r"vocab should be an object, and is \[\]"),
-        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": None}}}, "merges should be a list, and is null"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"vocab": []}}}, r"vocab should be an object, but is \[\]"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": None}}}, "merges should be a list, but is null"),
         (
             {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": [5]}}},
-            "its merge 1 should be a string or a list, and is 5",
+            "merge 1 should be a string or a list, but is 5",
         ),
         (
             {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": ["a b", [1, 2]]}}},
-            "its merge 2 should be a string, and is 1",
+            "merge 2 should be a string, but is 1",
         ),
-        ({TOKENIZER: LIKE_OURS | {"added_tokens": {"a": 1}}}, "added_tokens should be a list or null, and is"),
-        ({TOKENIZER: LIKE_OURS | {"added_tokens": ["a"]}}, 'an added token should be an object, and is "a"'),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": {"a": 1}}}, "added_tokens should be a list or null, but is"),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": ["a"]}}, 'an added token should be an object, but is "a"'),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "id": 1}]}}, "an added token has no 'special'"),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "special": True}]}}, "an added token has no 'id'"),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"id": 1, "special": True}]}}, "an added token has no 'content'"),
@@ -475,7 +483,9 @@ def test_a_broken_file_is_refused_in_a_sentence(opt_vocabulary, tmp_path, files,
 def test_a_missing_file_is_named(opt_vocabulary, tmp_path, name):
     write(tmp_path, vocab_json=opt_vocabulary, merges_txt="#version: 0.2\n")
     (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is no tokenizer: it has no {name}, and no tokenizer.json"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{tmp_path} is not a tokenizer: it has neither {name} nor tokenizer.json"
+    ):
         load_tokenizer(tmp_path)
 
 
@@ -506,7 +516,7 @@ def test_a_name_that_cannot_be_fetched_is_said_in_a_sentence(monkeypatch):
     with pytest.raises(FileNotFoundError) as refusal:
         load_tokenizer("facebook/opt-125m")
     assert str(refusal.value) == (
-        "the tokenizer facebook/opt-125m is not here and cannot be fetched: no network, and nothing in the cache"
+        "the tokenizer facebook/opt-125m cannot be downloaded: no network, and nothing in the cache"
     )
 
 

@@ -236,7 +236,7 @@ def test_wrong_input_is_refused_and_nothing_is_written(run, make_tokenizer, tmp_
         (run.folder, full / "mine.txt" / "deeper", "mine.txt is a file, not a directory"),
         (tmp_path / "empty", tmp_path / "out", "is no run"),
         (tmp_path / "begun", tmp_path / "out", "no finished stage"),
-        (tmp_path / "odd", tmp_path / "out", "cannot be written as merges: no merge makes its token 'abc'"),
+        (tmp_path / "odd", tmp_path / "out", "cannot be expressed as merges: no merge results in the token 'abc'"),
     ):
         monkeypatch.setattr("sys.argv", ["export", "--run", str(source), "--out", str(out)])
         with pytest.raises(SystemExit) as end:
@@ -298,5 +298,5 @@ def test_the_spare_id_is_of_a_byte_that_no_text_and_no_longer_token_has(tokenize
         return make_tokenizer({"<|endoftext|>": 256 + len(tokens)}, tokens)
 
     assert with_tokens(b"a\xff", b"\xfe\xfe").spare_id == 0xFD
-    with pytest.raises(ValueError, match="no id to pad with"):
+    with pytest.raises(ValueError, match="no unused id for padding"):
         _ = with_tokens(*(bytes([65, byte]) for byte in range(256))).spare_id
