@@ -100,7 +100,7 @@ def due(iteration: int, every: int, num_iterations: int) -> bool:
 
 def main() -> None:
     """`python train_ppo.py`."""
-    options = parse_options(__doc__ or "")
+    options = parse_options(__doc__ or "", stage="ppo")
     started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "ppo")

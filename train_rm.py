@@ -209,7 +209,7 @@ def prepare(run: Run, model: RewardModel) -> Prepared:
 
 def main() -> None:
     """`python train_rm.py`."""
-    options = parse_options(__doc__ or "")
+    options = parse_options(__doc__ or "", stage="rm")
     started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "rm")

@@ -1,6 +1,6 @@
 """Stage 1: language-model training on demonstrations. Makes the reference policy, and warm-starts the reward model.
 
-python -m minippo.sft --config reviews
+python -m minippo sft --config reviews
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def train_language_model(
 
 
 def main() -> None:
-    """`python -m minippo.sft`."""
-    options = parse_options(__doc__ or "")
+    """`python -m minippo sft`."""
+    options = parse_options(__doc__ or "", stage="sft")
     started = time.perf_counter()
     with wrong_input_exits():
         run = open_run(options, "sft")
@@ -190,7 +190,3 @@ def train_backbones(
         save_pretrained(gpt, run.unfinished("sft") / name)
     run.add_to_summary("sft", time.perf_counter() - started, data_report, **found)
     run.finish("sft")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,24 +1,19 @@
 """runs."""
 
 from minippo.runs.checkpoint import check_data, checkpoints, restore, save
+from minippo.runs.command_line import Argument, command_line
+from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
 from minippo.runs.loading import scorer_of
 from minippo.runs.metrics import Metrics, read_metrics
-from minippo.runs.options import (
-    Options,
-    broken_run_exits,
-    command_line,
-    output_of_any_text,
-    parse_options,
-    wrong_input_exits,
-)
-from minippo.runs.presets import load_config
+from minippo.runs.options import Options, parse_options
+from minippo.runs.presets import differences, load_config
 from minippo.runs.results import answered, report, side_by_side, table
 from minippo.runs.run import Run, load_run, open_run, peak_memory_mb
 from minippo.runs.stage import print_report
-from minippo.runs.validation import MAX_SEED, check_context
+from minippo.runs.validation import check_context
 
 __all__ = [
-    "MAX_SEED",
+    "Argument",
     "Metrics",
     "Options",
     "Run",
@@ -28,6 +23,7 @@ __all__ = [
     "check_data",
     "checkpoints",
     "command_line",
+    "differences",
     "load_config",
     "load_run",
     "open_run",

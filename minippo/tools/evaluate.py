@@ -7,11 +7,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from minippo.data import judge_of
 from minippo.evaluation import final_evaluation
-from minippo.runs import answered, broken_run_exits, command_line, load_run, report, scorer_of, wrong_input_exits
+from minippo.runs import (
+    Argument,
+    answered,
+    broken_run_exits,
+    command_line,
+    load_run,
+    report,
+    scorer_of,
+    wrong_input_exits,
+)
 from minippo.storage import write_text
 from minippo.weights import load_actor_critic
 
@@ -20,7 +27,7 @@ from minippo.weights import load_actor_critic
 class EvaluateOptions:
     """Evaluate a finished run again and print the result."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(aliases=["--run"])] = Path("runs/reviews")
+    run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
     """Folder of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""

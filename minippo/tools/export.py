@@ -17,11 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT
-from minippo.runs import Run, command_line, load_run, wrong_input_exits
+from minippo.runs import Argument, Run, command_line, load_run, wrong_input_exits
 from minippo.tokenizer import Tokenizer
 from minippo.weights import load_actor_critic, load_pretrained, load_reward_model, save_model, save_pretrained
 
@@ -33,7 +31,7 @@ STAGES = {"policy": "ppo", "reference": "sft", "reward_model": "rm"}
 class ExportOptions:
     """What to take where."""
 
-    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
+    run: Annotated[Path, Argument(alias="--run-dir")]
     """Folder of the run."""
     out: Path
     """Folder to write; it must be empty or not there yet."""
@@ -95,7 +93,7 @@ def main() -> None:
         run = load_run(options.run, "cpu")
         names = [name for name, stage in STAGES.items() if run.is_finished(stage)]
         if not names:
-            raise ValueError(f"{run.folder} has no finished stage yet (python -m minippo.sft)")
+            raise ValueError(f"{run.folder} has no finished stage yet (python -m minippo sft)")
         policy, reward = run.tokenizers()
         tokenizers = {name: reward if name == "reward_model" else policy for name in names}
         files = {name: used.public_files(pad_id_of(name, used)) for name, used in tokenizers.items()}

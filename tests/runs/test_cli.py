@@ -1,4 +1,5 @@
-"""The command line: presets, overrides, and wrong input answered in a sentence before anything is written."""
+"""The command line: presets, options, and invalid input, which is answered with one sentence before any file is
+written."""
 
 from __future__ import annotations
 
@@ -119,14 +120,14 @@ def test_stored_configuration_holds_every_field():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("pppo:\n  lr: 1.0\n", "own.yaml: pppo is no field; did you mean 'ppo'?"),
-        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"),
-        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: ppo.kl-coef is no field; did you mean 'kl_coef'?"),
+        ("pppo:\n  lr: 1.0\n", "own.yaml: unknown field pppo; did you mean ppo?"),
+        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"),
+        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: unknown field ppo.kl-coef; did you mean ppo.kl_coef?"),
         (
             "model:\n  policy:\n    layer: 3\n",
-            "own.yaml: model.policy.layer is no field; did you mean 'layers'?",
+            "own.yaml: unknown field model.policy.layer; did you mean model.policy.layers?",
         ),
-        ("5: 6\n", "own.yaml: 5 is no field"),
+        ("5: 6\n", "own.yaml: unknown field 5"),
         ("ppo:\n  lr: fast\n", "own.yaml: ppo.lr must be of type float, not 'fast'"),
         ("ppo:\n  num_epochs: 2.5\n", "own.yaml: ppo.num_epochs must be of type int, not 2.5"),
         ("ppo:\n  num_epochs: true\n", "own.yaml: ppo.num_epochs must be of type int, not True"),
@@ -137,9 +138,9 @@ def test_stored_configuration_holds_every_field():
         ("ppo:\n  whiten_advantages: 1\n", "own.yaml: ppo.whiten_advantages must be of type bool, not 1"),
         ("ppo:\n  missing_eos: punish\n", "own.yaml: ppo.missing_eos must be one of off, replace, subtract"),
         ("data:\n  folder: 3\n", "own.yaml: data.folder must be of type str, not 3"),
-        ("ppo: 3\n", "own.yaml: ppo must hold fields, not 3"),
-        ("- 1\n", "own.yaml must hold fields, not [1]"),
-        ("ppo: {lr: 1\n", "own.yaml is not YAML"),
+        ("ppo: 3\n", "own.yaml: ppo must contain fields, not 3"),
+        ("- 1\n", "own.yaml: the file must contain fields, not [1]"),
+        ("ppo: {lr: 1\n", "own.yaml is not valid YAML"),
     ],
 )
 def test_wrong_key_or_type_in_a_file_is_named(tmp_path, text, sentence):
@@ -202,7 +203,7 @@ def test_none_switches_a_limit_off():
 
 @pytest.mark.parametrize("command", [train_rm.main, train_ppo.main], ids=["rm", "ppo"])
 def test_every_stage_answers_wrong_input_alike(empty, refused, command):
-    assert "did you mean 'reviews'?" in refused(command, "--config", "revews")
+    assert "did you mean reviews?" in refused(command, "--config", "revews")
     assert "error: ppo.gamma must be from 0 to 1, not 1.5" in refused(command, "--ppo.gamma", "1.5")
     assert "--ppo.kl-coef" in refused(command, "--ppo.kl-coeff", "0.1")
 
@@ -210,17 +211,17 @@ def test_every_stage_answers_wrong_input_alike(empty, refused, command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "revews"], ["no preset or file 'revews'", "did you mean 'reviews'?"]),
+        (["--config", "revews"], ["no preset or file 'revews'", "did you mean reviews?"]),
         (["--config", "no/such.yaml"], ["no preset or file 'no/such.yaml'"]),
         (["--config"], ["--config needs the name"]),
-        (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "perhaps you meant --ppo.kl-coef "]),
-        (["--foo", "1", "--rm.epoch", "2"], ["--foo", "perhaps you meant --rm.epochs "]),
+        (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "did you mean --ppo.kl-coef?"]),
+        (["--foo", "1", "--rm.epoch", "2"], ["--foo", "did you mean --rm.epochs?"]),
         (["--ppo.lr", "fast"], ["--ppo.lr", "fast"]),
         (["--ppo.num-epochs", "1.5"], ["--ppo.num-epochs", "1.5"]),
         (["--ppo.missing-eos", "punish"], ["--ppo.missing-eos", "punish", "replace"]),
         (["--ppo.gamma", "1.5"], ["error: ppo.gamma must be from 0 to 1, not 1.5"]),
-        (["--ppo.temperature", "0"], ["error: ppo.temperature must be 0.01 or more, not 0.0"]),
-        (["--ppo.lr", "nan"], ["error: ppo.lr must be 0 or more, not nan"]),
+        (["--ppo.temperature", "0"], ["error: ppo.temperature must be at least 0.01, not 0.0"]),
+        (["--ppo.lr", "nan"], ["error: ppo.lr must be a finite number, not nan"]),
         (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
         (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),
         (["--data.query-length", "100"], ["prompts of 100 tokens and responses of 64", "context of 128"]),
@@ -239,7 +240,7 @@ def test_file_with_a_wrong_key_is_answered_in_a_sentence(tmp_path, refused):
     said = refused(
         sft.main, "--config", yaml_file(tmp_path, "ppo:\n  kl_coeff: 1\n"), "--run-dir", str(tmp_path / "run")
     )
-    assert said == "error: own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"
+    assert said == "error: own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"
     assert not (tmp_path / "run").exists()
 
 
@@ -286,7 +287,7 @@ def test_missing_stage_is_named_with_the_command_that_runs_it(empty, refused, co
     said = refused(command, "--run-dir", "new")
     assert said == (
         f"error: train the {first} first: new has no sft/ "
-        "(python -m minippo.sft --config reviews --run-dir new, or --init-from)"
+        "(python -m minippo sft --config reviews --run-dir new, or --init-from)"
     )
 
 
@@ -344,7 +345,7 @@ def test_help_names_every_field_with_its_default_and_its_meaning(empty, capsys, 
         assert default in entry, (option, entry)
     for option in ("--config", "--run-dir", "--init-from", "--device"):
         assert option in shown
-    for meaning in ("Coefficient of the per-token KL penalty", "Responses of the reference policy on which scores"):
+    for meaning in ("Coefficient of the per-token KL penalty", "Number of reference responses used to normalise"):
         assert meaning in shown
 
 
@@ -355,7 +356,7 @@ def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypa
     assert "(default: 0.321)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["-m", "minippo.sft"], ["train_rm.py"], ["train_ppo.py"]])
+@pytest.mark.parametrize("command", [["-m", "minippo", "sft"], ["train_rm.py"], ["train_ppo.py"]])
 @pytest.mark.parametrize("asked", [None, "active"])
 def test_threads_wait_asleep_unless_the_user_says_otherwise(command, asked):
     """OpenMP itself says, when it is loaded, what it has read."""
