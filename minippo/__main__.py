@@ -26,8 +26,8 @@ def usage(program: str) -> str:
     commands = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
     return (
         f"usage: {program} COMMAND [options]\n\n{commands}\n\n"
-        f"{program} COMMAND --help lists the options of a command. Stages 2 and 3 are scripts:\n"
-        "python train_rm.py trains the reward model, python train_ppo.py the policy."
+        f"{program} COMMAND --help lists the options of a command.\n"
+        "Stages 2 and 3 are scripts: python train_rm.py, then python train_ppo.py."
     )
 
 

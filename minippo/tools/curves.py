@@ -20,7 +20,7 @@ PANELS = (
     ("reward model: loss", "rm", "step", "loss/rm"),
     ("reward model: validation accuracy", "rm", "step", "eval/accuracy"),
     ("PPO: policy loss", "ppo", "step", "loss/policy"),
-    ("PPO: value (TD) error", "ppo", "step", "val/td_error"),
+    ("PPO: value (TD) error", "ppo", "step", "value/td_error"),
     ("PPO: mean score of rollouts", "ppo", "step", "objective/scores"),
     ("PPO: validation score", "ppo", "step", "eval/score"),
     ("PPO: KL to the reference, nats per sequence", "ppo", "step", "objective/kl"),

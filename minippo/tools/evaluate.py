@@ -34,7 +34,7 @@ class EvaluateOptions:
 
 
 def main() -> None:
-    """`python -m minippo.evaluate --run-dir RUN`."""
+    """`python -m minippo evaluate --run-dir RUN`."""
     options = command_line(EvaluateOptions, __doc__)
     with wrong_input_exits():
         run = load_run(options.run_dir, options.device)
@@ -49,7 +49,3 @@ def main() -> None:
         found = final_evaluation(run, policy, reference, scorer, tokenizer, queries, judge_of(run.config))
     write_text(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
     print(report(run))
-
-
-if __name__ == "__main__":
-    main()

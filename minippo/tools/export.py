@@ -1,4 +1,4 @@
-"""Take a run's models to other tools: `python -m minippo.export --run runs/reviews --out exported`
+"""Take a run's models to other tools: `python -m minippo export --run runs/reviews --out exported`
 
 Writes a folder for each model that the run has, which `transformers` loads as it is, with its tokenizer:
 
@@ -86,7 +86,7 @@ def generation_config(gpt: GPT, end_ids: tuple[int, ...], min_new_tokens: int) -
 
 
 def main() -> None:
-    """`python -m minippo.export --run RUN --out DIR`."""
+    """`python -m minippo export --run RUN --out DIR`."""
     options = command_line(ExportOptions, __doc__)
     with wrong_input_exits():
         check_empty(options.out)
@@ -114,7 +114,3 @@ def main() -> None:
         for file, text in files[name].items():
             (folder / file).write_text(text, encoding="utf-8", newline="\n")
         print(folder)
-
-
-if __name__ == "__main__":
-    main()

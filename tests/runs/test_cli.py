@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -20,6 +21,8 @@ import train_rm
 from minippo import sft
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.runs import load_config, parse_options
+from minippo.runs.command_line import options_text
+from minippo.runs.options import new_run_commands
 from minippo.runs.presets import PRESETS, differences, dump_config, preset_names
 from minippo.runs.validation import check
 from minippo.storage import REPOSITORY
@@ -201,6 +204,83 @@ def test_none_switches_a_limit_off():
     assert parse_options("", ["--ppo.value-clip", "None"]).settings.ppo.value_clip is None
 
 
+def test_value_of_an_unknown_option_is_not_reported(empty, refused):
+    assert refused(sft.main, "--ppo.lrr", "0.1", "--seed", "2") == (
+        "error: unknown option --ppo.lrr; did you mean --ppo.lr? (--help lists all)"
+    )
+
+
+def test_negative_numbers_are_values_in_every_notation():
+    for text in ("-1", "-0.5", "-.5", "-1e-3", "-1E+2"):
+        options = parse_options("", ["--ppo.missing-eos-score", text, "--seed", "2"])
+        assert options.settings == replace(Config(), seed=2, ppo=PPOConfig(missing_eos_score=float(text)))
+
+
+def test_underscores_in_the_name_of_an_option_are_hyphens_and_in_its_value_are_not():
+    options = parse_options("", ["--ppo.kl_coef=0.5", "--data.folder", "my_data", "--run_dir=my_run"])
+    assert (options.ppo.kl_coef, options.data.folder, options.run_dir) == (0.5, "my_data", Path("my_run"))
+
+
+def test_switches_have_an_option_for_each_state():
+    assert parse_options("", ["--ppo.whiten-rewards"]).settings.ppo == PPOConfig(whiten_rewards=True)
+    assert parse_options("", ["--ppo.no-whiten-advantages"]).settings.ppo == PPOConfig(whiten_advantages=False)
+
+
+def test_options_text_sets_the_fields_again(tmp_path):
+    changed = PPOConfig(lr=1e-4, value_clip=None, whiten_rewards=True, whiten_advantages=False, missing_eos="replace")
+    config = replace(Config(), seed=3, ppo=changed, data=DataConfig(folder="my data"))
+    text = options_text({name: ours for name, (ours, _) in differences(config, Config()).items()})
+    assert parse_options("", shlex.split(text)).settings == config
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages", "lines"),
+    [
+        (
+            ["--ppo.lr", "1e-4"],
+            ["ppo"],
+            [
+                "run-ppo --config reviews --run-dir {run}-2 --ppo.lr 0.0001 --init-from {run}",
+                "or",
+                "make train-ppo INIT_FROM={run} RUN_DIR={run}-2 ARGS='--ppo.lr 0.0001'",
+            ],
+        ),
+        (
+            ["--rm.lr", "1e-4"],
+            ["rm", "ppo"],
+            [
+                "run-rm --config reviews --run-dir {run}-2 --rm.lr 0.0001 --init-from {run}",
+                "run-ppo --config reviews --run-dir {run}-2 --rm.lr 0.0001",
+                "or",
+                "make train-rm INIT_FROM={run} RUN_DIR={run}-2 ARGS='--rm.lr 0.0001'",
+                "make train-ppo RUN_DIR={run}-2 ARGS='--rm.lr 0.0001'",
+            ],
+        ),
+        (
+            ["--seed", "2", "--config", "smoke"],
+            ["sft", "rm"],
+            [
+                "run-sft --config smoke --run-dir {run}-2 --seed 2",
+                "run-rm --config smoke --run-dir {run}-2 --seed 2",
+                "or",
+                "make train-rm CONFIG=smoke RUN_DIR={run}-2 ARGS='--seed 2'",
+            ],
+        ),
+    ],
+)
+def test_commands_for_new_settings_train_only_the_stages_that_change(tmp_path, changed, stages, lines):
+    run = tmp_path / "run"
+    options = parse_options("", [*changed, "--run-dir", str(run)])
+    commands = new_run_commands(options, {stage: f"run-{stage}" for stage in stages})
+    assert [line.strip() for line in commands.splitlines()] == [line.format(run=run) for line in lines]
+
+
+def test_new_run_directory_does_not_exist_yet(tmp_path):
+    (tmp_path / "run-2").mkdir()
+    options = parse_options("", ["--seed", "2", "--run-dir", str(tmp_path / "run")])
+    assert f"--run-dir {tmp_path / 'run-3'} " in new_run_commands(options, {"sft": "sft"})
+
+
 @pytest.mark.parametrize("command", [train_rm.main, train_ppo.main], ids=["rm", "ppo"])
 def test_every_stage_answers_wrong_input_alike(empty, refused, command):
     assert "did you mean reviews?" in refused(command, "--config", "revews")
@@ -215,6 +295,15 @@ def test_every_stage_answers_wrong_input_alike(empty, refused, command):
         (["--config", "no/such.yaml"], ["no preset or file 'no/such.yaml'"]),
         (["--config"], ["--config needs the name"]),
         (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "did you mean --ppo.kl-coef?"]),
+        (["--kl-coef", "0.1"], ["unknown option --kl-coef; did you mean --ppo.kl-coef? (--help"]),
+        (["--lr", "1"], ["did you mean --sft.policy.lr, --sft.reward.lr, --rm.lr or --ppo.lr?"]),
+        (["--no-whiten-rewards"], ["did you mean --ppo.no-whiten-rewards?"]),
+        (["--config", "xyzzy"], ["no preset or file 'xyzzy' (--config; the presets are imdb, "]),
+        (["--config", "."], [". is a folder, not a YAML file (--config)"]),
+        (["--ppo.lr"], ["--ppo.lr", "expected one argument"]),
+        (["--ppo.lr", "--seed", "2"], ["--ppo.lr", "expected one argument"]),
+        (["--ppo.value-clip", "none"], ["--ppo.value-clip", "'none'"]),
+        (["--ppo.whiten-rewards=yes"], ["--ppo.whiten-rewards", "yes"]),
         (["--foo", "1", "--rm.epoch", "2"], ["--foo", "did you mean --rm.epochs?"]),
         (["--ppo.lr", "fast"], ["--ppo.lr", "fast"]),
         (["--ppo.num-epochs", "1.5"], ["--ppo.num-epochs", "1.5"]),
@@ -347,6 +436,25 @@ def test_help_names_every_field_with_its_default_and_its_meaning(empty, capsys, 
         assert option in shown
     for meaning in ("Coefficient of the per-token KL penalty", "Number of reference responses used to normalise"):
         assert meaning in shown
+
+
+@pytest.mark.parametrize(
+    ("main", "first"),
+    [
+        (sft.main, ["sft.policy", "sft.reward", "model.policy", "model.reward", "data"]),
+        (train_rm.main, ["rm", "data"]),
+        (train_ppo.main, ["ppo", "eval", "data"]),
+    ],
+)
+def test_help_of_a_stage_starts_with_its_own_options(empty, capsys, monkeypatch, main, first):
+    monkeypatch.setattr("sys.argv", ["command", "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    headings = re.findall(r"^([a-z.]+) options:$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(headings) == len(set(headings)) == 8
+    rest = sorted(headings[len(first) :], key=headings.index)
+    assert headings == [*first, *rest]
 
 
 def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypatch):
