@@ -17,12 +17,11 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
 from minippo.config import DataConfig
 from minippo.data import Demonstration, policy_rows
 from minippo.data.imdb import IMDB, clean
 from minippo.data.texts import Texts
+from minippo.runs import command_line
 from minippo.storage import bundled
 from minippo.tokenizer import make_tokenizer
 
@@ -70,7 +69,7 @@ def measure(options: Options) -> None:
 
 def main() -> None:
     """All ways in turn, as Markdown."""
-    options = tyro.cli(Options, description=__doc__)
+    options = command_line(Options, __doc__)
     if options.way != "all":
         measure(options)
         return

@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-import tyro
+from minippo.runs import command_line
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "details.md"
 MARK = "<!-- measured -->"
@@ -72,7 +72,7 @@ def place(folder: Path, kind: str, name: str) -> Path:
 
 def main() -> None:
     """Run what is missing and print Markdown."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     lines = [
         "## Measured",
         "",

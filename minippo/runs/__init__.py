@@ -4,17 +4,12 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 """
 
 from minippo.runs.checkpoint import Checkpoints, restore
+from minippo.runs.command_line import Argument, command_line
+from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
-from minippo.runs.options import (
-    Options,
-    broken_run_exits,
-    command_line,
-    output_of_any_text,
-    parse_options,
-    wrong_input_exits,
-)
-from minippo.runs.presets import load_config
+from minippo.runs.options import Options, parse_options
+from minippo.runs.presets import differences, load_config
 from minippo.runs.results import (
     language_model_line,
     read_answers,
@@ -26,10 +21,10 @@ from minippo.runs.results import (
 )
 from minippo.runs.run import Run, load_run, open_run
 from minippo.runs.stage import due, run_stage
-from minippo.runs.validation import MAX_SEED, check_context
+from minippo.runs.validation import check_context
 
 __all__ = [
-    "MAX_SEED",
+    "Argument",
     "Checkpoints",
     "Metrics",
     "Options",
@@ -37,6 +32,7 @@ __all__ = [
     "broken_run_exits",
     "check_context",
     "command_line",
+    "differences",
     "due",
     "language_model_line",
     "load_config",

@@ -13,7 +13,8 @@ from typing import Any, Protocol, TypeVar
 
 from minippo.errors import TrainingError
 from minippo.runs.checkpoint import Checkpoints
-from minippo.runs.options import parse_options, wrong_input_exits
+from minippo.runs.exits import wrong_input_exits
+from minippo.runs.options import parse_options
 from minippo.runs.run import NAMES, Run, open_run
 
 Report = dict[str, dict[str, int]]
@@ -43,7 +44,7 @@ def run_stage(
     invariant ends it with one sentence and status 1, and the last checkpoint remains.
     """
     started = time.perf_counter()
-    options = parse_options(description)
+    options = parse_options(description, stage=stage)
     with wrong_input_exits():
         run = open_run(options, stage)
         finished = run.is_finished(stage)

@@ -10,11 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from minippo.data import judge_of
 from minippo.evaluation import Evaluator
 from minippo.runs import (
+    Argument,
     broken_run_exits,
     command_line,
     load_environment,
@@ -33,7 +32,7 @@ from minippo.storage import write_text
 class EvaluateOptions:
     """Evaluate a finished run again and print the result."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(aliases=["--run"])] = Path("runs/reviews")
+    run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
     """Folder of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""

@@ -250,13 +250,13 @@ MUTANTS = [
     Mutant("minippo/runs/checkpoint.py", "    if rest[\"data\"] != data:\n", "    if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
-    Mutant("minippo/runs/validation.py", "    check_finite(config)\n", "", covering("config", "none")),
+    Mutant("minippo/runs/validation.py", "        if not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "response_uniforms(config.seed, f\"{split} answers\"", "response_uniforms(0, f\"{split} answers\"", covering("evaluate")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", covering("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + covering("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant("train_ppo.py", "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", covering("pipeline", "resumed")),
-    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{where}{key} is no field; did you mean {near!r}?\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
-    Mutant("minippo/runs/options.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
+    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
+    Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
     Mutant("minippo/sft.py", "require_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", covering("sft")),

@@ -214,7 +214,7 @@ PLUMBING = [
     Mutant("minippo/tools/generate.py", "        stop_ids=stop_ids,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "        top_k=options.top_k,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "\"generate\", 0, [number]", "\"generate\", 0, [0]", OF_COMMANDS),  # n times the same answer
-    Mutant("minippo/tools/generate.py", "run.stage(\"sft\") / \"policy\"", "run.stage(\"ppo\") / \"policy\"", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "\"reference\": \"sft\"}", "\"reference\": \"ppo\"}", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.config.data.response_length if", "64 if", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.tokenizers()[0].encode(prompt)", "run.tokenizers()[1].encode(prompt)", OF_COMMANDS),
     Mutant("minippo/tools/score.py", "[options.prompt] * len(batch)", "[\"\"] * len(batch)", OF_COMMANDS),

@@ -1,4 +1,5 @@
-"""Every option of `generate`, `score`, `evaluate` and `export`, and of the stages beside their fields, acts.
+"""Every option of the commands has an effect, and so have the stages' options that are not fields of the
+configuration.
 
 The options are those of the dataclasses: a new one without a test in `TESTS` fails.
 """
@@ -20,7 +21,7 @@ from safetensors.torch import load_file, save_file
 from minippo import sft
 from minippo.config import Config
 from minippo.runs import Options, read_answers
-from minippo.tools import evaluate, export, generate, score
+from minippo.tools import compare, curves, evaluate, export, generate, score
 from tests.pipeline.recording import Call, recorded
 from tests.pipeline.test_every_field import differences
 from tests.pipeline.tiny_run import STAGES, TinyRun, command, contents, outcome, tokenizers_of
@@ -287,6 +288,27 @@ def test_export_takes_the_models_of_this_run_to_this_folder(run, other, output, 
     assert differences(contents(tmp_path / "one"), contents(tmp_path / "two"))
 
 
+# ---------------------------------------------------------------------------------------------- compare, curves
+
+
+@shows(compare.CompareOptions, "runs", "mean")
+def test_compare_prints_these_runs(run, other, output):
+    rows = output(compare.main, run.folder, other.folder).splitlines()
+    assert [cell.strip() for cell in rows[0].split("|")] == ["", "", str(run.folder), str(other.folder), ""]
+    assert [cell.strip() for cell in rows[3].split("|")] == ["", "seed", "1", "2", ""]
+    means = output(compare.main, run.folder, other.folder, "--mean").splitlines()
+    assert all(mean.startswith(row) for mean, row in zip(means, rows, strict=True))
+    assert means[0].count("|") == rows[0].count("|") + 2
+
+
+@shows(curves.CurvesOptions, "runs", "out")
+def test_curves_plots_these_runs_into_this_file(run, other, output, tmp_path, monkeypatch):
+    plotted = []
+    monkeypatch.setattr(curves, "plot", lambda rows, path: plotted.append((list(rows), path)))
+    assert output(curves.main, run.folder, other.folder, "--out", tmp_path / "a.png") == f"{tmp_path / 'a.png'}\n"
+    assert plotted == [([str(run.folder), str(other.folder)], tmp_path / "a.png")]
+
+
 # ---------------------------------------------------------------------------------------------- the stages
 
 
@@ -348,7 +370,15 @@ def test_device_is_the_one_asked_for(arguments, output, capsys, monkeypatch, nam
 
 def all_options() -> Iterator[Any]:
     """Every option of every command, the fields of the configuration apart."""
-    commands = (generate.GenerateOptions, score.ScoreOptions, evaluate.EvaluateOptions, export.ExportOptions, Options)
+    commands = (
+        generate.GenerateOptions,
+        score.ScoreOptions,
+        evaluate.EvaluateOptions,
+        export.ExportOptions,
+        compare.CompareOptions,
+        curves.CurvesOptions,
+        Options,
+    )
     configured = {field.name for field in fields(Config)}
     for options in commands:
         for field in fields(options):

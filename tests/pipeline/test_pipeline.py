@@ -314,7 +314,7 @@ def test_generate_reads_prompts_to_the_end_and_passes_over_what_it_cannot_answer
         "A drama",
         "A film.",
     ]
-    assert "the policy's context of 48 holds 46" in err
+    assert "the policy's context of 48 has room for 46" in err
 
 
 def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monkeypatch):
@@ -336,11 +336,15 @@ def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monk
 @pytest.mark.parametrize(
     ("main", "arguments", "part"),
     [
-        (generate.main, ["--prompt", "word " * 60], "tokens; beside 10 new ones the policy's context of 48 holds 38"),
+        (
+            generate.main,
+            ["--prompt", "word " * 60],
+            "the policy's context of 48 has room for 38",
+        ),
         (generate.main, ["--prompt", ""], "the prompt is empty"),
         (generate.main, ["--prompt", "x", "--n", "0"], "n must be at least 1, not 0"),
-        (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be above 0 and at most 1, not 1.5"),
-        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0"),
+        (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be from 0 to 1, not 1.5"),
+        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be at least 0, not -1.0"),
         (score.main, ["x", "--batch-size", "0"], "batch-size must be at least 1, not 0"),
     ],
 )
@@ -592,5 +596,5 @@ def test_other_settings_in_a_finished_runs_folder_are_refused(finished, stage, s
     with pytest.raises(SystemExit) as end:
         stage(train_ppo.main, "--config", sizes, "--run-dir", finished, "--device", "cpu", "--ppo.kl-coef", "0.9")
     assert end.value.code == 2
-    assert f"holds another run: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
+    assert f"was trained with other settings: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
     assert files(finished) == before

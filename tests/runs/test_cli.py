@@ -1,9 +1,11 @@
-"""The command line: presets, overrides, and wrong input answered in a sentence before anything is written."""
+"""The command line: presets, options, and invalid input, which is answered with one sentence before any file is
+written."""
 
 from __future__ import annotations
 
 import os
 import re
+import shlex
 import subprocess
 import sys
 from dataclasses import fields, is_dataclass, replace
@@ -19,6 +21,8 @@ import train_rm
 from minippo import sft
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.runs import load_config, parse_options
+from minippo.runs.command_line import options_text
+from minippo.runs.options import new_run_commands
 from minippo.runs.presets import PRESETS, differences, dump_config, preset_names
 from minippo.runs.validation import check
 from minippo.storage import REPOSITORY
@@ -119,14 +123,14 @@ def test_stored_configuration_holds_every_field():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("pppo:\n  lr: 1.0\n", "own.yaml: pppo is no field; did you mean 'ppo'?"),
-        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"),
-        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: ppo.kl-coef is no field; did you mean 'kl_coef'?"),
+        ("pppo:\n  lr: 1.0\n", "own.yaml: unknown field pppo; did you mean ppo?"),
+        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"),
+        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: unknown field ppo.kl-coef; did you mean ppo.kl_coef?"),
         (
             "model:\n  policy:\n    layer: 3\n",
-            "own.yaml: model.policy.layer is no field; did you mean 'layers'?",
+            "own.yaml: unknown field model.policy.layer; did you mean model.policy.layers?",
         ),
-        ("5: 6\n", "own.yaml: 5 is no field"),
+        ("5: 6\n", "own.yaml: unknown field 5"),
         ("ppo:\n  lr: fast\n", "own.yaml: ppo.lr must be of type float, not 'fast'"),
         ("ppo:\n  num_epochs: 2.5\n", "own.yaml: ppo.num_epochs must be of type int, not 2.5"),
         ("ppo:\n  num_epochs: true\n", "own.yaml: ppo.num_epochs must be of type int, not True"),
@@ -137,9 +141,9 @@ def test_stored_configuration_holds_every_field():
         ("ppo:\n  whiten_advantages: 1\n", "own.yaml: ppo.whiten_advantages must be of type bool, not 1"),
         ("ppo:\n  missing_eos: punish\n", "own.yaml: ppo.missing_eos must be one of off, replace, subtract"),
         ("data:\n  folder: 3\n", "own.yaml: data.folder must be of type str, not 3"),
-        ("ppo: 3\n", "own.yaml: ppo must hold fields, not 3"),
-        ("- 1\n", "own.yaml must hold fields, not [1]"),
-        ("ppo: {lr: 1\n", "own.yaml is not YAML"),
+        ("ppo: 3\n", "own.yaml: ppo must contain fields, not 3"),
+        ("- 1\n", "own.yaml: the file must contain fields, not [1]"),
+        ("ppo: {lr: 1\n", "own.yaml is not valid YAML"),
     ],
 )
 def test_wrong_key_or_type_in_a_file_is_named(tmp_path, text, sentence):
@@ -200,9 +204,86 @@ def test_none_switches_a_limit_off():
     assert parse_options("", ["--ppo.value-clip", "None"]).settings.ppo.value_clip is None
 
 
+def test_value_of_an_unknown_option_is_not_reported(empty, refused):
+    assert refused(sft.main, "--ppo.lrr", "0.1", "--seed", "2") == (
+        "error: unknown option --ppo.lrr; did you mean --ppo.lr? (--help lists all)"
+    )
+
+
+def test_negative_numbers_are_values_in_every_notation():
+    for text in ("-1", "-0.5", "-.5", "-1e-3", "-1E+2"):
+        options = parse_options("", ["--ppo.missing-eos-score", text, "--seed", "2"])
+        assert options.settings == replace(Config(), seed=2, ppo=PPOConfig(missing_eos_score=float(text)))
+
+
+def test_underscores_in_the_name_of_an_option_are_hyphens_and_in_its_value_are_not():
+    options = parse_options("", ["--ppo.kl_coef=0.5", "--data.folder", "my_data", "--run_dir=my_run"])
+    assert (options.ppo.kl_coef, options.data.folder, options.run_dir) == (0.5, "my_data", Path("my_run"))
+
+
+def test_switches_have_an_option_for_each_state():
+    assert parse_options("", ["--ppo.whiten-rewards"]).settings.ppo == PPOConfig(whiten_rewards=True)
+    assert parse_options("", ["--ppo.no-whiten-advantages"]).settings.ppo == PPOConfig(whiten_advantages=False)
+
+
+def test_options_text_sets_the_fields_again(tmp_path):
+    changed = PPOConfig(lr=1e-4, value_clip=None, whiten_rewards=True, whiten_advantages=False, missing_eos="replace")
+    config = replace(Config(), seed=3, ppo=changed, data=DataConfig(folder="my data"))
+    text = options_text({name: ours for name, (ours, _) in differences(config, Config()).items()})
+    assert parse_options("", shlex.split(text)).settings == config
+
+
+@pytest.mark.parametrize(
+    ("changed", "stages", "lines"),
+    [
+        (
+            ["--ppo.lr", "1e-4"],
+            ["ppo"],
+            [
+                "run-ppo --config reviews --run-dir {run}-2 --ppo.lr 0.0001 --init-from {run}",
+                "or",
+                "make train-ppo INIT_FROM={run} RUN_DIR={run}-2 ARGS='--ppo.lr 0.0001'",
+            ],
+        ),
+        (
+            ["--rm.lr", "1e-4"],
+            ["rm", "ppo"],
+            [
+                "run-rm --config reviews --run-dir {run}-2 --rm.lr 0.0001 --init-from {run}",
+                "run-ppo --config reviews --run-dir {run}-2 --rm.lr 0.0001",
+                "or",
+                "make train-rm INIT_FROM={run} RUN_DIR={run}-2 ARGS='--rm.lr 0.0001'",
+                "make train-ppo RUN_DIR={run}-2 ARGS='--rm.lr 0.0001'",
+            ],
+        ),
+        (
+            ["--seed", "2", "--config", "smoke"],
+            ["sft", "rm"],
+            [
+                "run-sft --config smoke --run-dir {run}-2 --seed 2",
+                "run-rm --config smoke --run-dir {run}-2 --seed 2",
+                "or",
+                "make train-rm CONFIG=smoke RUN_DIR={run}-2 ARGS='--seed 2'",
+            ],
+        ),
+    ],
+)
+def test_commands_for_new_settings_train_only_the_stages_that_change(tmp_path, changed, stages, lines):
+    run = tmp_path / "run"
+    options = parse_options("", [*changed, "--run-dir", str(run)])
+    commands = new_run_commands(options, {stage: f"run-{stage}" for stage in stages})
+    assert [line.strip() for line in commands.splitlines()] == [line.format(run=run) for line in lines]
+
+
+def test_new_run_directory_does_not_exist_yet(tmp_path):
+    (tmp_path / "run-2").mkdir()
+    options = parse_options("", ["--seed", "2", "--run-dir", str(tmp_path / "run")])
+    assert f"--run-dir {tmp_path / 'run-3'} " in new_run_commands(options, {"sft": "sft"})
+
+
 @pytest.mark.parametrize("command", [train_rm.main, train_ppo.main], ids=["rm", "ppo"])
 def test_every_stage_answers_wrong_input_alike(empty, refused, command):
-    assert "did you mean 'reviews'?" in refused(command, "--config", "revews")
+    assert "did you mean reviews?" in refused(command, "--config", "revews")
     assert "error: ppo.gamma must be from 0 to 1, not 1.5" in refused(command, "--ppo.gamma", "1.5")
     assert "--ppo.kl-coef" in refused(command, "--ppo.kl-coeff", "0.1")
 
@@ -210,17 +291,26 @@ def test_every_stage_answers_wrong_input_alike(empty, refused, command):
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--config", "revews"], ["no preset or file 'revews'", "did you mean 'reviews'?"]),
+        (["--config", "revews"], ["no preset or file 'revews'", "did you mean reviews?"]),
         (["--config", "no/such.yaml"], ["no preset or file 'no/such.yaml'"]),
         (["--config"], ["--config needs the name"]),
-        (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "perhaps you meant --ppo.kl-coef "]),
-        (["--foo", "1", "--rm.epoch", "2"], ["--foo", "perhaps you meant --rm.epochs "]),
+        (["--ppo.kl-coeff", "0.1"], ["--ppo.kl-coeff", "did you mean --ppo.kl-coef?"]),
+        (["--kl-coef", "0.1"], ["unknown option --kl-coef; did you mean --ppo.kl-coef? (--help"]),
+        (["--lr", "1"], ["did you mean --sft.policy.lr, --sft.reward.lr, --rm.lr or --ppo.lr?"]),
+        (["--no-whiten-rewards"], ["did you mean --ppo.no-whiten-rewards?"]),
+        (["--config", "xyzzy"], ["no preset or file 'xyzzy' (--config; the presets are imdb, "]),
+        (["--config", "."], [". is a folder, not a YAML file (--config)"]),
+        (["--ppo.lr"], ["--ppo.lr", "expected one argument"]),
+        (["--ppo.lr", "--seed", "2"], ["--ppo.lr", "expected one argument"]),
+        (["--ppo.value-clip", "none"], ["--ppo.value-clip", "'none'"]),
+        (["--ppo.whiten-rewards=yes"], ["--ppo.whiten-rewards", "yes"]),
+        (["--foo", "1", "--rm.epoch", "2"], ["--foo", "did you mean --rm.epochs?"]),
         (["--ppo.lr", "fast"], ["--ppo.lr", "fast"]),
         (["--ppo.num-epochs", "1.5"], ["--ppo.num-epochs", "1.5"]),
         (["--ppo.missing-eos", "punish"], ["--ppo.missing-eos", "punish", "replace"]),
         (["--ppo.gamma", "1.5"], ["error: ppo.gamma must be from 0 to 1, not 1.5"]),
-        (["--ppo.temperature", "0"], ["error: ppo.temperature must be 0.01 or more, not 0.0"]),
-        (["--ppo.lr", "nan"], ["error: ppo.lr must be 0 or more, not nan"]),
+        (["--ppo.temperature", "0"], ["error: ppo.temperature must be at least 0.01, not 0.0"]),
+        (["--ppo.lr", "nan"], ["error: ppo.lr must be a finite number, not nan"]),
         (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
         (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),
         (["--data.query-length", "100"], ["prompts of 100 tokens and responses of 64", "context of 128"]),
@@ -239,7 +329,7 @@ def test_file_with_a_wrong_key_is_answered_in_a_sentence(tmp_path, refused):
     said = refused(
         sft.main, "--config", yaml_file(tmp_path, "ppo:\n  kl_coeff: 1\n"), "--run-dir", str(tmp_path / "run")
     )
-    assert said == "error: own.yaml: ppo.kl_coeff is no field; did you mean 'kl_coef'?"
+    assert said == "error: own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"
     assert not (tmp_path / "run").exists()
 
 
@@ -344,8 +434,27 @@ def test_help_names_every_field_with_its_default_and_its_meaning(empty, capsys, 
         assert default in entry, (option, entry)
     for option in ("--config", "--run-dir", "--init-from", "--device"):
         assert option in shown
-    for meaning in ("Coefficient of the per-token KL penalty", "Responses of the reference policy on which scores"):
+    for meaning in ("Coefficient of the per-token KL penalty", "Number of reference responses used to normalise"):
         assert meaning in shown
+
+
+@pytest.mark.parametrize(
+    ("main", "first"),
+    [
+        (sft.main, ["sft.policy", "sft.reward", "model.policy", "model.reward", "data"]),
+        (train_rm.main, ["rm", "data"]),
+        (train_ppo.main, ["ppo", "eval", "data"]),
+    ],
+)
+def test_help_of_a_stage_starts_with_its_own_options(empty, capsys, monkeypatch, main, first):
+    monkeypatch.setattr("sys.argv", ["command", "--help"])
+    with pytest.raises(SystemExit) as end:
+        main()
+    assert end.value.code == 0
+    headings = re.findall(r"^([a-z.]+) options:$", capsys.readouterr().out, flags=re.MULTILINE)
+    assert len(headings) == len(set(headings)) == 8
+    rest = sorted(headings[len(first) :], key=headings.index)
+    assert headings == [*first, *rest]
 
 
 def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypatch):
@@ -355,7 +464,7 @@ def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypa
     assert "(default: 0.321)" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", [["-m", "minippo.sft"], ["train_rm.py"], ["train_ppo.py"]])
+@pytest.mark.parametrize("command", [["-m", "minippo", "sft"], ["train_rm.py"], ["train_ppo.py"]])
 @pytest.mark.parametrize("asked", [None, "active"])
 def test_threads_wait_asleep_unless_the_user_says_otherwise(command, asked):
     """OpenMP itself says, when it is loaded, what it has read."""
