@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from minippo import config as module
 from minippo.config import Bounds, Config, LMTrainConfig, OptimizerConfig, PPOConfig, RMConfig
-from minippo.runs.command_line import field_texts
+from minippo.runs.arguments import field_texts
 from minippo.runs.validation import check
 
 
