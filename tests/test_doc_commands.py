@@ -80,8 +80,12 @@ def hashes(folder: Path) -> dict[str, str]:
 def tree(tmp_path) -> Path:
     """A copy of the repository in which the preset `reviews` is as small as `smoke`."""
     tree = tmp_path / "minippo"
-    left_out = (".git", ".venv", "runs", "build", "exported", "*.egg-info", "__pycache__", ".*_cache", ".hypothesis")
-    shutil.copytree(REPOSITORY, tree, ignore=shutil.ignore_patterns(*left_out))
+    left_out = {".git", ".venv", ".pytest_cache", ".ruff_cache", ".hypothesis", "runs", "build", "exported"}
+
+    def ignored(folder: str, names: list[str]) -> set[str]:
+        return {"__pycache__"} | (left_out if Path(folder) == REPOSITORY else set())
+
+    shutil.copytree(REPOSITORY, tree, ignore=ignored)
     shutil.copy(tree / "minippo" / "configs" / "smoke.yaml", tree / "minippo" / "configs" / "reviews.yaml")
     return tree
 
