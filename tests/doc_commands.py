@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import pytest
 
-from minippo.runs.options import command_line, parse_options
+from minippo.runs import command_line, parse_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 PAGES = [
@@ -165,19 +165,18 @@ class Shell:
         """`python -m minippo NAME`."""
         if name == "sft":
             return self.stage("sft", arguments)
-        module = importlib.import_module(f"minippo.tools.{name}")
+        known = importlib.import_module("minippo.__main__").COMMANDS
+        assert name in known, f"minippo has no command {name}"
+        module = importlib.import_module(known[name][0])
         (options,) = (
             value
-            for value in vars(module).values()
-            if is_dataclass(value)
-            and isinstance(value, type)
-            and value.__module__ == module.__name__
-            and value.__name__.endswith("Options")
+            for key, value in vars(module).items()
+            if key.endswith("Options") and is_dataclass(value) and value.__module__ == module.__name__
         )
-        parsed = command_line(options, None, arguments)
-        run = getattr(parsed, "run", None) or getattr(parsed, "run_dir", None)
-        if run is not None and name != "trace":
-            assert self.stages[str(run)], f"{name} needs the run {run}, which no command has created yet"
+        parsed = vars(command_line(options, None, arguments))
+        runs = [parsed.get("run"), parsed.get("run_dir"), *parsed.get("runs", ())]
+        missing = [str(run) for run in runs if run is not None and not self.stages[str(run)]]
+        assert missing == [] or name == "trace", f"no command has created {missing}, which {name} needs"
 
     def stage(self, stage: str, arguments: list[str]) -> None:
         options = parse_options("", arguments)
