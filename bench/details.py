@@ -40,7 +40,7 @@ REWARD_MODELS: dict[str, list[str]] = {
     "another seed": ["--seed", "2"],
     "label smoothing 0.1": ["--rm.label-smoothing", "0.1"],
     "margin 0.5": ["--rm.margin", "0.5"],
-    "normalized before training": ["--rm.normalise-before"],
+    "normalised before training": ["--rm.normalise-before"],
     "cosine schedule": ["--rm.schedule", "cosine"],
 }
 
