@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import copy
 import hashlib
 import os
@@ -9,13 +10,30 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
 
 from minippo.runs import load_config
-from tests.doc_commands import PAGES, REPOSITORY, Shell, blocks, commands, merged
+from tests.doc_commands import (
+    PAGES,
+    REPOSITORY,
+    STAGES,
+    Shell,
+    blocks,
+    commands,
+    joined_lines,
+    merged,
+    read,
+    without_comment,
+)
 
+SCRIPTS = sorted(
+    str(path.relative_to(REPOSITORY))
+    for pattern in ("train_*.py", "minippo/*.py", "minippo/tools/*.py", "bench/*.py", "docs/*.py")
+    for path in REPOSITORY.glob(pattern)
+)
 NOT_RUN = re.compile(r"git |cd |pip |make (install|test|mutants|lint|bench|tensorboard)")
 """Commands of the README that need the network or pip, never end, or would run these tests again."""
 
@@ -37,6 +55,17 @@ def test_every_command_can_work_where_it_stands(page, after_readme, tmp_path, mo
             load_config(name.group(1))
     shell = Shell() if page == "README.md" else copy.deepcopy(after_readme)
     shell.run_all(commands(page))
+
+
+@merged
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_commands_in_a_docstring_have_options_that_exist(script):
+    docstring = ast.get_docstring(ast.parse(read(script))) or ""
+    shell = Shell(activated=True, made={"install"}, stages=defaultdict(lambda: set(STAGES)))
+    shell.run("make install-dev")
+    for line in joined_lines(docstring):
+        if line.lstrip().startswith("python "):
+            shell.run(without_comment(line).replace("[", "").replace("]", ""))
 
 
 @merged
