@@ -23,7 +23,7 @@ import tyro
 from safetensors.torch import load_file, save_file
 
 from minippo.model import GPT, GPTConfig
-from minippo.weights import load_pretrained, save_pretrained
+from minippo.weights import load_pretrained, save_pretrained, set_file_format
 
 
 @dataclass(frozen=True)
@@ -83,9 +83,11 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     forms = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     for family, form, stored, dtype in product(("gpt2", "opt"), forms, ("float32", "float16"), ("float32", "bfloat16")):
-        sizes = GPTConfig(options.vocab, 1024, options.layers, options.channels // 64, options.channels, family=family)
+        sizes = GPTConfig(options.vocab, 1024, options.layers, options.channels // 64, options.channels)
         with tempfile.TemporaryDirectory() as name:
-            save_pretrained(GPT(sizes).to(getattr(torch, stored)), name)
+            gpt = GPT(sizes).to(getattr(torch, stored))
+            set_file_format(gpt, family=family)
+            save_pretrained(gpt, name)
             size = in_format(Path(name), form)
             command = [sys.executable, __file__, "--measure", name, "--dtype", dtype]
             found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)

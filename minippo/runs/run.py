@@ -23,7 +23,7 @@ from minippo.tokenizer import Tokenizer, load_tokenizer
 
 # The stages in their order, the sections of the configuration that shape each, and the command that runs it.
 STAGES = {
-    "sft": (("data", "model", "sft", "seed"), "python -m minippo.sft"),
+    "sft": (("data", "model", "sft", "seed"), "python -m minippo sft"),
     "rm": (("rm",), "python train_rm.py"),
     "ppo": (("ppo", "eval"), "python train_ppo.py"),
 }
@@ -50,6 +50,8 @@ class Run:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda, but PyTorch sees no GPU here")
         self.folder, self.config, self.source = folder, config, source
+        self.position = ""
+        """Where training is, for error messages."""
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
     def stage(self, name: str) -> Path:
@@ -63,6 +65,14 @@ class Run:
     def is_finished(self, stage: str) -> bool:
         """Whether the stage has been run to its end."""
         return self.stage(stage).is_dir()
+
+    def require_finished(self, stage: str) -> None:
+        """Raise ValueError, with the command that runs the stage, unless it is finished."""
+        if not self.is_finished(stage):
+            raise ValueError(
+                f"{self.folder} has no finished {stage}/: train the {NAMES[stage]} first ({STAGES[stage][1]} "
+                f"--config {self.folder / 'config.yaml'} --run-dir {self.folder})"
+            )
 
     def begin(self, stage: str) -> Path:
         """Write the settings, take over the stages of the source, and return the folder for this stage to write into.

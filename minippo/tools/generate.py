@@ -83,7 +83,7 @@ def stream_answer(model: ActorCritic, query: list[int], run: Run, options: Gener
 
     queries, query_mask = (tensor.to(run.device) for tensor in pad([query], tokenizer.pad_id, "left"))
     generate(
-        model,
+        model.gpt,
         queries,
         query_mask,
         max_new_tokens=max_new_tokens(run, options),

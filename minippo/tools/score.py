@@ -15,7 +15,14 @@ from typing import Annotated, Literal
 
 import tyro
 
-from minippo.runs import broken_run_exits, command_line, load_run, output_of_any_text, scorer_of, wrong_input_exits
+from minippo.runs import (
+    broken_run_exits,
+    command_line,
+    load_run,
+    load_run_scorer,
+    output_of_any_text,
+    wrong_input_exits,
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +57,7 @@ def main() -> None:
         run = load_run(options.run, options.device)
         if not run.config.ppo.scorer and not run.is_finished("rm"):
             raise ValueError(f"{run.folder} has no finished rm/: train the reward model first (python train_rm.py)")
-        scorer = scorer_of(run)
+        scorer = load_run_scorer(run)
         if "" in options.texts:
             raise ValueError("a text is empty")
     if not options.texts and sys.stdin.isatty():

@@ -19,7 +19,7 @@ from safetensors.torch import load_file, save_file
 
 from minippo import sft
 from minippo.config import Config
-from minippo.runs import Options
+from minippo.runs import Options, read_answers
 from minippo.tools import evaluate, export, generate, score
 from tests.pipeline.recording import Call, recorded
 from tests.pipeline.test_every_field import differences
@@ -85,7 +85,7 @@ def test_generate_answers_with_the_policy_and_the_settings_of_the_run(run, other
     for each in (run, other):
         text, (call,) = answers(folder=each.folder)
         said.append(text)
-        assert torch.equal(call.model.gpt.token_embedding.weight, embedding(each.folder / "ppo" / "policy"))
+        assert torch.equal(call.model.token_embedding.weight, embedding(each.folder / "ppo" / "policy"))
         assert call.temperature == each.config.ppo.temperature
         assert call.max_new_tokens == each.config.data.response_length
         assert call.min_new_tokens == each.config.ppo.min_new_tokens
@@ -119,7 +119,7 @@ def test_generate_shows_the_reference_too(run, answers):
     both, (_, call) = answers("--reference")
     assert both.startswith(alone)
     assert both.removeprefix(alone).startswith(f"[reference] {PROMPT}")
-    assert torch.equal(call.model.gpt.token_embedding.weight, embedding(run.folder / "sft" / "policy"))
+    assert torch.equal(call.model.token_embedding.weight, embedding(run.folder / "sft" / "policy"))
 
 
 @shows(generate.GenerateOptions, "n")
@@ -252,7 +252,7 @@ def test_evaluate_answers_anew_with_the_models_that_are_there(run, output, tmp_p
     weights = {name: tensor.flip(0) if "ln_f" in name else tensor for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     output(evaluate.main, "--run-dir", copied.folder, "--device", "cpu")
-    old, new = (evaluate.answered(load(folder)) for folder in (run.folder, copied.folder))
+    old, new = (read_answers(load(folder)) for folder in (run.folder, copied.folder))
     values = ("response", "score") if model != "rm" else ("score",)
     for side in ("before", "after"):
         for value in values:

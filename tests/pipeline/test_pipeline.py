@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.config import PPOConfig
-from minippo.runs import checkpoints, read_metrics
+from minippo.runs import Checkpoints, metrics, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.tokenizer import load_tokenizer
 from minippo.tools import evaluate, generate, score
@@ -232,7 +233,7 @@ def test_samples_are_kept_of_every_evaluation(finished):
 
 
 def test_two_newest_checkpoints_remain(finished):
-    assert [path.name for path in checkpoints(finished / "ppo")] == ["step-000004", "step-000005"]
+    assert [path.name for path in Checkpoints(finished / "ppo").paths()] == ["step-000004", "step-000005"]
     policy = finished / "ppo" / "policy" / "model.safetensors"
     assert same_tensors(finished / "ppo" / "step-000005" / "policy" / "model.safetensors", policy)
     assert not same_tensors(finished / "sft" / "policy" / "model.safetensors", policy)
@@ -244,9 +245,9 @@ def test_two_newest_checkpoints_remain(finished):
 def test_finished_stages_are_reused_with_a_message(finished, stage, sizes, capsys):
     before = files(finished)
     for main, message in (
-        (sft.main, "the reference policy is there already"),
-        (train_rm.main, "the reward model is there already"),
-        (train_ppo.main, "the policy is there already"),
+        (sft.main, "reference policy already trained"),
+        (train_rm.main, "reward model already trained"),
+        (train_ppo.main, "policy already trained"),
     ):
         stage(main, "--config", sizes, "--run-dir", finished, "--device", "cpu")
         assert message in capsys.readouterr().out
@@ -444,8 +445,12 @@ def test_evaluation_does_not_disturb_training(finished, ppo_from, tmp_path):
 @pytest.mark.parametrize("when", ["update", "log", "save"])
 def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from, tmp_path, capsys, monkeypatch, when):
     """Killed in the fourth iteration, with a checkpoint of the second: in the update, before the line, after it."""
-    place = {"update": "ppo_update", "log": "peak_memory_mb", "save": "save"}[when]
-    calls, original = [], getattr(train_ppo, place)
+    owner, name = {
+        "update": (train_ppo, "ppo_update"),
+        "log": (metrics, "peak_memory_mb"),
+        "save": (train_ppo.Checkpoints, "save"),
+    }[when]
+    calls, original = [], getattr(owner, name)
     references = []
     collect = train_ppo.collect_rollout
 
@@ -455,18 +460,18 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
             raise Killed
         return original(*arguments)
 
-    def watched(state, reference, *rest):
-        references.append({name: tensor.clone() for name, tensor in reference.gpt.state_dict().items()})
-        return collect(state, reference, *rest)
+    def watched(state, env, *rest):
+        references.append({name: tensor.clone() for name, tensor in env.reference.gpt.state_dict().items()})
+        return collect(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", watched)
     with monkeypatch.context() as patch:
-        patch.setattr(train_ppo, place, dies)
+        patch.setattr(owner, name, dies)
         with pytest.raises(Killed):
             ppo_from(tmp_path / "run")
     run = tmp_path / "run"
     assert not (run / "ppo").exists()
-    assert [path.name for path in checkpoints(run / "ppo.unfinished")] == ["step-000000", "step-000002"]
+    assert [path.name for path in Checkpoints(run / "ppo.unfinished").paths()] == ["step-000000", "step-000002"]
     capsys.readouterr()
     ppo_from(run)
     assert "resuming after iteration 2" in capsys.readouterr().out
@@ -523,13 +528,13 @@ def test_half_written_checkpoint_is_not_resumed_from(finished, ppo_from, tmp_pat
 def test_reference_and_reward_model_are_bit_equal_after_ppo(finished, ppo_from, tmp_path, monkeypatch):
     seen, original = [], train_ppo.collect_rollout
 
-    def watched(state, reference, scorer, *rest):
+    def watched(state, env, *rest):
         if not seen:
-            for model in (reference, scorer.reward_model):
+            for model in (env.reference, env.scorer.reward_model):
                 seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
-        assert not reference.training
-        assert not scorer.reward_model.training
-        return original(state, reference, scorer, *rest)
+        assert not env.reference.training
+        assert not env.scorer.reward_model.training
+        return original(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", watched)
     stages = {name: files(finished / name) for name in ("sft", "rm", "tokenizers")}
@@ -555,7 +560,7 @@ def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path,
     with pytest.raises(SystemExit) as end:
         ppo_from(tmp_path / "run")
     assert end.value.code == 1
-    assert "iteration 1: before the first step every ratio should be 1" in capsys.readouterr().err
+    assert "ppo, iteration 1: before the first update every ratio must be 1" in capsys.readouterr().err
     assert [line["step"] for line in read_metrics(tmp_path / "run", "ppo")] == [0]
     assert not (tmp_path / "run" / "ppo").exists()
 
@@ -565,10 +570,11 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpo
 ):
     original, calls = train_ppo.collect_rollout, []
 
-    def broken(state, reference, scorer, *rest):
+    def broken(state, env, *rest):
         calls.append(1)
-        judge = (lambda p, r: scorer(p, r) * math.nan) if len(calls) == 4 else scorer
-        return original(state, reference, judge, *rest)
+        if len(calls) == 4:
+            env = replace(env, scorer=lambda p, r: torch.full((len(p),), math.nan))
+        return original(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", broken)
     with pytest.raises(SystemExit) as end:
@@ -576,8 +582,8 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpo
     assert end.value.code == 1
     said = capsys.readouterr().err
     last = max((tmp_path / "run" / "ppo.unfinished").glob("step-*"))
-    assert "iteration 4: the answer" in said
-    assert f"the score is nan. The last good checkpoint is {last}" in said
+    assert "ppo, iteration 4: response" in said
+    assert f"score is nan. The last checkpoint is {last}" in said
     assert 0 < int(last.name.removeprefix("step-")) < 4
 
 

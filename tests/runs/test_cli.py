@@ -286,7 +286,7 @@ def test_missing_stage_is_named_with_the_command_that_runs_it(empty, refused, co
     said = refused(command, "--run-dir", "new")
     assert said == (
         f"error: train the {first} first: new has no sft/ "
-        "(python -m minippo.sft --config reviews --run-dir new, or --init-from)"
+        "(python -m minippo sft --config reviews --run-dir new, or --init-from)"
     )
 
 
