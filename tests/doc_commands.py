@@ -28,8 +28,9 @@ STAGES = ("sft", "rm", "ppo")
 INSTALLED = "$(VENV)/installed"
 
 merged = pytest.mark.skipif(
-    not all((REPOSITORY / name).exists() for name in ("minippo/__main__.py", "minippo/advantages.py")),
-    reason="the commands and the method files of the new layout are not merged yet",
+    "COMMANDS" not in (REPOSITORY / "minippo" / "__main__.py").read_text()
+    or "\ntrace:" not in (REPOSITORY / "Makefile").read_text(),
+    reason="the commands are not merged yet",
 )
 
 
@@ -60,12 +61,21 @@ def indented_commands(page: str) -> list[str]:
 def commands(page: str) -> list[str]:
     """The shell commands of a page in order, one per element, without comments."""
     lines = [line for block in blocks(page) if block.language == "bash" for line in joined_lines(block.text)]
-    parts = [part for line in [*lines, *indented_commands(page)] for part in without_comment(line).split("&&")]
+    lines = [line for given in [*lines, *indented_commands(page)] for line in unrolled(without_comment(given))]
+    parts = [part for line in lines for part in line.split("&&")]
     return [part.strip() for part in parts if part.strip()]
 
 
 def joined_lines(text: str) -> list[str]:
     return text.replace("\\\n", " ").splitlines()
+
+
+def unrolled(line: str) -> list[str]:
+    """The commands of a `for` loop on one line; other lines as they are."""
+    if not (loop := re.fullmatch(r"for (\w+) in (.*?); do (.*); done", line.strip())):
+        return [line]
+    name, values, body = loop.groups()
+    return [body.replace(f"${name}", value) for value in values.split()]
 
 
 def without_comment(line: str) -> str:
@@ -78,7 +88,7 @@ def make_targets() -> dict[str, set[str]]:
     for target, dependencies in re.findall(
         r"^([a-z][a-z-]*):([^#\n=]*)", read("Makefile").replace(INSTALLED, "install"), re.M
     ):
-        targets[target] |= set(dependencies.split())
+        targets[target] |= set(re.findall(r"[a-z][a-z-]*", dependencies))  # also those in $(if ...)
     return dict(targets)
 
 
@@ -127,7 +137,9 @@ class Shell:
             assert self.activated, f"{command}: the environment is not activated yet"
             self.python(arguments)
         else:
-            assert (program, arguments[0]) == ("git", "clone") or program == "cd", f"unknown command: {command}"
+            assert (program, arguments[0]) == ("git", "clone") or program in ("cd", "export"), (
+                f"unknown command: {command}"
+            )
 
     def make(self, arguments: list[str]) -> None:
         variables = dict(word.split("=", 1) for word in arguments if "=" in word)
@@ -138,10 +150,16 @@ class Shell:
             name = names.pop()
             self.made.add(name)
             names += (targets[name] & targets.keys()) - self.made
-        if "train" in arguments:
-            self.stages[f"runs/{Path(variables.get('CONFIG', 'reviews')).stem}"] |= set(STAGES)
-        if "evaluate" in arguments:
-            assert "ppo" in self.stages[f"runs/{Path(variables.get('CONFIG', 'reviews')).stem}"]
+        run = variables.get("RUN_DIR", f"runs/{Path(variables.get('CONFIG', 'reviews')).stem}")
+        options = [f"--config={variables.get('CONFIG', 'reviews')}", f"--run-dir={run}"]
+        options += [f"--init-from={variables['INIT_FROM']}"] if "INIT_FROM" in variables else []
+        options += shlex.split(variables.get("ARGS", ""))
+        last = {"sft": 1, "train-rm": 2, "train-ppo": 3, "train": 3}
+        for stage in STAGES[: max([last.get(word, 0) for word in arguments])]:
+            if stage not in self.stages[variables.get("INIT_FROM", "")]:
+                self.stage(stage, options)
+        if {"evaluate", "generate", "curves"} & set(arguments):
+            assert "ppo" in self.stages[run], f"no command has created {run} yet"
 
     def python(self, arguments: list[str]) -> None:
         script, *rest = arguments
@@ -175,6 +193,8 @@ class Shell:
         )
         parsed = vars(command_line(options, None, arguments))
         runs = [parsed.get("run"), parsed.get("run_dir"), *parsed.get("runs", ())]
+        if name == "curves":
+            assert self.made & {"install-plot", "install-test"}, "plots need make install-plot"
         missing = [str(run) for run in runs if run is not None and not self.stages[str(run)]]
         assert missing == [] or name == "trace", f"no command has created {missing}, which {name} needs"
 

@@ -14,6 +14,7 @@ from minippo.runs.results import TITLES
 from tests.doc_commands import PAGES, REPOSITORY, blocks, merged, read
 from tests.mutants.mutants import path_of
 from tests.mutants.plumbing import EVERY_MUTANT
+from tests.test_imports import LAYERS
 
 DETAILS = read("docs/details.md").split("## Measured")[0]
 METRICS = read("docs/metrics.md")
@@ -101,13 +102,10 @@ def test_reports_on_a_page_have_the_present_rows(page):
     assert titles == list(TITLES.values())
 
 
-@merged
-def test_readme_places_every_file_of_the_method_in_one_layer():
+def test_readme_names_the_files_of_every_layer():
     rows = re.findall(r"^\| ([1-6]) \| (.*?) \|", read("README.md"), re.MULTILINE)
-    assert [layer for layer, _ in rows] == list("654321")
-    named = [name for _, files in rows for name in re.findall(r"`minippo/(\w+\.py)`", files)]
-    files = {path.name for path in (REPOSITORY / "minippo").glob("*.py")}
-    assert sorted(named) == sorted(files - {"__init__.py", "__main__.py", "sft.py"})
+    named = {int(layer): set(re.findall(r"`minippo/(\w+)\.py`", files)) for layer, files in rows}
+    assert named == {layer: set(files) for layer, files in enumerate(LAYERS, 1)}
 
 
 def test_every_metric_is_explained():
