@@ -3,8 +3,8 @@
 A run is a folder, `runs/NAME/`, that holds the three stages and everything they report; docs/log.md lists its files.
 """
 
-from minippo.runs.checkpoint import Checkpoints, restore
 from minippo.runs.arguments import Argument, command_line
+from minippo.runs.checkpoint import Checkpoints, restore
 from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
