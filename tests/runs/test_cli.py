@@ -281,6 +281,39 @@ def test_new_run_directory_does_not_exist_yet(tmp_path):
     assert f"--run-dir {tmp_path / 'run-3'} " in new_run_commands(options, {"sft": "sft"})
 
 
+@pytest.mark.parametrize(
+    ("changed", "stages"),
+    [
+        (["--ppo.lr", "0.5"], ["train_ppo.py"]),
+        (["--eval.every", "3"], ["train_ppo.py"]),
+        (["--rm.lr", "0.5", "--ppo.lr", "0.5"], ["train_rm.py", "train_ppo.py"]),
+        (["--ppo.temperature", "0.5"], ["train_rm.py", "train_ppo.py"]),  # scores are normalised on sampled responses
+        (["--sft.policy.lr", "0.5"], ["-m minippo sft", "train_rm.py", "train_ppo.py"]),
+        (["--data.limit", "9", "--ppo.lr", "0.5"], ["-m minippo sft", "train_rm.py", "train_ppo.py"]),
+        (["--seed", "2"], ["-m minippo sft", "train_rm.py", "train_ppo.py"]),
+    ],
+)
+def test_other_settings_in_a_trained_run_are_refused_with_the_commands_that_use_them(
+    tmp_path, monkeypatch, capsys, changed, stages
+):
+    """`make train ARGS=...` after `make train` starts with stage 1, whichever stage the settings are for."""
+    run = tmp_path / "run"
+    for stage in ("sft", "rm", "ppo"):
+        (run / stage).mkdir(parents=True)
+    (run / "config.yaml").write_text(dump_config(Config()))
+    monkeypatch.setattr("sys.argv", ["command", "--run-dir", str(run), *changed])
+    with pytest.raises(SystemExit) as end:
+        sft.main()
+    said = capsys.readouterr().err
+    assert end.value.code == 2
+    commands = [line.strip() for line in said.splitlines() if line.strip().startswith("python ")]
+    source = "" if len(stages) == 3 else f" --init-from {run}"
+    for number, (command, stage) in enumerate(zip(commands, stages, strict=True)):
+        given = f"--config reviews --run-dir {run}-2 {' '.join(changed)}"
+        assert command == f"python {stage} {given}{'' if number else source}"
+    assert not (tmp_path / "run-2").exists()
+
+
 @pytest.mark.parametrize("command", [train_rm.main, train_ppo.main], ids=["rm", "ppo"])
 def test_all_stages_report_invalid_input_in_the_same_way(empty, refused, command):
     assert "did you mean reviews?" in refused(command, "--config", "revews")
