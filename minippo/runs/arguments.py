@@ -124,8 +124,10 @@ class _Parser(argparse.ArgumentParser):
             self.usage = f"{self.usage} [{name} ...]"
             group.add_argument(name, nargs="*", **{key: settings[key] for key in ("type", "help", "default")})
             return
+        if many:
+            settings |= {"nargs": "+", "action": "extend"}
         flags = [_option(name), *([argument.alias] if argument.alias else [])]
-        group.add_argument(*flags, nargs="+" if many else None, required=value is MISSING, **settings)
+        group.add_argument(*flags, required=value is MISSING, **settings)
         self.names += flags
 
     def read(self, arguments: Sequence[str]) -> dict[str, Any]:
