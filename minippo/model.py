@@ -51,7 +51,8 @@ class LayerCache:
     """Keys and values of one attention layer."""
 
     def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
-        self.keys = like.new_empty(shape)  # (B, H, max_length, D)
+        # (B, H, max_length, D) each. Not initialised: `append` returns only what has been written.
+        self.keys = like.new_empty(shape)
         self.values = like.new_empty(shape)
         self.length = 0
 
@@ -73,6 +74,7 @@ class KVCache:
 
     def __init__(self, config: GPTConfig, batch_size: int, max_length: int, like: Tensor) -> None:
         shape = (batch_size, config.heads, max_length, config.channels // config.heads)
+        # In the model's own dtype and on its device, both taken from `like`.
         self.layers = [LayerCache(shape, like) for _ in range(config.layers)]
 
     @property
@@ -82,7 +84,7 @@ class KVCache:
 
     def keep_rows(self, rows: Tensor) -> None:
         """Drop every row of the batch except `rows`."""
-        for layer in self.layers:
+        for layer in self.layers:  # copies: one layer at a time, so that the peak stays low
             layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
@@ -109,10 +111,11 @@ class Attention(nn.Module):
         self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
         """Queries (B, T, C) or fewer, keys and values (B, T, C) -> the layer's output for each query."""
+        # Heads attend independently, so they become a batch dimension: (B, T, C) -> (B, H, T, D).
         query, key, value = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         if cache is not None:
-            key, value = cache.append(key, value)  # (B, H, T, D) -> (B, H, S, D)
-        # softmax(query @ key^T / sqrt(D) + allowed) @ value, without storing the (B, H, T, S) weights
+            key, value = cache.append(key, value)  # (B, H, S, D): those of earlier tokens come first
+        # softmax(query @ key^T / sqrt(D) + allowed) @ value; one kernel, which need not store the (B, H, T, S) scores
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
         return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
 
@@ -129,13 +132,14 @@ class Block(nn.Module):
         self.attention_norm = nn.LayerNorm(config.channels)
         self.attention = Attention(config)
         self.mlp_norm = nn.LayerNorm(config.channels)
-        self.up = nn.Linear(config.channels, 4 * config.channels)
+        self.up = nn.Linear(config.channels, 4 * config.channels)  # two thirds of a block's parameters are in the MLP
         self.down = nn.Linear(4 * config.channels, config.channels)
         self.dropout = nn.Dropout(config.dropout)
         self.relu = config.activation == "relu"
 
     def forward(self, x: Tensor, allowed: Tensor | None, cache: LayerCache | None) -> Tensor:
         """(B, T, C) -> (B, T, C); `allowed` as returned by `GPT.embed`."""
+        # `GPT.hidden_at` does the same for a single position: a change here belongs there, too.
         attended = self.attention(self.attention_norm(x), allowed, cache)
         x = x + self.dropout(attended)
         return self.add_mlp(x)
@@ -143,6 +147,7 @@ class Block(nn.Module):
     def add_mlp(self, x: Tensor) -> Tensor:
         """x + mlp(norm(x)), the second half of the block."""
         wide = self.up(self.mlp_norm(x))  # (B, T, 4C)
+        # GPT-2 was trained with the tanh approximation of GELU; the exact one would give other logits.
         wide = F.relu(wide) if self.relu else F.gelu(wide, approximate="tanh")
         return x + self.dropout(self.down(wide))
 
@@ -164,8 +169,9 @@ class GPT(nn.Module):
         self.set_suppress_tokens(config.suppress_tokens)
 
     def _initialise(self, module: nn.Module) -> None:
-        # GPT-2's initialisation (Radford et al. 2019). Each block adds two terms to the residual stream; dividing their
-        # scale by the square root of their number keeps its variance independent of depth.
+        # GPT-2's initialisation (Radford et al. 2019): small weights, so that the first predictions are nearly uniform.
+        # Each block adds two terms to the residual stream; dividing their scale by the square root of their number
+        # keeps the variance of the sum independent of depth. `apply` visits a block last, after its layers.
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
@@ -212,7 +218,7 @@ class GPT(nn.Module):
         """
         x, allowed = self.embed(tokens, attention_mask, positions, cache)
         for layer, block in enumerate(self.blocks):
-            x = block(x, allowed, None if cache is None else cache.layers[layer])  # (B, T, C)
+            x = block(x, allowed, cache.layers[layer] if cache is not None else None)  # (B, T, C)
         return self.final_norm(x)
 
     def hidden_at(self, tokens: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
@@ -224,8 +230,9 @@ class GPT(nn.Module):
         """
         x, allowed = self.embed(tokens, attention_mask, None, None)  # (B, T, C), (B, 1, T, T)
         *blocks, last = self.blocks
-        for block in blocks:
+        for block in blocks:  # in full: later blocks attend to all positions
             x = block(x, allowed, None)
+        # The last block as in `Block.forward`, with `qkv` split into its first C rows, the queries, and the other 2C.
         C, normed, qkv = x.shape[2], last.attention_norm(x), last.attention.qkv
         query = F.linear(take(normed, index), qkv.weight[:C], qkv.bias[:C])  # (B, 1, C)
         key, value = F.linear(normed, qkv.weight[C:], qkv.bias[C:]).split(C, dim=2)  # (B, T, C) each
@@ -245,6 +252,7 @@ class GPT(nn.Module):
             raise ValueError(f"{seen} + {T} tokens do not fit the model's context of {self.config.context}")
         if positions is None:
             positions = position_ids(attention_mask, tokens, seen)  # (B or 1, T)
+        # (B, T, C). Attention alone ignores order; the embedding of a position is what tells two places apart.
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         allowed = attention_pattern(attention_mask, seen, T, tokens.device)
         if allowed is not None:  # converted here once; a bool mask would be converted again in every block
@@ -257,7 +265,8 @@ class GPT(nn.Module):
         Tied weights: a token's output embedding is its input embedding, which saves V x C parameters.
         """
         logits = F.linear(hidden, self.token_embedding.weight)
-        if self.config.suppress_tokens:  # in place: logits are the largest tensor of a forward pass
+        if self.config.suppress_tokens:
+            # In place, since logits are the largest tensor of a forward pass; and not -inf, whose entropy would be NaN.
             logits.index_fill_(-1, self.suppressed, max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min))
         return logits
 
@@ -268,8 +277,9 @@ def position_ids(attention_mask: Tensor | None, tokens: Tensor, seen: int) -> Te
     Left padding aligns the last tokens of all prompts, so that generation appends one column. The first real token has
     position 0 wherever it is, as if its row were alone.
     """
-    if attention_mask is None:
+    if attention_mask is None:  # the cached tokens are 0 to seen - 1
         return torch.arange(seen, seen + tokens.shape[1], device=tokens.device).unsqueeze(0)
+    # Pads before the first real token would get -1; they share position 0, which is harmless since nothing reads them.
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
 
 
@@ -280,7 +290,7 @@ def attention_pattern(attention_mask: Tensor | None, seen: int, T: int, device: 
     NaN, which would spread from there through the gradients.
     """
     if attention_mask is None:
-        if seen == 0:
+        if seen == 0:  # the attention kernel has a faster path for this case, without a mask in memory
             return None
         if T == 1:
             return torch.ones(1, 1, 1, seen + 1, dtype=torch.bool, device=device)

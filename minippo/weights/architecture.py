@@ -35,7 +35,12 @@ class _NoInitialisation(TorchFunctionMode):
 def empty_model(config: GPTConfig, dtype: torch.dtype = torch.float32) -> GPT:
     """A model whose weights are not initialised: they have addresses, but occupy no memory until they are filled."""
     with _NoInitialisation():
-        return GPT(config).to(dtype)
+        gpt = GPT(config)
+    for parameter in gpt.parameters():
+        parameter.data = torch.empty_like(parameter, dtype=dtype)  # `to(dtype)` would read, and so occupy, the memory
+    for buffer in gpt.buffers():
+        buffer.data = buffer.to(dtype) if buffer.is_floating_point() else buffer
+    return gpt
 
 
 def own_tensors(gpt: GPT) -> dict[str, Tensor]:

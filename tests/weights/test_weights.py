@@ -181,8 +181,15 @@ def test_the_other_name_of_gpt2s_activation_is_known(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("form", "family"), [("model.safetensors", "gpt2"), ("pytorch_model.bin", "opt")])
-def test_loading_takes_a_tenth_more_memory_than_the_file(tmp_path, form, family):
+@pytest.mark.parametrize(
+    ("form", "family", "dtype", "loaded", "share"),
+    [
+        ("model.safetensors", "gpt2", "float32", 1.0, 1.1),
+        ("pytorch_model.bin", "opt", "float32", 1.0, 1.1),
+        ("model.safetensors", "opt", "bfloat16", 0.5, 0.65),
+    ],
+)
+def test_loading_takes_a_tenth_more_memory_than_the_file_or_the_result(tmp_path, form, family, dtype, loaded, share):
     script = Path(__file__).resolve().parents[2] / "bench" / "load_memory.py"
     gpt = GPT(GPTConfig(30_000, 512, layers=8, heads=8, channels=512))
     set_file_format(gpt, family=family)
@@ -190,10 +197,12 @@ def test_loading_takes_a_tenth_more_memory_than_the_file(tmp_path, form, family)
     if "bin" in form:
         as_bin(tmp_path, pieces=1)
     environment = os.environ | {"PYTHONPATH": str(script.parents[1])}
-    command = [sys.executable, str(script), "--measure", str(tmp_path)]
+    command = [sys.executable, str(script), "--measure", str(tmp_path), "--dtype", dtype]
     found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, env=environment).stdout)
-    assert found["loaded"] > 150e6
-    assert found["peak"] <= 1.1 * (tmp_path / form).stat().st_size
+    size = (tmp_path / form).stat().st_size
+    assert size > 150e6
+    assert found["loaded"] == pytest.approx(loaded * size, rel=0.01)
+    assert found["peak"] <= share * size
 
 
 # ---------------------------------------------------------------------------------------------- out
