@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import errno
 import itertools
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -18,7 +23,7 @@ from minippo.data import Comparison, Demonstration, cache, comparison_rows, poli
 from minippo.data.cache import cache_folder
 from minippo.data.rows import cached_groups, cached_rows
 from minippo.data.texts import Texts
-from minippo.tokenizer import Tokenizer, train_bpe
+from minippo.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from minippo.tokenizer.vocab_json import END_OF_TEXT
 from tests.in_memory import texts_of
 
@@ -165,6 +170,93 @@ def test_what_other_code_made_is_deleted_when_it_was_not_used_for_a_week(tmp_pat
     assert cache_folder() == mine  # being used, it counts as new
     assert {path.name for path in mine.parent.iterdir()} == {mine.name, "fedcba9876543210", "somebody's"}
     assert time.time() - mine.stat().st_mtime < day
+
+
+# ---------------------------------------------------------------------------------------------- the cache key
+
+REPOSITORY = cache.PACKAGE.parent
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package's source."""
+    ignore = shutil.ignore_patterns("__pycache__", "configs")
+    return Path(shutil.copytree(cache.PACKAGE, tmp_path / "minippo", ignore=ignore))
+
+
+def key_of(package: Path) -> str:
+    cache.code_fingerprint.cache_clear()
+    return cache.code_fingerprint(package)
+
+
+def test_every_file_that_reading_imports_changes_the_key_and_no_other_file_does(package):
+    """What Python itself loads for `minippo.data` and `minippo.tokenizer` is the oracle. The judge reads no data."""
+    code = "import sys, minippo.data; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('minippo')))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = {Path(path).relative_to(cache.PACKAGE).as_posix() for path in run.stdout.split()}
+    needed = {name for name in loaded if name != "__init__.py" and not name.startswith("reviews/")}
+    assert {"data/own.py", "tokenizer/bpe.py", "splits.py", "storage.py", "streams.py"} <= needed
+    assert not {"equations.py", "config.py", "evaluation.py", "model.py"} & needed
+    before, changing = key_of(package), set()
+    for path in sorted(package.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        path.write_text(source + "\n# another comment\n", encoding="utf-8")
+        if key_of(package) != before:
+            changing.add(path.relative_to(package).as_posix())
+        path.write_text(source, encoding="utf-8")
+    assert changing == needed
+    assert key_of(package) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from minippo import errors",
+        "from minippo.errors import TrainingError",
+        "import minippo.errors",
+        "def late():\n    from minippo.errors import TrainingError",
+    ],
+)
+def test_a_file_that_reading_comes_to_import_changes_the_key(package, statement):
+    assert package / "errors.py" not in cache.code_files(package)
+    path = package / "data" / "texts.py"
+    path.write_text(path.read_text(encoding="utf-8") + f"\n{statement}\n", encoding="utf-8")
+    assert package / "errors.py" in cache.code_files(package)
+    before = key_of(package)
+    (package / "errors.py").write_text("# changed")
+    assert key_of(package) != before
+
+
+def test_a_new_or_renamed_file_of_the_reading_code_changes_the_key(package):
+    before = key_of(package)
+    (package / "data" / "more.py").write_text("")
+    added = key_of(package)
+    (package / "data" / "more.py").rename(package / "data" / "most.py")
+    assert len({before, added, key_of(package)}) == 3
+
+
+def test_data_uses_of_the_reviews_only_the_judge():
+    """So the cache key may leave them out: they score texts, and read none."""
+    imports = [
+        (path.name, alias.name)
+        for path in (cache.PACKAGE / "data").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minippo.reviews")
+        for alias in node.names
+    ]
+    judge = {("bundled.py", name) for name in ("gold_score", "is_grammatical", "split_sentences")}
+    assert set(imports) == judge
+
+
+def test_a_tokenizer_has_the_fingerprint_of_what_it_saves(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "same.tiktoken")
+    assert load_tokenizer(tmp_path / "same.tiktoken").fingerprint == tokenizer.fingerprint
+    for other in (
+        train_bpe(["another text"], 270),
+        Tokenizer(tokenizer.encoding, {END_OF_TEXT: 400}),
+        Tokenizer(tokenizer.encoding, {END_OF_TEXT: 299, "<pad>": 300}, pad="<pad>"),
+    ):
+        assert other.fingerprint != tokenizer.fingerprint
 
 
 # ---------------------------------------------------------------------------------------------- texts
