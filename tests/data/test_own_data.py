@@ -377,16 +377,18 @@ def test_the_rows_of_every_split_are_reported_after_holding_out(tmp_path):
     assert corpus.report == {
         "demonstrations, train": {"rows read": 200, "left out: prompt held out": 38},
         "preferences, train": {"rows read": 200},
-        "demonstrations used": {"train": 160, "validation": 1, "test": 1},
-        "comparisons used": {"train": 162, "validation": 18, "test": 20},
+        "demonstrations after holding out": {"train": 160, "validation": 1, "test": 1},
+        "comparisons after holding out": {"train": 162, "validation": 18, "test": 20},
         "different prompts": {"train": 162, "validation": 18, "test": 20},
     }
     for split in SPLITS:
-        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations used"][split]
-        assert len(corpus.comparisons(split)) == corpus.report["comparisons used"][split]
+        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations after holding out"][split]
+        assert len(corpus.comparisons(split)) == corpus.report["comparisons after holding out"][split]
     for limit in (0, 7):
         corpus = own(preferences=write(tmp_path / "l.jsonl", labelled(80)), limit=limit)
-        assert corpus.report["comparisons used"] == {split: len(corpus.comparisons(split)) for split in SPLITS}
+        assert corpus.report["comparisons after holding out"] == {
+            split: len(corpus.comparisons(split)) for split in SPLITS
+        }
 
 
 @pytest.mark.parametrize("seed", range(5))
