@@ -20,10 +20,11 @@ from tqdm import tqdm
 from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_corpus, prompt_rows
 from minippo.equations import ranking_loss
 from minippo.errors import TrainingError, require_finite
-from minippo.evaluation import Judge, calibration, calibration_error
+from minippo.evaluation import calibration, calibration_error
 from minippo.heads import RewardModel
 from minippo.masking import pad
 from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+from minippo.reviews import bayes_accuracy
 from minippo.rollout import sample_responses
 from minippo.runs import Metrics, Run, broken_run_exits, open_run, parse_options, print_report, wrong_input_exits
 from minippo.scoring import score_tokens
@@ -60,11 +61,6 @@ def scores_of(model: RewardModel, rows: Sequence[list[list[int]]], pad_id: int) 
 def score_differences(scores: Sequence[Sequence[float]]) -> Tensor:
     """Better minus worse, of every pair."""
     return torch.tensor([row[i] - row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))])
-
-
-def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
-    """The accuracy that the annotators' own gold score reaches on their noisy labels."""
-    return pairs_won([[judge.gold_score(c.prompt, text) for text in c.ranked] for c in comparisons])
 
 
 def make_reward_model(run: Run) -> RewardModel:
@@ -234,11 +230,12 @@ def train_reward_model(run: Run, model: RewardModel, data: Prepared, started: fl
     bins = calibration(score_differences(scores))  # of the scores that the loss has shaped, before they are scaled
     normalise_on_reference(model, data.queries, run)
     judge = data.corpus.judge
+    golds = [[judge.gold_score(c.prompt, text) for text in c.ranked] for c in data.test] if judge else []
     found = {
         "rm_accuracy": pairs_won(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": accuracy_limit(data.test, judge) if judge else None,
+        "rm_accuracy_limit": bayes_accuracy(golds).measured if golds else None,
     }
     save_model(model, run.unfinished("rm"))
     run.add_to_summary("rm", time.perf_counter() - started, data.report, **found)
