@@ -1,4 +1,4 @@
-"""The bundled corpus is what its page says: rich, balanced, reproducible, and labelled with known noise."""
+"""The bundled corpus is as documented: varied, balanced, reproducible, and labelled with known noise."""
 
 import math
 import subprocess
@@ -40,7 +40,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def golds(data):
-    """Of the demonstrations."""
+    """Gold scores of the demonstrations."""
     return [gold_score(row["prompt"], row["completion"]) for row in data["demonstrations"]]
 
 
@@ -53,7 +53,7 @@ def texts(row):
 
 
 @pytest.mark.parametrize("name", reviews.NUM_ROWS)
-def test_files_begin_as_the_generator_begins(name, data):
+def test_files_begin_with_the_rows_of_the_generator(name, data):
     count = 60
     assert list(islice(reviews.rows(name), count)) == data[name][:count]
     assert len(data[name]) == reviews.NUM_ROWS[name]
@@ -68,7 +68,7 @@ def test_generator_writes_the_files_again_byte_for_byte(tmp_path):
     assert [name for name in kept if written[name] != kept[name]] == []
 
 
-def test_the_command_writes_what_it_is_asked_to(tmp_path, monkeypatch, capsys):
+def test_the_command_writes_the_corpus_and_its_statistics(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(reviews, "NUM_ROWS", dict.fromkeys(reviews.NUM_ROWS, 40))
     monkeypatch.setattr(sys, "argv", ["reviews", "--out", str(tmp_path)])
     page = f"before {reviews.STATISTICS_BEGIN} old {reviews.STATISTICS_END} after\n"
@@ -124,7 +124,7 @@ def test_texts_fit_the_policy(data):
 # Prompts
 
 
-def test_prompts_say_what_gold_reads_in_them():
+def test_gold_score_understands_the_prompts():
     rng = Random(0)
     for held_out in (False, True):
         for prompt in (write_prompt(rng, held_out) for _ in range(500)):
@@ -137,14 +137,14 @@ def genre_and_subject(prompt):
     return interest(genre).genre, " ".join(word.strip(".,:") for word in subject.split()[1:3])
 
 
-def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre(data):
+def test_held_out_pairs_of_genre_and_subject_are_not_in_training(data):
     seen = {"train": set(), "test": set()}
     for name, rows in data.items():
         split = "test" if name.endswith(("-test", "-validation")) else "train"
         seen[split] |= {genre_and_subject(row["prompt"]) for row in rows}
     assert len(seen["test"]) > 50
     assert not seen["train"] & seen["test"]
-    # ... but every genre and every subject is known from other pairs.
+    # ... but every genre and every subject occurs in training, in other pairs.
     assert {genre for genre, _ in seen["test"]} == set(GENRES)
     assert {subject for _, subject in seen["test"]} <= {subject for _, subject in seen["train"]}
 
@@ -181,7 +181,7 @@ def test_demonstrations_are_balanced_and_clear(data, golds):
     for shares in (by_genre, by_aspect):
         assert all(abs(fmean(signs) - 0.5) < 0.05 for signs in shares.values())
     assert min(map(abs, golds)) >= CLEAR
-    # Mixed reviews exist: the scores fill the range instead of two heaps.
+    # There are mixed reviews: the scores fill the whole range.
     assert fmean(abs(gold) < 1 for gold in golds) > 0.10
 
 
@@ -197,7 +197,7 @@ def test_demonstrations_are_grammatical_and_varied(data):
     assert 400 < len(words) < 700
 
 
-def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
+def test_every_kind_of_sentence_is_recognised_and_damaged_ones_are_not():
     rng = Random(1)
     damaged = []
     for symbol in ["fact", *(kind + sign for kind in SENTENCES for sign in "+-")]:
@@ -213,7 +213,7 @@ def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
             assert not is_grammatical(sentence + " ")
             assert not is_grammatical(" " + sentence)
             assert not is_grammatical(sentence + ".")
-    # A word less can leave a sentence ("very good" -> "good"), most often it does not; words turned round never do.
+    # Without one word, a sentence is rarely grammatical ("very good" -> "good"); with its words rotated, never.
     accepted = [
         is_grammatical(text[:1].upper() + text[1:] + ".") for sentence, text in damaged if text + "." != sentence
     ]
@@ -240,11 +240,11 @@ def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
         "🎬",
     ],
 )
-def test_what_the_grammar_cannot_write_is_not_grammatical(sentence):
+def test_sentences_outside_the_grammar_are_not_grammatical(sentence):
     assert not is_grammatical(sentence)
 
 
-def test_both_marks_of_the_grammar_are_gone_and_every_symbol_has_a_rule():
+def test_all_marks_of_the_grammar_are_expanded_and_every_symbol_has_a_rule():
     for lines in RULES.values():
         assert lines
         for line in lines:
@@ -257,7 +257,7 @@ def test_sentences_are_split_without_losing_anything():
     assert split_sentences(" \n") == []
 
 
-def test_reviews_come_to_what_the_speaker_cares_about():
+def test_reviews_mention_what_the_speaker_cares_about():
     prompt = Prompt("A comedy about a shy pilot. I came for the music.", "comedy", "music")
     nouns = ASPECTS["music"].one + ASPECTS["music"].many
 
@@ -320,7 +320,7 @@ def test_compared_reviews_differ_and_some_are_spoilt(data):
     assert all(len(set(texts(row))) == len(texts(row)) for row in rows)
     assert all(review.startswith(" ") for row in rows for review in texts(row))
     broken = [not all(map(is_grammatical, split_sentences(review))) for row in rows for review in texts(row)]
-    # Of seven ways to spoil a review three break its grammar: a heap, a scramble, a cut.
+    # Three of the seven ways to spoil a review break its grammar: heap, scramble and cut.
     assert fmean(broken) == pytest.approx(reviews.SPOILT_SHARE * 3 / 7, abs=0.02)
 
 
