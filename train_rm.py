@@ -24,7 +24,6 @@ from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_
 from minippo.equations import ranking_loss
 from minippo.errors import TrainingError, require_finite
 from minippo.evaluation import (
-    Judge,
     calibration,
     calibration_error,
     comparison_scores,
@@ -34,6 +33,7 @@ from minippo.evaluation import (
 from minippo.heads import RewardModel
 from minippo.masking import pad
 from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+from minippo.reviews import bayes_accuracy
 from minippo.rollout import sample_responses
 from minippo.runs import Metrics, Run, due, load_policy, reward_model_line, run_stage, sampling_params
 from minippo.scoring import score_tokens
@@ -104,17 +104,13 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
     normalise_on_reference(model, inputs.queries, run)
     save_model(model, run.unfinished("rm"))
+    golds = [[judge.gold_score(c.prompt, text) for text in c.ranked] for c in inputs.test] if judge else []
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": accuracy_limit(inputs.test, judge) if judge else None,
+        "rm_accuracy_limit": bayes_accuracy(golds).measured if golds else None,
     }
-
-
-def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
-    """The accuracy of the annotators' own gold score on their noisy labels: no model can be expected to exceed it."""
-    return pairwise_accuracy([[judge.gold_score(c.prompt, text) for text in c.ranked] for c in comparisons])
 
 
 def train_on_comparisons(run: Run, inputs: Inputs) -> None:

@@ -17,7 +17,7 @@ from minippo.batches import comparison_batches
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
 from minippo.data import Comparison, comparison_rows, prompt_rows
 from minippo.equations import ranking_loss
-from minippo.evaluation import Judge, comparison_scores, pairwise_accuracy, score_differences
+from minippo.evaluation import comparison_scores, pairwise_accuracy, score_differences
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
@@ -25,7 +25,7 @@ from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
 from tests.in_memory import texts_of
-from train_rm import accuracy_limit, normalise_on_reference, score_batch
+from train_rm import normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
 RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
@@ -148,12 +148,6 @@ def test_accuracy_of_a_model_is_that_of_its_scores(tokenizer, reward_model):
 
 def test_score_differences_are_better_minus_worse_of_every_pair():
     assert score_differences([[3.0, 1.0], [5.0, 2.0, 4.0]]).tolist() == [2, 3, 1, -2]
-
-
-def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
-    judge = Judge(lambda prompt, text: float(text.count("good")), lambda text: [], lambda text: True)
-    comparisons = [Comparison("", ("good", "bad")), Comparison("", ("bad", "good")), Comparison("", ("good", "good"))]
-    assert accuracy_limit(comparisons, judge) == 1 / 3
 
 
 def test_preference_loss_overfits_one_batch(tokenizer, reward_model):

@@ -10,10 +10,12 @@ To add a corpus, write a class with the attributes and methods of `Corpus` and s
 
 from minippo.data.corpus import Corpus, judge_of, load_corpus
 from minippo.data.encode import TOKENIZER_TEXTS, comparison_rows, policy_rows, prompt_rows, reward_rows
+from minippo.data.imdb import IMDB
 from minippo.data.rows import TokenGroups, TokenRows, windows
 from minippo.data.texts import Comparison, Demonstration, Texts
 
 __all__ = [
+    "IMDB",
     "TOKENIZER_TEXTS",
     "Comparison",
     "Corpus",

@@ -55,8 +55,8 @@ class OwnData:
         self._leave_out_held_out_prompts()
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         for name, size in (
-            ("demonstrations used", lambda split: len(self.demonstrations(split))),
-            ("comparisons used", self._num_comparisons),
+            ("demonstrations after holding out", lambda split: len(self.demonstrations(split))),
+            ("comparisons after holding out", self._num_comparisons),
             ("different prompts", lambda split: len(self.prompts(split))),
         ):
             sizes = {split: size(split) for split in SPLITS}

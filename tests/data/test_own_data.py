@@ -1,4 +1,4 @@
-"""Files of one's own: every format and type of file says the same, wrong ones are named, unusable rows are counted."""
+"""Your own files: formats and file types are equivalent, errors name their location, unusable rows are counted."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def prompt_of(i: int) -> str:
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    """A file of the type that its name says."""
+    """Write a file of the type that its suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         datasets.Dataset.from_list(rows).to_parquet(path)
@@ -106,7 +106,7 @@ KINDS_OF_FILE = ["p.jsonl", "p.jsonl.gz", "p.jsonl.bz2", "p.parquet", "folder", 
 
 @pytest.fixture
 def laid_out(tmp_path, monkeypatch):
-    """Put rows where a kind of file has them; returns what to call it."""
+    """Write rows to a kind of file; returns the value of the option."""
 
     def put(rows: list[dict], kind: str) -> str:
         if kind == "hub":
@@ -134,7 +134,7 @@ def laid_out(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS_OF_FILE)
 @pytest.mark.parametrize("form", PAIRS)
-def test_every_format_in_every_type_of_file_says_the_same(laid_out, form, kind):
+def test_every_format_in_every_type_of_file_gives_the_same_comparisons(laid_out, form, kind):
     corpus = own(preferences=laid_out([PAIRS[form](i) for i in range(N)], kind))
     assert set(comparisons(corpus)) == SAME
     assert len(comparisons(corpus)) == N
@@ -158,8 +158,8 @@ def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
     ):
         name = laid_out([form(i) for i in range(N)], kind)
         found = demonstrations(own(demonstrations=name, prompts=others))
-        expected = expected[:-9] if kind == "hub" else expected  # the split for testing is left alone
-        assert list(found) != expected  # a file may be sorted, and the first are held out
+        expected = expected[:-9] if kind == "hub" else expected  # the test split is not used
+        assert list(found) != expected  # shuffled: a file may be sorted, and the first rows are held out
         assert sorted(found, key=str) == sorted(expected, key=str)
     for form in (
         lambda i: {"prompt": prompt_of(i)},
@@ -176,7 +176,7 @@ def test_a_ranking_keeps_its_order_and_its_length(tmp_path):
     assert {c.ranked for c in found} == {(" a", " b"), (" a", " b", " c"), (" a", " b", " c", " d")}
 
 
-def test_template_is_that_of_the_page():
+def test_template_is_the_documented_one():
     conversation = [{"role": "system", "content": "Be brief."}, *turns("Hi.", "Yes?", "Bye.")]
     assert flatten(conversation) == "\n\nSystem: Be brief.\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: Bye."
 
@@ -202,10 +202,10 @@ def test_shared_prompt_is_a_common_beginning_of_whole_words(common, first, secon
     assert all(text.startswith(prompt) for text in texts)
     if cut and "\n\nAssistant:" not in prompt:
         assert not prompt[-1].isspace()
-        assert all(text[cut : cut + 1].isspace() for text in texts)  # between two words, and something follows
+        assert all(text[cut : cut + 1].isspace() for text in texts)  # between two words, with a rest
 
 
-def test_shared_prompt_by_hand():
+def test_shared_prompt_of_examples():
     for texts, prompt in (
         (["The film was good.", "The film was bad."], "The film was"),
         (["The film was good.", "The film was gone."], "The film was"),
@@ -217,7 +217,7 @@ def test_shared_prompt_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["preferences", "demonstrations", "prompts"])
-def test_example_rows_of_the_page_are_read_and_show_every_format(kind):
+def test_documented_example_rows_are_valid_and_cover_every_format(kind):
     page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     table = page.split(f"\n| {kind} | |\n")[1].split("\n\n")[0]
     shown = [json.loads(row) for row in re.findall(r"`(\{.*\})`", table)]
@@ -237,7 +237,7 @@ def labelled(count: int = N) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
-def test_labelled_texts_are_paired_and_cropped_anew_every_epoch(laid_out, kind):
+def test_labelled_texts_are_paired_and_cropped_differently_in_every_epoch(laid_out, kind):
     corpus = own(preferences=laid_out(labelled(), kind), crop_words=4)
     first, again, second = (comparisons(corpus, epoch) for epoch in (0, 0, 1))
     assert first == again
@@ -248,18 +248,18 @@ def test_labelled_texts_are_paired_and_cropped_anew_every_epoch(laid_out, kind):
             found = [re.fullmatch(rf"{sort}(\d+)w(\d)", word) for word in text.split(" ")]
             assert len({match[1] for match in found}) == 1
             assert [int(match[2]) - int(found[0][2]) for match in found] == [0, 1, 2, 3]
-    assert not corpus.comparisons("train").whole  # a crop may be cut where its tokens end
+    assert not corpus.comparisons("train").whole  # a crop that is too long may be cut
     starts = {int(c.ranked[0].split("w")[1][0]) for c in first}
     assert len(starts) > 2
 
 
-def test_labelled_texts_of_one_sort_are_refused(tmp_path):
+def test_labelled_texts_with_a_single_label_are_refused(tmp_path):
     rows = [{"text": f"good {i}", "label": 1} for i in range(N)]
     with pytest.raises(ValueError, match="none of the 37 labelled texts has the label 0"):
         own(preferences=write(tmp_path / "l.jsonl", rows))
 
 
-def test_labelled_texts_among_comparisons_are_refused(tmp_path):
+def test_a_mix_of_labelled_texts_and_comparisons_is_refused(tmp_path):
     write(tmp_path / "both" / "a.jsonl", labelled())
     write(tmp_path / "both" / "b.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     with pytest.raises(ValueError, match="both mixes labelled texts and comparisons"):
@@ -287,7 +287,7 @@ def test_rows_of_one_prompt_are_held_out_together(tmp_path, hold_out):
     assert list(same.comparisons("test")) == list(corpus.comparisons("test"))
 
 
-def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
+def test_a_prompt_is_asked_once_and_in_one_split(tmp_path):
     folder = tmp_path / "prompts"
     write(folder / "train.jsonl", [{"prompt": f"P{i % 20}"} for i in range(60)])
     write(folder / "validation.jsonl", [{"prompt": f"P{i}"} for i in range(13, 17)])
@@ -303,7 +303,7 @@ def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
         own(prompts=folder)
 
 
-def test_prompts_are_those_given_or_the_preferences_or_the_demonstrations(tmp_path):
+def test_prompts_come_from_prompts_else_preferences_else_demonstrations(tmp_path):
     asked = write(tmp_path / "prompts.jsonl", [{"prompt": f"asked {i}"} for i in range(N)])
     pairs = write(tmp_path / "pairs.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     without = write(tmp_path / "labels.jsonl", labelled())
@@ -320,7 +320,7 @@ def test_prompts_are_those_given_or_the_preferences_or_the_demonstrations(tmp_pa
     assert len(own(preferences=without).prompts("train")) == 0
 
 
-def test_splits_are_found_by_the_names_that_are_given(tmp_path):
+def test_splits_are_found_by_the_configured_names(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(tmp_path / "f" / "train_prefs.jsonl", rows[:30])
     write(tmp_path / "f" / "dev_prefs.jsonl", rows[30:])
@@ -337,7 +337,7 @@ def test_splits_are_found_by_the_names_that_are_given(tmp_path):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
 
 
-def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
+def test_folder_without_split_names_is_for_training(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(tmp_path / "f" / "a.jsonl", rows[:30])
     write(tmp_path / "f" / "b.parquet", rows[30:])
@@ -377,16 +377,18 @@ def test_the_rows_of_every_split_are_reported_after_holding_out(tmp_path):
     assert corpus.report == {
         "demonstrations, train": {"rows read": 200, "left out: prompt held out": 38},
         "preferences, train": {"rows read": 200},
-        "demonstrations used": {"train": 160, "validation": 1, "test": 1},
-        "comparisons used": {"train": 162, "validation": 18, "test": 20},
+        "demonstrations after holding out": {"train": 160, "validation": 1, "test": 1},
+        "comparisons after holding out": {"train": 162, "validation": 18, "test": 20},
         "different prompts": {"train": 162, "validation": 18, "test": 20},
     }
     for split in SPLITS:
-        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations used"][split]
-        assert len(corpus.comparisons(split)) == corpus.report["comparisons used"][split]
+        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations after holding out"][split]
+        assert len(corpus.comparisons(split)) == corpus.report["comparisons after holding out"][split]
     for limit in (0, 7):
         corpus = own(preferences=write(tmp_path / "l.jsonl", labelled(80)), limit=limit)
-        assert corpus.report["comparisons used"] == {split: len(corpus.comparisons(split)) for split in SPLITS}
+        assert corpus.report["comparisons after holding out"] == {
+            split: len(corpus.comparisons(split)) for split in SPLITS
+        }
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -397,7 +399,7 @@ def test_a_prompt_that_most_rows_share_stays_in_training(tmp_path, seed):
     assert "P0" in set(corpus.prompts("train"))
 
 
-def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
+def test_a_held_out_prompt_is_nowhere_used_for_training(tmp_path):
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     pairs = [{"prompt": f"P{i % N + 3}", "ranked": [f" {i}", " no"]} for i in range(3 * N)]
     pairs = write(tmp_path / "pairs.jsonl", pairs)
@@ -429,7 +431,7 @@ def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
     assert len(of_shown.prompts("test")) == 4
 
 
-def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
+def test_comparisons_of_different_splits_have_different_prompts(tmp_path):
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(30)])
     write(tmp_path / "f" / "test.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 35)])
     corpus = own(preferences=tmp_path / "f")
@@ -443,7 +445,7 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
 
 
 @pytest.mark.parametrize(("empty", "full"), [("train", "test"), ("test", "train")])
-def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
+def test_a_split_without_prompts_is_refused_if_another_has_prompts(tmp_path, empty, full):
     write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
     for split in (full, "validation"):
         rows = [{"chosen": f"{split} {i} good", "rejected": f"{split} {i} bad"} for i in range(9)]
@@ -452,7 +454,7 @@ def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path,
         own(preferences=tmp_path / "f")
 
 
-def test_limit_takes_the_first_of_each(tmp_path):
+def test_limit_keeps_the_first_rows(tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     whole = own(preferences=pairs)
     config = DataConfig(source="files", preferences=str(pairs), limit=7)
@@ -504,7 +506,7 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, line, sentence):
+def test_errors_name_file_line_and_column(tmp_path, line, sentence):
     path = tmp_path / "prefs.jsonl"
     path.write_text("\n".join([GOOD] * 15 + ["", line, GOOD]) + "\n")
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole sentence is compared
@@ -552,7 +554,7 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
     ],
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_wrong_values_of_every_kind_are_named_with_line_or_row(tmp_path, kind, rows, place, sentence, suffix):
+def test_errors_in_every_kind_of_value_name_the_line_or_row(tmp_path, kind, rows, place, sentence, suffix):
     path = write(tmp_path / f"own.{suffix}", rows)
     number = f"line {place + 1}" if suffix == "jsonl" else f"row {place}"
     with pytest.raises(ValueError, match=re.escape(f"{path}, {number}: ")) as error:
@@ -561,7 +563,7 @@ def test_wrong_values_of_every_kind_are_named_with_line_or_row(tmp_path, kind, r
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
-def test_columns_that_are_not_known_are_named_with_those_that_would_be(laid_out, kind):
+def test_unknown_columns_are_refused_with_the_accepted_ones(laid_out, kind):
     name = laid_out([{"question": "Q", "chosen": "A"} for _ in range(N)], kind)
     shown = "somebody/films:english train" if kind == "hub" else name
     for option, accepted in (
@@ -574,7 +576,7 @@ def test_columns_that_are_not_known_are_named_with_those_that_would_be(laid_out,
             own(**{option: name})
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+def test_unreadable_files_are_refused_with_their_names(tmp_path, monkeypatch):
     for name, content, sentence in (
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be read: Not a gzipped file"),
         ("b.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], "b.jsonl.gz cannot be read: "),
@@ -607,7 +609,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         own(prompts="some/body")
 
 
-def test_a_corrupt_page_of_a_parquet_file_is_named(tmp_path):
+def test_a_corrupt_parquet_file_is_refused_with_its_name(tmp_path):
     path = write(tmp_path / "p.parquet", [{"prompt": f"P{i} " + "word " * 50} for i in range(N)])
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)
@@ -616,7 +618,7 @@ def test_a_corrupt_page_of_a_parquet_file_is_named(tmp_path):
         own(prompts=path)
 
 
-def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
+def test_a_duplicate_column_is_refused_if_it_is_needed(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -634,18 +636,18 @@ def test_a_first_line_without_columns_is_not_an_empty_file(tmp_path):
         own(prompts=tmp_path / "p.jsonl")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     corpus = own(prompts=path)
     assert set(prompts(corpus)) == {f"P{i}" for i in range(N)}
 
 
-def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
+def test_hub_dataset_without_the_split_is_refused_with_its_splits(laid_out):
     name = laid_out([PAIRS["prompt, ranked"](i) for i in range(N)], "hub")
     with pytest.raises(ValueError, match=r"films:english has no split 'learn', only train, test .*data.train-split"):
         own(preferences=name, train_split="learn")
-    corpus = own(preferences=name, test_split="dev")  # none of that name: a share is held out
+    corpus = own(preferences=name, test_split="dev")  # no split has this name, so a share is held out
     assert len(comparisons(corpus)) == N - 9
 
 
@@ -660,7 +662,7 @@ UNUSABLE = [
 ]
 
 
-def test_unusable_rows_are_left_out_and_counted(tmp_path):
+def test_unusable_rows_are_dropped_and_counted(tmp_path):
     path = tmp_path / "p.jsonl"
     good = [json.dumps(PAIRS["prompt, chosen, rejected"](i)).encode() for i in range(N)]
     path.write_bytes(b"\n".join([*good, *(line for line, _ in UNUSABLE)]))
@@ -675,7 +677,7 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "problem"), UNUSABLE)
-def test_the_first_unusable_row_is_named_where_they_are_refused(tmp_path, line, problem):
+def test_refuse_names_the_first_unusable_row(tmp_path, line, problem):
     path = tmp_path / "p.jsonl"
     path.write_bytes(GOOD.encode() + b"\n" + line + b"\n" + line)
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: {problem} (data.unusable is refuse)")):
@@ -687,7 +689,7 @@ def test_the_first_unusable_row_is_named_where_they_are_refused(tmp_path, line, 
         own(preferences=path)
 
 
-def test_unreadable_bytes_in_a_parquet_file_are_counted_too(tmp_path):
+def test_unreadable_bytes_in_a_parquet_file_are_counted(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -712,7 +714,7 @@ def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
 # ---------------------------------------------------------------------------------------------- kept for the next time
 
 
-def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch):
+def test_files_are_read_once_until_their_contents_change(tmp_path, monkeypatch):
     path, calls = tmp_path / "p.jsonl", itertools.count()
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(path, rows)
@@ -724,7 +726,7 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
     assert next(calls) == 1
     assert (list(again), again.fingerprint) == (list(first), first.fingerprint)
     write(path, [row | {"ranked": [text.replace("Good", "Fine") for text in row["ranked"]]} for row in rows])
-    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # as long and as old as before
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # same size and date as before
     assert path.stat().st_size == old.st_size
     changed = own(preferences=path).comparisons("train")
     assert changed.fingerprint != first.fingerprint
@@ -732,7 +734,7 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["empty", "in a batch", "between two batches", "garbage"])
-def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damage):
+def test_cached_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(2500)])
 
@@ -741,13 +743,13 @@ def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damag
     whole = kept.read_bytes()
     end = len(whole) - len(files.END_OF_ARROW)
     bad = {"empty": b"", "in a batch": whole[:-5000], "between two batches": whole[:end], "garbage": b"x" * len(whole)}
-    kept.unlink()  # the corpora above have it mapped
+    kept.unlink()  # not overwritten: the corpora above have mapped it
     kept.write_bytes(bad[damage])
     assert len(prompts(own(prompts=path))) == 2500
     assert kept.read_bytes() == whole
 
 
-def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
+def test_fingerprint_depends_on_contents_not_on_paths_and_dates(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     first = own(preferences=write(tmp_path / "a.jsonl", rows), prompts=asked).fingerprint
@@ -763,7 +765,7 @@ def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
     assert own(preferences=tmp_path / "f").fingerprint != swapped.fingerprint
 
 
-def test_another_seed_or_share_has_other_fingerprints(tmp_path):
+def test_another_seed_or_share_changes_the_fingerprints(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     corpora = [own(1, preferences=path), own(2, preferences=path), own(1, preferences=path, hold_out=0.5)]
     for split in SPLITS:
@@ -771,14 +773,14 @@ def test_another_seed_or_share_has_other_fingerprints(tmp_path):
         assert len({corpus.prompts(split).fingerprint for corpus in corpora}) == 3
 
 
-def test_texts_stay_on_the_disk(tmp_path):
+def test_texts_stay_on_disk(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     rows = own(preferences=path)._preferences["train"]
     assert rows.cache_files
     assert Path(rows.cache_files[0]["filename"]).is_file()
 
 
-def test_place_of_an_example_is_its_line(tmp_path):
+def test_location_of_an_example_is_its_line(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     texts = own(preferences=path).comparisons("train")
     for number, comparison in enumerate(texts):
@@ -801,12 +803,12 @@ def test_place_of_an_example_is_its_line(tmp_path):
         ({"test_split": ""}, "must be three names, not 'train', 'validation', ''"),
     ],
 )
-def test_settings_without_meaning_are_refused(changes, sentence):
+def test_invalid_settings_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         check(Config(data=DataConfig(**changes)))
 
 
-def test_the_corpus_of_files_is_found_by_its_name(tmp_path):
+def test_source_files_selects_the_corpus(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     corpus = load_corpus(Config(data=DataConfig(source="files", prompts=str(path))))
     assert corpus.judge is None
@@ -821,7 +823,7 @@ def test_files_are_loaded_with_the_seed_of_the_run(tmp_path):
     assert prompts(own(1, prompts=path)) != prompts(own(2, prompts=path))
 
 
-def test_demonstrations_are_in_an_order_that_the_seed_determines(tmp_path):
+def test_the_seed_determines_the_order_of_demonstrations(tmp_path):
     path = write(tmp_path / "d.jsonl", [{"prompt": f"P{i}", "completion": f" c{i}"} for i in range(N)])
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"Q{i}"} for i in range(3)])
     orders = [demonstrations(own(seed, demonstrations=path, prompts=asked)) for seed in (1, 1, 2, 3)]
