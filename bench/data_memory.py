@@ -1,9 +1,9 @@
-"""What it takes to tokenise the 100,000 IMDB reviews: seconds and peak memory.
+"""Time and peak memory of tokenising the 100,000 IMDB reviews.
 
     python bench/data_memory.py [--imdb-path FOLDER] [--tokenizer gpt2]
 
-Three ways, each in a process of its own: as lists of Python's integers; streamed into a memory-mapped file; and again,
-when the file is there. What the imports and the opened dataset take is listed apart.
+Three ways are compared, each in a process of its own: lists of Python integers; a memory-mapped file, written for the
+first time; and the same file again. The imports and the opened dataset are measured separately.
 """
 
 from __future__ import annotations
@@ -17,12 +17,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
 from minippo.config import DataConfig
-from minippo.data import Demonstration, policy_rows
-from minippo.data.imdb import IMDB, clean
-from minippo.data.texts import Texts
+from minippo.data import IMDB, Demonstration, Texts, policy_rows
+from minippo.runs import command_line
 from minippo.storage import bundled
 from minippo.tokenizer import make_tokenizer
 
@@ -31,31 +28,31 @@ SPLITS = ("train", "test", "unsupervised")
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure."""
+    """Options of the benchmark."""
 
     imdb_path: str = DataConfig().imdb_path
     """Hub name of the IMDB dataset, or a folder with its three parquet files."""
     tokenizer: str = str(bundled("data/policy.tiktoken"))
-    """Whose ids."""
+    """The tokenizer: a file, a folder or a name."""
     way: Literal["all", "imports", "lists", "file"] = "all"
-    """Measure one way in this process, or all, each in its own."""
+    """Measure one way in this process, or all of them, each in its own process."""
 
 
 def read_all(imdb_path: str) -> Texts[Demonstration]:
-    """The reviews of all three splits, as the corpus would give them."""
+    """The reviews of all three files, as `IMDB` returns them: without line break tags, with single spaces."""
     import datasets
 
     corpus = IMDB(DataConfig(source="imdb", imdb_path=imdb_path), seed=1)
     rows = datasets.concatenate_datasets([corpus.rows[split] for split in SPLITS])
 
     def read(first: int, last: int) -> list[Demonstration]:
-        return [Demonstration("", clean(text)) for text in rows[first:last]["text"]]
+        return [Demonstration("", " ".join(text.replace("<br />", " ").split())) for text in rows[first:last]["text"]]
 
     return Texts(len(rows), read, rows._fingerprint)
 
 
 def measure(options: Options) -> None:
-    """One way; prints a row of the table."""
+    """Measure one way and print the rest of its row of the table."""
     texts, tokenizer = read_all(options.imdb_path), make_tokenizer(options.tokenizer, [])
     started, rows = time.perf_counter(), []
     if options.way == "lists":
@@ -63,14 +60,14 @@ def measure(options: Options) -> None:
         rows = [[*tokenizer.encode(d.completion), tokenizer.eos_id] for d in demonstrations]
     elif options.way == "file":
         rows = policy_rows(texts, tokenizer)
-    count = sum(len(row) for row in rows)  # reads all of it
+    count = sum(len(row) for row in rows)  # reads every id
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
     print(f"{count:,} | {time.perf_counter() - started:.1f} | {peak:,.0f} |")
 
 
 def main() -> None:
-    """All ways in turn, as Markdown."""
-    options = tyro.cli(Options, description=__doc__)
+    """Measure all ways in turn and print a Markdown table."""
+    options = command_line(Options, __doc__)
     if options.way != "all":
         measure(options)
         return

@@ -1,11 +1,13 @@
-"""Two questions about a run on IMDB, put to a bag of n-grams (tf-idf of words and word pairs, logistic regression).
+"""An independent judge of a run on IMDB: a bag of n-grams (tf-idf of words and word pairs, logistic regression).
 
     python bench/imdb_judge.py --run-dir runs/imdb-small [--imdb-path FOLDER]
 
-1. How well could the reward model have done? The n-gram model learns from crops of the same training reviews and is
-   measured on the very pairs that measured the reward model.
-2. Has PPO fooled the reward model or pleased anyone? The n-gram model, which no training ever saw the output of, judges
-   the held-out answers before and after.
+It answers two questions:
+
+1. How good is the reward model? The n-gram model is trained on crops of the same training reviews and measured on the
+   same held-out pairs.
+2. Did PPO improve the responses, or only exploit the reward model? The n-gram model, which was never used in training,
+   judges the responses to held-out prompts before and after PPO.
 """
 
 from __future__ import annotations
@@ -14,33 +16,32 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from minippo.data.imdb import IMDB
-from minippo.runs import load_run
+from minippo.data import load_corpus
+from minippo.runs import command_line, load_run
 
 
 @dataclass(frozen=True)
 class Options:
-    """Which run to judge."""
+    """Options of the benchmark."""
 
     run_dir: Path = Path("runs/imdb-small")
     """Folder of the finished run."""
     imdb_path: str = ""
-    """Where the IMDB dataset lies here; by default as the run had it."""
+    """Hub name or folder of the IMDB dataset; by default that of the run."""
     crops: int = 4
-    """Crops taken of each training review."""
+    """Number of crops of each training review."""
 
 
 def main() -> None:
-    """Fit, measure, print Markdown."""
-    options = tyro.cli(Options)
+    """Fit the n-gram model, measure both models, print Markdown."""
+    options = command_line(Options, __doc__)
     run = load_run(options.run_dir)
     config = replace(run.config.data, limit=0, imdb_path=options.imdb_path or run.config.data.imdb_path)
-    corpus = IMDB(config, run.config.seed)
+    corpus = load_corpus(replace(run.config, data=config))
     texts, labels = [], []
     for epoch in range(options.crops):
         for comparison in corpus.comparisons("train", epoch):

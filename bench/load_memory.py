@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from safetensors.torch import load_file, save_file
 
 from minippo.model import GPT, GPTConfig
+from minippo.runs import command_line
 from minippo.weights import load_pretrained, save_pretrained, set_file_format
 
 
@@ -75,7 +75,7 @@ def in_format(folder: Path, form: str) -> int:
 
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     if options.measure is not None:
         measure(options.measure, getattr(torch, options.dtype))
         return

@@ -1,4 +1,4 @@
-"""Training, validation and test rows: which rows are held out, and in which order."""
+"""Training, validation and test splits: which rows are held out."""
 
 from __future__ import annotations
 
@@ -10,19 +10,22 @@ import numpy as np
 T = TypeVar("T")
 
 Split = Literal["train", "validation", "test"]
-"""What is trained on; what settings may be chosen on; what figures are reported on."""
+"""Models train on `train`, settings may be chosen on `validation`, and reported results come from `test`."""
 
 HELD_OUT: tuple[Split, ...] = ("validation", "test")
 
 SPLITS: tuple[Split, ...] = ("train", *HELD_OUT)
 
 TEST_FIRST: tuple[Split, ...] = ("test", "validation")
-"""The order in which rows are held out: what is in the test split is in no other."""
+"""Order in which rows are held out. A row that could belong to both held-out splits belongs to the test split."""
 
 
 def split_texts(texts: Sequence[T], split: Split) -> Sequence[T]:
-    """The part of `texts` that belongs to `split`: the first hundredth is for testing, the second for validation (one
-    text at least each), the rest for training."""
+    """The part of `texts` that belongs to `split`.
+
+    The first 1 % is the test split, the second 1 % the validation split (at least one text each), the rest is for
+    training.
+    """
     held_out = min(len(texts), max(1, len(texts) // 100))
     if split == "test":
         return texts[:held_out]
@@ -30,9 +33,12 @@ def split_texts(texts: Sequence[T], split: Split) -> Sequence[T]:
 
 
 def split_rows(order: np.ndarray, keys: np.ndarray, split: Split) -> np.ndarray:
-    """`split_texts` of row numbers in `order`, (rows,), of which some may have the same text: `keys[number]` identifies
-    it. A held-out text is in one held-out split, once, and all its repetitions are left out of training."""
-    firsts = np.sort(np.unique(keys[order], return_index=True)[1])
+    """Like `split_texts`, for row indices in `order`, (rows,), if several rows may have the same text.
+
+    `keys[row]` identifies the text of a row. A held-out text belongs to one held-out split, where it occurs once; all
+    its repetitions are left out of training.
+    """
+    firsts = np.sort(np.unique(keys[order], return_index=True)[1])  # position of each text's first occurrence
     if split != "train":
         return split_texts(order[firsts], split)
     held_out = np.concatenate([split_texts(order[firsts], held_out) for held_out in HELD_OUT])

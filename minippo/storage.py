@@ -1,15 +1,19 @@
-"""Files: one atomic writer for everything that is written whole, and one validating reader for JSON.
+"""Files: one atomic writer for everything that is written whole, and one validated reader for JSON.
 
-Error messages name the file, what was expected and what was found.
+The reader's error messages name the file (and the line or key) and state what was expected and what was found.
 """
 
 from __future__ import annotations
 
+import bz2
+import gzip
+import io
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
@@ -19,18 +23,24 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 
 
 def bundled(path: str | Path) -> Path:
-    """`path`, or where there is no such thing, the same path in the repository."""
+    """Return `path` if it exists or is absolute; otherwise the same path relative to the repository.
+
+    Presets name bundled files such as `data/policy.tiktoken`, which must also be found from another working directory.
+    """
     path = Path(path)
     return path if path.exists() or path.is_absolute() else REPOSITORY / path
 
 
+# ---------------------------------------------------------------------------------------------- writing
+
+
 @contextmanager
 def atomic_files(*paths: Path) -> Iterator[list[Path]]:
-    """Yield temporary paths to write to; on success, move them to `paths` (all in one folder), in that order.
+    """Yield temporary paths to write to; on success, rename them to `paths` (all in one folder), in that order.
 
-    A reader, or a machine that loses power, finds each file either as it was or complete, never in between: the
-    temporary files are flushed to the disk before they are renamed, and the folder afterwards. If the block raises, the
-    files that were there before remain.
+    Another process, or the same one after a power failure, finds each file either as it was before or complete: the
+    temporary files are flushed to disk before the renames, and the folder after them. If the block raises, the
+    existing files remain.
     """
     folder = paths[0].parent
     with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as unfinished:
@@ -45,9 +55,9 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yield a temporary folder to fill; on success, it becomes `path`, replacing a folder that is there.
+    """Yield a temporary folder to fill; on success, it becomes `path` and replaces an existing folder.
 
-    The temporary folder is `path` with the suffix `.partial`; one that an interrupted process left is deleted.
+    The temporary folder is `path` with the suffix `.partial`. If an interrupted process left one behind, it is deleted.
     """
     partial = path.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
@@ -57,23 +67,28 @@ def atomic_folder(path: Path) -> Iterator[Path]:
 
 
 def publish_folder(folder: Path, path: Path) -> None:
-    """Rename a complete `folder` to `path`, after everything in it has been flushed to the disk."""
+    """Rename the complete `folder` to `path` after flushing its contents to disk."""
     for file in folder.rglob("*"):
         _sync(file)
     _sync(folder)
-    shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto one that is not empty
+    shutil.rmtree(path, ignore_errors=True)  # os.replace cannot replace a folder that is not empty
     os.replace(folder, path)
     _sync(path.parent)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 text file atomically."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
     with atomic_files(path) as (part,):
-        part.write_text(text, encoding="utf-8", newline="\n")
+        part.write_bytes(content)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a UTF-8 text file atomically. Line ends are written as they are in `text`, on every platform."""
+    write_bytes(path, text.encode("utf-8"))
 
 
 def _sync(path: Path) -> None:
-    """Flush a file, or the entries of a folder, to the disk."""
+    """Flush a file, or the entries of a folder, to disk."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -81,39 +96,75 @@ def _sync(path: Path) -> None:
         os.close(descriptor)
 
 
+# ---------------------------------------------------------------------------------------------- JSON
+
 _KINDS = {
     str: "a string",
-    int: "a whole number",
+    int: "an integer",
     bool: "true or false",
     dict: "an object",
     list: "a list",
     NoneType: "null",
 }
 
+JSON_LINES: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.gz": gzip.open, ".jsonl.bz2": bz2.open}
+"""Suffix of a JSON Lines file -> the function that opens it."""
+
 
 def read_object(path: Path) -> dict[str, Any]:
-    """The object in a JSON file. Raises ValueError where it holds something else."""
+    """Read a JSON file that contains one object. Raises ValueError if it contains anything else."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:
-        raise ValueError(f"{path} is no JSON: {error}") from None
-    return checked(found, path, dict)
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    return _parse_object(text, path)
+
+
+def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yield every row of a JSON Lines file (one object per line) with its location, "FILE, line N". Empty lines are
+    skipped.
+
+    Bytes that are not valid UTF-8 become U+FFFD, so that the caller can count such rows instead of failing. Raises
+    ValueError if a line is not a JSON object or the file cannot be decompressed.
+    """
+    suffix = next(suffix for suffix in JSON_LINES if path.name.endswith(suffix))
+    try:
+        # Splitting into lines in a large buffer is much faster than iterating over a bz2 file itself.
+        with io.BufferedReader(JSON_LINES[suffix](path, "rb")) as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    # "-sig" skips the byte order mark that some editors write at the start of a file.
+                    text = line.rstrip().decode("utf-8-sig", errors="replace")
+                    yield f"{path}, line {number}", _parse_object(text, f"{path}, line {number}")
+    except (EOFError, OSError, zlib.error) as error:  # damaged compressed data
+        raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def _parse_object(text: str, where: object) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        position = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
+        raise ValueError(f"{where} is not valid JSON: {error.msg} ({position})") from None
+    except (ValueError, RecursionError) as error:  # an integer with thousands of digits; deeply nested lists
+        raise ValueError(f"{where} is not valid JSON: {error}") from None
+    return checked(value, where, dict)
 
 
 def checked(value: Any, what: object, *kinds: type) -> Any:
-    """`value`, which is `what` and should be of one of `kinds`. Raises ValueError where it is not."""
-    if type(value) not in kinds:  # a bool is an int to isinstance, not in JSON
+    """Return `value` if its type is one of `kinds`. Raises ValueError otherwise, calling the value `what`."""
+    if type(value) not in kinds:  # not isinstance: True is an int in Python, but not in JSON
         expected = " or ".join(_KINDS[kind] for kind in kinds)
-        raise ValueError(f"{what} should be {expected}, and is {json.dumps(value, ensure_ascii=False)[:60]}")
+        raise ValueError(f"{what} should be {expected}, but is {json.dumps(value, ensure_ascii=False)[:60]}")
     return value
 
 
 def entry(holder: Any, key: str, where: object, *kinds: type) -> Any:
-    """What the object `holder`, which is `where`, has at `key`, of one of `kinds`. A missing one counts as null.
+    """Return `holder[key]` if its type is one of `kinds`; a missing key counts as null.
 
-    Raises ValueError where `holder` is no object, and for an entry of another kind.
+    Raises ValueError if `holder`, which messages call `where`, is not an object, or the entry has another type.
     """
-    found = checked(holder, where, dict)
-    if key not in found and NoneType not in kinds:
+    checked(holder, where, dict)
+    if key not in holder and NoneType not in kinds:
         raise ValueError(f"{where} has no {key!r}")
-    return checked(found.get(key), f"{where}: {key}", *kinds)
+    return checked(holder.get(key), f"{where}: {key}", *kinds)

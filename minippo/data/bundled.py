@@ -1,33 +1,38 @@
-"""The bundled reviews."""
+"""The bundled reviews, as the files in `data/` hold them (data/README.md)."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from minippo.config import DataConfig
 from minippo.data.cache import file_fingerprint, fingerprint_of
-from minippo.data.sources import json_rows
-from minippo.data.texts import Comparison, Demonstration, Texts, texts_of
+from minippo.data.texts import Comparison, Demonstration, Texts
 from minippo.reviews import gold_score, is_grammatical, split_sentences
 from minippo.splits import SPLITS, Split, split_texts
-from minippo.storage import bundled
+from minippo.storage import bundled, read_json_lines
 
 if TYPE_CHECKING:
-    pass
-from minippo.evaluation import Judge
+    from minippo.config import DataConfig
 
 T = TypeVar("T")
 
 
-class BundledReviews:
-    """The reviews of `minippo/reviews/build.py`, from the files that it wrote."""
+class ReviewsJudge:
+    """The simulated human behind the labels of the bundled reviews (an `evaluation.Judge`)."""
 
-    judge = Judge(gold_score, split_sentences, is_grammatical)
+    gold_score = staticmethod(gold_score)
+    split_sentences = staticmethod(split_sentences)
+    is_grammatical = staticmethod(is_grammatical)
+
+
+class BundledReviews:
+    """The corpus of `config.folder`. The files are small enough to be read into memory."""
+
+    judge = ReviewsJudge()
 
     def __init__(self, config: DataConfig) -> None:
         self.folder, self.limit = bundled(config.folder), config.limit
-        self.report: dict[str, dict[str, int]] = {}
+        self.report: dict[str, dict[str, int]] = {}  # every row is used
         names = [f"{kind}-{split}" for kind in ("preferences", "rankings", "prompts") for split in SPLITS]
         paths = [self._path(name) for name in ("demonstrations", *names)]
         for path in paths:
@@ -41,9 +46,9 @@ class BundledReviews:
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
         pairs, rankings = f"preferences-{split}", f"rankings-{split}"
-        found = [Comparison(row["prompt"], (row["chosen"], row["rejected"])) for row in self._rows(pairs)]
-        found += [Comparison(row["prompt"], tuple(row["ranked"])) for row in self._rows(rankings)]
-        return self._texts(found, pairs, rankings)
+        comparisons = [Comparison(row["prompt"], (row["chosen"], row["rejected"])) for row in self._rows(pairs)]
+        comparisons += [Comparison(row["prompt"], tuple(row["ranked"])) for row in self._rows(rankings)]
+        return self._texts(comparisons, pairs, rankings)
 
     def prompts(self, split: Split) -> Texts[str]:
         return self._texts([row["prompt"] for row in self._rows(f"prompts-{split}", limit=0)], f"prompts-{split}")
@@ -52,10 +57,11 @@ class BundledReviews:
         return self.folder / f"{name}.jsonl.bz2"
 
     def _texts(self, items: list[T], *names: str) -> Texts[T]:
+        """`items`, which were made from the files of these names."""
         files = " ".join(file_fingerprint(self._path(name)) for name in names)
-        return texts_of(items, f"{files} {names} {self.limit}")
+        return Texts(len(items), lambda first, last: items[first:last], f"{files} {names} {self.limit}")
 
     def _rows(self, name: str, limit: int | None = None) -> list[dict[str, Any]]:
-        rows = [row for _, row in json_rows(self._path(name))]
+        rows = [row for _, row in read_json_lines(self._path(name))]
         limit = self.limit if limit is None else limit
         return rows[:limit] if limit else rows

@@ -1,48 +1,49 @@
-"""Where texts come from: the bundled reviews, the IMDB reviews, or somebody's own files."""
+"""The interface of a corpus, and the choice between the three: bundled reviews, IMDB reviews, your own files."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Protocol
 
-from minippo.config import Config
+from minippo.data.bundled import BundledReviews
+from minippo.data.imdb import IMDB
 from minippo.data.own import OwnData
 from minippo.data.texts import Comparison, Demonstration, Texts
 from minippo.splits import Split
 
 if TYPE_CHECKING:
-    pass
-from minippo.data.bundled import BundledReviews
-from minippo.data.imdb import IMDB
-from minippo.evaluation import Judge
-
-T = TypeVar("T")
+    from minippo.config import Config
+    from minippo.evaluation import Judge
 
 
 class Corpus(Protocol):
-    """What the three stages ask of a source of texts. What it does not have is empty."""
+    """Texts for the three stages. A corpus without texts of one kind returns empty `Texts`."""
 
     judge: Judge | None
+    """The simulated human, if the corpus has one. Only evaluations use it."""
     report: dict[str, dict[str, int]]
-    """What was read, and how many rows were unusable and why."""
+    """Numbers of rows: what was read, what was dropped and why, what is used."""
     fingerprint: str
-    """Of what is in the files, wherever they lie: a run that is resumed must not go on with other texts."""
+    """A hash of the contents of all files, wherever they are. A run must not be resumed with other texts."""
 
     def demonstrations(self, split: Split) -> Texts[Demonstration]:
-        """What the reference policy imitates."""
+        """Texts for the reference policy to imitate."""
         ...
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
-        """What the reward model learns from. Where pairs are made rather than given, every epoch pairs anew."""
+        """Training data of the reward model. A corpus that makes pairs from labelled texts pairs them anew in every
+        epoch."""
         ...
 
     def prompts(self, split: Split) -> Texts[str]:
-        """What the policy answers, in a random order that is always the same; no two splits share one."""
+        """Prompts for the policy, in a fixed random order. No two splits share a prompt."""
         ...
 
 
 def load_corpus(config: Config) -> Corpus:
-    """The corpus that `config.data` names. Raises FileNotFoundError where its files are not there, ValueError where
-    something is wrong in them."""
+    """Open the corpus that `config.data` names.
+
+    Raises FileNotFoundError if its files do not exist, and ValueError if their contents cannot be used.
+    """
     if config.data.source == "imdb":
         return IMDB(config.data, config.seed)
     if config.data.source == "files":
@@ -51,5 +52,5 @@ def load_corpus(config: Config) -> Corpus:
 
 
 def judge_of(config: Config) -> Judge | None:
-    """The judge of the corpus that `config.data` names, without reading any of it."""
+    """The judge of the corpus that `config.data` names, without reading the corpus."""
     return BundledReviews.judge if config.data.source == "reviews" else None

@@ -1,5 +1,8 @@
-"""A row of somebody's file -> an example, or a sentence about what is wrong with it. The columns are those that people
-use; a conversation becomes plain text by one template. docs/data.md is the page about it."""
+"""The formats of your own files: a row -> an example, or a ValueError that says what is wrong with the row.
+
+The columns are those in common use for preference data; a conversation becomes plain text with one fixed template.
+docs/data.md documents all of it.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ Kind = Literal["demonstrations", "preferences", "prompts"]
 
 Row = Mapping[str, Any]
 
-# The template, as hh-rlhf spells conversations (Bai et al. 2022): plain text, no special tokens.
+# The template of hh-rlhf (Bai et al. 2022): plain text, no special tokens.
 SPEAKERS = {"system": "\n\nSystem:", "user": "\n\nHuman:", "assistant": "\n\nAssistant:"}
 
 ANSWER = SPEAKERS["assistant"]
@@ -22,21 +25,22 @@ NO_LABEL = -1
 USABLE, UNREADABLE, EMPTY_PROMPT, EMPTY_COMPLETION, IDENTICAL = range(5)
 
 PROBLEMS = ("", "unreadable characters", "empty prompt", "empty completion", "identical completions")
-"""What makes an example unusable, by its number."""
+"""Why an example is unusable, indexed by its `problem`."""
 
 
 class Example(NamedTuple):
-    """What a row says. Completions: one of a demonstration, of a comparison all, best first, of a prompt none."""
+    """The contents of a row. `completions` holds one text for a demonstration, all texts of a comparison (best first),
+    none for a prompt."""
 
     prompt: str
     completions: tuple[str, ...]
     label: int = NO_LABEL
-    """Of a text that is to be paired with one of the other label: 1 is preferred to 0."""
+    """Label of a text that will be paired with one of the other label; 1 is preferred to 0."""
 
     def problem(self) -> int:
-        """What makes it unusable, a place in PROBLEMS; 0 where nothing does."""
+        """Why the example is unusable, an index into PROBLEMS; 0 if it is usable."""
         if any(re.search("[\ud800-\udfff\ufffd]", text) for text in (self.prompt, *self.completions)):
-            return UNREADABLE  # half a character, or the sign that somebody could not read one
+            return UNREADABLE  # half of a surrogate pair, or the character that replaces invalid bytes
         if not self.completions and not self.prompt.strip():
             return EMPTY_PROMPT
         if not all(text.strip() for text in self.completions):
@@ -48,7 +52,7 @@ class Example(NamedTuple):
 
 
 def shown(value: object) -> str:
-    """A value as errors show it: `3 (int)`, `null`."""
+    """A value as error messages show it: `3 (int)`, `null`."""
     if value is None:
         return "null"
     text = repr(value)
@@ -56,29 +60,29 @@ def shown(value: object) -> str:
 
 
 def value_of(row: Row, column: str) -> Any:
-    """Raises ValueError where the row has no such column."""
+    """`row[column]`. Raises ValueError if the row has no such column."""
     if column not in row:
         raise ValueError(f"no column {column!r}, found {', '.join(map(repr, row)) or 'none'}")
     return row[column]
 
 
 def is_conversation(value: object) -> bool:
-    """Whether it is a list of turns."""
+    """Whether `value` is a list of turns (each an object with a role and its content)."""
     return isinstance(value, list) and bool(value) and isinstance(value[0], dict)
 
 
 def is_turn(value: object) -> bool:
-    """Whether somebody known says a text in it."""
+    """Whether `value` is a turn with a known role and a text as its content."""
     return isinstance(value, dict) and isinstance(value.get("content"), str) and value.get("role") in list(SPEAKERS)
 
 
 def flatten(turns: Sequence[Row]) -> str:
-    """A conversation as text: a blank line, who speaks, a space, what is said; and so on for every turn."""
+    """A conversation as text. Each turn is a blank line, the speaker, a space and the content."""
     return "".join(f"{SPEAKERS[turn['role']]} {turn['content']}" for turn in turns)
 
 
 def text_of(value: object, column: str) -> str:
-    """Text as it is, a conversation flattened. Raises ValueError where it is neither."""
+    """A text unchanged, or a conversation flattened. Raises ValueError if `value` is neither."""
     if isinstance(value, str):
         return value
     if not is_conversation(value):
@@ -86,23 +90,23 @@ def text_of(value: object, column: str) -> str:
     for number, turn in enumerate(value, start=1):
         if not is_turn(turn):
             raise ValueError(
-                f"column {column!r}, turn {number} holds {shown(turn)}, expected a text 'content' and a 'role' "
-                f"that is {', '.join(SPEAKERS)}"
+                f"column {column!r}, turn {number} holds {shown(turn)}, expected a text as 'content' and one of "
+                f"{', '.join(SPEAKERS)} as 'role'"
             )
     return flatten(value)
 
 
 def question(value: object, column: str) -> str:
-    """A prompt as text. One that is a conversation ends where the assistant is to speak."""
+    """A prompt as text. A conversation ends with "Assistant:", so that the policy continues with the answer."""
     text = text_of(value, column)
     return text + ANSWER if is_conversation(value) and value[-1]["role"] != "assistant" else text
 
 
 def shared_prompt(texts: Sequence[str]) -> int:
-    """How many characters of whole texts are the prompt: their common beginning up to the last time that the assistant
-    starts to speak in it; where nobody speaks, up to the last whole word, so that each completion begins with the white
-    space before its first own word."""
-    common = os.path.commonprefix(list(texts))  # noqa: RUF071 - character by character is what is wanted
+    """Number of characters that form the prompt of texts which include it: their common beginning, up to the last
+    "Assistant:" in it. Without such a turn, it ends at the last whole word, so that each completion begins with the
+    white space before its own first word."""
+    common = os.path.commonprefix(list(texts))  # noqa: RUF071 - compares characters, not path components
     if ANSWER in common:
         return common.rindex(ANSWER) + len(ANSWER)
     if common != common.rstrip() and any(len(text) > len(common) for text in texts):
@@ -115,25 +119,26 @@ def shared_prompt(texts: Sequence[str]) -> int:
 
 
 def _continued(row: Row, values: Mapping[str, Any]) -> Example:
-    """Completions of the row's prompt; `values` has them by their column."""
+    """An example of the row's prompt and the completions in `values`, which maps their column to them."""
     texts = [text_of(value, column) for column, value in values.items()]
     prompt = value_of(row, "prompt")
     prompt_text = text_of(prompt, "prompt")
     if len(texts) > 1 and all(is_conversation(value) and value[0]["role"] != "assistant" for value in values.values()):
-        return _compared(texts)  # they hold the prompt themselves
+        return _compared(texts)  # the conversations include the prompt
     for column, value in values.items():
         is_list = is_conversation(value)
         if is_list != is_conversation(prompt):
             kinds = ("a list of turns", "text") if is_list else ("text", "a list of turns")
-            raise ValueError(f"column {column!r} holds {kinds[0]} and 'prompt' {kinds[1]}, expected the same in both")
+            raise ValueError(f"column {column!r} holds {kinds[0]} but 'prompt' holds {kinds[1]}, expected the same")
         if is_list and value[0]["role"] != "assistant":
-            raise ValueError(f"column {column!r} does not begin with the assistant's turn")
+            raise ValueError(f"column {column!r} does not begin with a turn of the assistant")
     if is_conversation(prompt):
         return Example(prompt_text + ANSWER, tuple(text.removeprefix(ANSWER) for text in texts))
     return Example(prompt_text, tuple(texts))
 
 
 def _compared(texts: Sequence[str]) -> Example:
+    """An example of texts that include their prompt."""
     cut = shared_prompt(texts)
     return Example(texts[0][:cut], tuple(text[cut:] for text in texts))
 
@@ -145,8 +150,8 @@ def _pair(row: Row) -> dict[str, Any]:
 def _ranking(row: Row) -> Example:
     ranked = value_of(row, "ranked")
     if not isinstance(ranked, list) or len(ranked) < 2:
-        raise ValueError(f"column 'ranked' holds {shown(ranked)}, expected a list of two completions or more")
-    return _continued(row, {f"ranked[{place}]": value for place, value in enumerate(ranked)})
+        raise ValueError(f"column 'ranked' holds {shown(ranked)}, expected a list of at least two completions")
+    return _continued(row, {f"ranked[{index}]": value for index, value in enumerate(ranked)})
 
 
 def _labelled(row: Row) -> Example:
@@ -160,7 +165,7 @@ def _messages(row: Row) -> Example:
     turns = value_of(row, "messages")
     text_of(turns, "messages")
     if not is_conversation(turns) or turns[-1]["role"] != "assistant":
-        raise ValueError(f"column 'messages' holds {shown(turns)}, expected turns of which the last is the assistant's")
+        raise ValueError(f"column 'messages' holds {shown(turns)}, expected turns that end with one of the assistant")
     return Example(flatten(turns[:-1]) + ANSWER, (f" {turns[-1]['content']}",))
 
 
@@ -181,11 +186,11 @@ FORMATS: dict[Kind, dict[tuple[str, ...], Callable[[Row], Example]]] = {
         ("text",): lambda row: Example(question(value_of(row, "text"), "text"), ()),
     },
 }
-"""Kind -> the columns that it may have, the first that are all there being taken -> how such a row is read."""
+"""Kind -> accepted sets of columns, of which the first that is complete applies -> function that reads such a row."""
 
 
 def recognise(kind: Kind, columns: Sequence[str]) -> tuple[str, ...]:
-    """The columns to read. Raises ValueError where none of the known sets of columns is there, or one of them twice."""
+    """The columns to read. Raises ValueError if no accepted set of columns is complete, or a column occurs twice."""
     for wanted in FORMATS[kind]:
         if set(wanted) <= set(columns):
             for column in wanted:
@@ -193,4 +198,4 @@ def recognise(kind: Kind, columns: Sequence[str]) -> tuple[str, ...]:
                     raise ValueError(f"has the column {column!r} {list(columns).count(column)} times, expected once")
             return wanted
     accepted = "; or ".join(", ".join(wanted) for wanted in FORMATS[kind])
-    raise ValueError(f"has the columns {', '.join(columns) or '(none)'}; {kind} need {accepted}")
+    raise ValueError(f"has the columns {', '.join(columns) or '(none)'}, but {kind} need {accepted}")

@@ -1,8 +1,7 @@
-"""The IMDB reviews."""
+"""The IMDB reviews (Maas et al. 2011)."""
 
 from __future__ import annotations
 
-import hashlib
 import random
 from collections.abc import Mapping
 from functools import cached_property
@@ -11,25 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from minippo.config import DataConfig
 from minippo.data.cache import file_fingerprint, fingerprint_of
 from minippo.data.labelled import LabelledTexts
 from minippo.data.sources import load_from_hub
-from minippo.data.texts import CHUNK, Comparison, Demonstration, Texts, rows_of, texts_of
+from minippo.data.texts import Comparison, Demonstration, Texts, text_hashes
 from minippo.splits import Split, split_rows
 
 if TYPE_CHECKING:
     import datasets
 
+    from minippo.config import DataConfig
+
 
 class IMDB:
-    """The Large Movie Review Dataset (Maas et al. 2011): sentiment labels become preferences.
+    """The Large Movie Review Dataset: sentiment labels become preferences.
 
-    Language models train on the training and the unlabelled reviews, the reward model on the training reviews. Reviews
-    that also occur in the test file (some hundred do) are left out of both. The test file is divided, by a hash of each
-    review and so alike in every run, into three: two fifths are the test split and one fifth the validation split, from
-    which comparisons and prompts are taken; the beginnings of the others are the prompts that PPO trains on. A
-    comparison is a positive against a negative review, both cut to `crop_words` words at a random position.
+    - Demonstrations are the training and the unlabelled reviews; comparisons for training are made from the training
+      reviews. Reviews that also occur in the test file (a few hundred do) are left out of both.
+    - The reviews of the test file are divided by a hash of their text, hence in the same way in every run: two fifths
+      are the test split and one fifth is the validation split, each for comparisons and prompts. The beginnings of the
+      other two fifths are the prompts that PPO trains on.
+    - A comparison is a positive and a negative review, both cropped to `crop_words` words at a random position.
     """
 
     judge = None
@@ -42,22 +43,22 @@ class IMDB:
         if Path(config.imdb_path).exists():
             missing = [path for path in files.values() if not Path(path).is_file()]
             if missing:
-                raise FileNotFoundError(f"{config.imdb_path} is no IMDB folder: {', '.join(missing)} not found")
-            import datasets  # slow to import
+                raise FileNotFoundError(f"{config.imdb_path} is not an IMDB folder: {', '.join(missing)} not found")
+            import datasets  # here, because the import takes a second and most runs do not need it
 
             datasets.disable_progress_bars()
             self.rows = datasets.load_dataset("parquet", data_files=files)
-            # Not that of datasets, which changes with the files' places and dates.
+            # Not the fingerprint of `datasets`, which changes with the paths and dates of the files.
             self.fingerprint = fingerprint_of(*[file_fingerprint(Path(path)) for path in files.values()])
         elif config.imdb_path.count("/") == 1 and not config.imdb_path.startswith((".", "/")):
             self.rows = load_from_hub(config.imdb_path)
             self.fingerprint = fingerprint_of(*[self.rows[split]._fingerprint for split in files])
         else:
-            raise FileNotFoundError(f"no IMDB folder {config.imdb_path} (data.imdb-path)")
+            raise FileNotFoundError(f"the IMDB folder {config.imdb_path} does not exist (data.imdb-path)")
         self._labelled: dict[Split, LabelledTexts] = {}
         hashes_kept = []
         for name in ("train", "unsupervised"):
-            hashes = _review_hashes(self.rows[name])
+            hashes = text_hashes(self.rows[name], _text_of)
             kept = np.flatnonzero(~np.isin(hashes, self._test_hashes))
             self.report[f"{name} reviews"] = {
                 "rows": len(hashes),
@@ -65,14 +66,14 @@ class IMDB:
             }
             self.rows[name] = self.rows[name].select(kept)
             hashes_kept.append(hashes[kept])
-        self._demonstration_hashes = np.concatenate(hashes_kept)
+        self._demonstration_hashes = np.concatenate(hashes_kept)  # (train + unsupervised reviews,)
 
     @cached_property
     def _test_hashes(self) -> np.ndarray:
-        return _review_hashes(self.rows["test"])
+        return text_hashes(self.rows["test"], _text_of)
 
     def _test_reviews(self, split: Split) -> datasets.Dataset:
-        """The reviews of the test file that belong to `split`, each once."""
+        """The reviews of the test file that belong to `split`, without repetitions."""
         firsts = np.sort(np.unique(self._test_hashes, return_index=True)[1])
         splits = np.array(self.FIFTHS)[self._test_hashes[firsts] % len(self.FIFTHS)]
         return self.rows["test"].select(firsts[splits == split])
@@ -100,23 +101,17 @@ class IMDB:
 
     def prompts(self, split: Split) -> Texts[str]:
         rows, length = self._test_reviews(split), self.config.query_length
-        # A word is a token or more, so these words hold every prompt of `query_length` tokens.
+        # A word has at least one token, so `length` words are enough for a prompt of `length` tokens.
         texts = [" ".join(clean(text).split(" ")[:length]) for text in rows["text"]]
         random.Random(f"{self.seed} {split} prompts").shuffle(texts)  # the file is sorted by label
-        return texts_of(texts, f"{rows._fingerprint} {self.seed} {length}", whole=False)
+        fingerprint = f"{rows._fingerprint} {self.seed} {length}"
+        return Texts(len(texts), lambda first, last: texts[first:last], fingerprint, whole=False)
 
 
 def _text_of(row: Mapping[str, Any]) -> str:
     return clean(row["text"])
 
 
-def _review_hashes(rows: datasets.Dataset) -> np.ndarray:
-    """Eight bytes for each review as it is read, (rows,) uint64."""
-    texts = (_text_of(row) for batch in rows.iter(CHUNK) for row in rows_of(batch))
-    hashes = (int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") for text in texts)
-    return np.fromiter(hashes, np.uint64, len(rows))
-
-
 def clean(text: str) -> str:
-    """An IMDB review without its HTML line breaks."""
+    """An IMDB review without HTML line breaks, and with single spaces."""
     return " ".join(text.replace("<br />", " ").split())

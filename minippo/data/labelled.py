@@ -1,4 +1,4 @@
-"""Texts with a label each, 1 for what is preferred and 0 for what is not -> comparisons."""
+"""Comparisons made from texts with binary labels: 1 (preferred) or 0."""
 
 from __future__ import annotations
 
@@ -16,8 +16,11 @@ if TYPE_CHECKING:
 
 
 class LabelledTexts:
-    """Pairs of a positive against a negative text, both cut to `crop_words` words at a random place: about as much as
-    the reward model will be asked about. Raises ValueError where a label has no text at all."""
+    """Pairs a text of label 1 with a text of label 0, both cropped to `crop_words` words at a random position.
+
+    The crops should be about as long as the texts that the reward model will score during PPO. Raises ValueError if
+    all texts have the same label.
+    """
 
     def __init__(
         self,
@@ -30,22 +33,23 @@ class LabelledTexts:
         for label in (0, 1):
             if not (labels == label).any():
                 raise ValueError(f"none of the {len(labels)} labelled texts has the label {label}")
+        self.num_pairs = int(min((labels == label).sum() for label in (0, 1)))
 
     @cached_property
     def num_words(self) -> list[int]:
-        """Of each text."""
+        """Number of words of each text."""
         return [self.text_of(row).count(" ") + 1 for batch in self.rows.iter(CHUNK) for row in rows_of(batch)]
 
-    def pairs(self, chance_name: str) -> Texts[Comparison]:
-        """Each text in one pair at most, by the chance of this name."""
-        chance = random.Random(chance_name)
-        starts = [chance.randrange(max(1, words - self.crop_words + 1)) for words in self.num_words]
+    def pairs(self, stream: str) -> Texts[Comparison]:
+        """Comparisons in which each text occurs at most once. The random stream of this name determines the pairs."""
+        rng = random.Random(stream)
+        starts = [rng.randrange(max(1, words - self.crop_words + 1)) for words in self.num_words]
         sides = []
         for label in (0, 1):
             order = np.flatnonzero(self.labels == label).tolist()
-            chance.shuffle(order)
+            rng.shuffle(order)
             sides.append(order)
-        pairs = list(zip(sides[1], sides[0], strict=False))
+        pairs = list(zip(sides[1], sides[0], strict=False))  # row of the preferred text, row of the other one
 
         def read(first: int, last: int) -> list[Comparison]:
             chosen = [row for pair in pairs[first:last] for row in pair]
@@ -53,10 +57,10 @@ class LabelledTexts:
             crops = [crop(text, starts[row], self.crop_words) for text, row in zip(texts, chosen, strict=True)]
             return [Comparison("", pair) for pair in zip(crops[::2], crops[1::2], strict=True)]
 
-        fingerprint = f"{self.rows._fingerprint} in pairs of {self.crop_words} words, {chance_name}"
+        fingerprint = f"{self.rows._fingerprint} in pairs of {self.crop_words} words, {stream}"
         return Texts(len(pairs), read, fingerprint, whole=False)
 
 
 def crop(text: str, start: int, num_words: int) -> str:
-    """`num_words` words of `text` from word `start` on; all of a shorter one."""
+    """`num_words` words of `text`, from word `start` on; fewer if the text ends before."""
     return " ".join(text.split(" ")[start : start + num_words])

@@ -1,35 +1,38 @@
-"""Somebody's own demonstrations, preferences and prompts as a corpus. docs/data.md says what they may look like."""
+"""Your own demonstrations, preferences and prompts as a corpus. docs/data.md documents the accepted files."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 
-from minippo.config import DataConfig
 from minippo.data.cache import fingerprint_of
+from minippo.data.examples import read_examples
 from minippo.data.formats import NO_LABEL, PROBLEMS, USABLE, Kind
+from minippo.data.holding_out import column, hold_out, prompt_or_texts, random_order
 from minippo.data.labelled import LabelledTexts
-from minippo.data.sources import find_sources, read_examples
-from minippo.data.texts import CHUNK, Comparison, Demonstration, Texts, rows_of, texts_of
+from minippo.data.sources import find_sources
+from minippo.data.texts import NO_TEXT, Comparison, Demonstration, Texts, rows_of, text_hashes
 from minippo.splits import HELD_OUT, SPLITS, TEST_FIRST, Split, split_rows
-from minippo.streams import generator
 
 if TYPE_CHECKING:
     import datasets
 
+    from minippo.config import DataConfig
 
 T = TypeVar("T")
 
+NOTHING = Texts(0, lambda first, last: [], "nothing")
+
+HELD_OUT_PROMPT = "left out: prompt held out"
+
 
 class OwnData:
-    """What `data.demonstrations`, `data.preferences` and `data.prompts` name; what is not given is empty.
+    """The corpus of `data.demonstrations`, `data.preferences` and `data.prompts`; what is not given is empty.
 
-    All of it is read, and found to be in order, when the corpus is made. Raises ValueError where it is not.
+    The constructor reads and checks all files. Raises ValueError if something in them cannot be used.
     """
 
     judge = None
@@ -43,141 +46,161 @@ class OwnData:
         for split in TEST_FIRST if self._preferences else ():
             if split not in self._preferences:
                 self._hold_out("preferences", self._preferences, split, config.preferences)
-                self.report[f"preferences, held out for {split}"] = {"rows": len(self._preferences[split])}
-            held_out = _hashes(self._preferences[split], _prompt_or_texts)
-            # At once, so that no test row in the training file is then held out for validation.
+            held_out = text_hashes(self._preferences[split], prompt_or_texts)
+            # Before the next split is held out, so that no test row in the training file is held out for validation.
             for other in ("train", "validation") if split == "test" else ("train",):
                 if other in self._preferences:
                     self._leave_out("preferences", config.preferences, self._preferences, other, held_out)
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
-        if self._prompts:
-            self.report["different prompts"] = {split: len(self._prompts[split]) for split in SPLITS}
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
+        for name, size in (
+            ("demonstrations after holding out", lambda split: len(self.demonstrations(split))),
+            ("comparisons after holding out", self._num_comparisons),
+            ("different prompts", lambda split: len(self.prompts(split))),
+        ):
+            sizes = {split: size(split) for split in SPLITS}
+            if any(sizes.values()):
+                self.report[name] = sizes
         self.fingerprint = fingerprint_of(self._files)
 
+    # ------------------------------------------------------------------------------------------ the corpus
+
     def demonstrations(self, split: Split) -> Texts[Demonstration]:
-        """In a random order, since the first ones are held out and a file may be sorted."""
+        """Demonstrations in a random order, because the first ones are held out and a file may be sorted."""
         if not self._demonstrations:
-            return texts_of([], "no demonstrations")
+            return NOTHING
         rows = self._demonstrations["train"]
-        order = _order(len(rows), self.seed, "order of demonstrations")[: self.config.limit or None]
+        order = random_order(len(rows), self.seed, "order of demonstrations")[: self.config.limit or None]
         rows = rows.select(split_rows(order, self._demonstration_hashes, split))
         return _texts(rows, lambda row: Demonstration(row["prompt"], row["completions"][0]))
 
     @cached_property
     def _demonstration_hashes(self) -> np.ndarray:
-        return _hashes(self._demonstrations["train"], lambda row: row["prompt"] + row["completions"][0])
+        return text_hashes(self._demonstrations["train"], lambda row: row["prompt"] + row["completions"][0])
 
     def comparisons(self, split: Split, epoch: int = 0) -> Texts[Comparison]:
-        """The same in every epoch, or where there are labelled texts, these paired anew."""
+        """The same comparisons in every epoch, or new pairs of the labelled texts."""
         if split not in self._preferences:
-            return texts_of([], "no preferences")
+            return NOTHING
         pairing = self._labelled[split]
         if pairing is not None:
-            found = pairing.pairs(f"{self.seed} {split} {epoch}")
+            comparisons = pairing.pairs(f"{self.seed} {split} {epoch}")
         else:
             rows = self._preferences[split]
-            found = _texts(rows, lambda row: Comparison(row["prompt"], tuple(row["completions"])))
-        return found[: self.config.limit or None]
+            comparisons = _texts(rows, lambda row: Comparison(row["prompt"], tuple(row["completions"])))
+        return comparisons[: self.config.limit or None]
+
+    def _num_comparisons(self, split: Split) -> int:
+        """`len(self.comparisons(split))`, without reading labelled texts to pair them."""
+        pairing = self._labelled.get(split)
+        if pairing is None:
+            return len(self.comparisons(split))
+        return min(pairing.num_pairs, self.config.limit or pairing.num_pairs)
 
     def prompts(self, split: Split) -> Texts[str]:
-        """Those given; or else those of the preferences; or else those of the demonstrations."""
-        if split not in self._prompts:
-            return texts_of([], "no prompts")
-        return _texts(self._prompts[split], lambda row: row["prompt"])
+        """The prompts of `data.prompts`; if not given, those of the preferences, or else of the demonstrations."""
+        return _texts(self._prompts[split], _prompt) if split in self._prompts else NOTHING
+
+    # ------------------------------------------------------------------------------------------ reading
 
     def _read(self, kind: Kind, path: str) -> dict[Split, datasets.Dataset]:
-        """The usable examples, by split; none at all where no path is given."""
+        """The usable examples by split; no split at all if no path is given."""
         if not path:
             return {}
         sources = find_sources(path, f"data.{kind}", split_names(self.config))
         if kind == "demonstrations":
-            sources = {"train": sources["train"]}  # what somebody has set apart is not trained on
-        for split, found in sources.items():
-            self._files.append((kind, split, *(source.fingerprint for source in found)))
+            sources = {"train": sources["train"]}  # the file's own held-out rows are not trained on
+        for split, tables in sources.items():
+            self._files.append((kind, split, *(table.fingerprint for table in tables)))
         return {
-            split: self._usable(kind, split, read_examples(kind, found)) for split, found in sources.items() if found
+            split: self._usable(kind, split, read_examples(kind, tables)) for split, tables in sources.items() if tables
         }
 
     def _usable(self, kind: Kind, split: Split, rows: datasets.Dataset) -> datasets.Dataset:
-        problems = _column(rows, "problem")
+        """Drop and count unusable rows. Raises ValueError if no row is usable, or `data.unusable` is "refuse"."""
+        problems = column(rows, "problem")
+        counts = self.report[f"{kind}, {split}"] = {"rows read": len(rows)}
         if (problems == USABLE).all():
-            self.report[f"{kind}, {split}"] = {"rows": len(rows)}
             return rows
         first = int(np.flatnonzero(problems != USABLE)[0])
+        example = f"{rows[first]['location']}: {PROBLEMS[problems[first]]}"
         if self.config.unusable == "refuse":
-            raise ValueError(f"{rows[first]['place']}: {PROBLEMS[problems[first]]} (data.unusable is refuse)")
-        found = {
-            f"dropped: {PROBLEMS[problem]}": int((problems == problem).sum())
-            for problem in np.unique(problems[problems != USABLE])
-        }
+            raise ValueError(f"{example} (data.unusable is refuse)")
         if (problems != USABLE).all():
-            raise ValueError(
-                f"none of the {len(rows)} {kind} is usable; {rows[first]['place']}: {PROBLEMS[problems[first]]}"
-            )
-        self.report[f"{kind}, {split}"] = {"rows": len(rows)} | found
+            raise ValueError(f"none of the {len(rows)} {kind} is usable; the first is {example}")
+        for problem in np.unique(problems[problems != USABLE]):
+            counts[f"dropped: {PROBLEMS[problem]}"] = int((problems == problem).sum())
         return rows.select(np.flatnonzero(problems == USABLE))
 
-    def _hold_out(self, kind: Kind, splits: dict[Split, datasets.Dataset], split: Split, path: str) -> None:
-        """Move a share of the training rows to `split`, of each label, at most so much and at least one row: of any one
-        prompt all or none."""
-        rows = splits["train"]
-        keys = _hashes(rows, _prompt_or_texts)
-        labels, held_out = _column(rows, "label"), np.zeros(len(rows), bool)
-        for label in np.unique(labels):
-            these = np.flatnonzero(labels == label)
-            _, which, counts = np.unique(keys[these], return_inverse=True, return_counts=True)
-            most = max(1, int(self.config.hold_out * len(these)))
-            chosen, num_rows = [], 0
-            for prompt in _order(len(counts), self.seed, f"{kind} held out for {split}", label).tolist():
-                if num_rows + counts[prompt] <= most:  # one that too many rows share stays in training
-                    chosen.append(prompt)
-                    num_rows += counts[prompt]
-            if num_rows in (0, len(these)):
-                raise ValueError(
-                    f"{path}: of {len(these)} rows with {len(counts)} different prompts or texts no share of "
-                    f"{self.config.hold_out} can be held out for the {split} split: that is {most} at most, each "
-                    f"prompt has {counts.min()} or more, and some must be left for training; give more, or a split of "
-                    f"its own (data.hold-out, data.{split}-split)"
-                )
-            held_out[these[np.isin(which, chosen)]] = True
-        splits["train"] = rows.select(np.flatnonzero(~held_out))
-        splits[split] = rows.select(np.flatnonzero(held_out))
-
     def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
-        labels = _column(rows, "label")
+        labels = column(rows, "label")
         if (labels == NO_LABEL).all():
             return None
         if (labels == NO_LABEL).any():
-            raise ValueError(f"{self.config.preferences} has both labelled texts and comparisons, expected one of them")
+            raise ValueError(f"{self.config.preferences} mixes labelled texts and comparisons, expected one of them")
         return LabelledTexts(rows, labels, lambda row: row["completions"][0], self.config.crop_words)
 
     def _find_prompts(self) -> dict[Split, datasets.Dataset]:
-        config = self.config
         for path, rows in (
-            (config.prompts, self._read("prompts", config.prompts)),
-            (config.preferences, self._preferences),
-            (config.demonstrations, self._demonstrations),
+            (self.config.prompts, self._read("prompts", self.config.prompts)),
+            (self.config.preferences, self._preferences),
+            (self.config.demonstrations, self._demonstrations),
         ):
-            found = self._different(rows, path)
-            if found:
+            prompts = self._different(rows, path)
+            if prompts:
                 for split in TEST_FIRST:
                     if split not in rows:
-                        self._hold_out("prompts", found, split, path)
-                return found
+                        self._hold_out("prompts", prompts, split, path)
+                return prompts
         return {}
 
+    def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
+        """Each prompt once, in a random order and in one split, the test split first. Empty if no row has a prompt."""
+        hashes = {split: text_hashes(rows[split], _prompt) for split in (*TEST_FIRST, "train") if split in rows}
+        empty = [split for split in hashes if (hashes[split] == NO_TEXT).all()]
+        if len(empty) == len(hashes):
+            return {}
+        if empty:
+            names, filled = split_names(self.config), next(split for split in hashes if split not in empty)
+            raise ValueError(
+                f"{path}: none of the {len(rows[empty[0]])} rows of {names[empty[0]]!r} has a prompt, but rows of "
+                f"{names[filled]!r} have"
+            )
+        seen, prompts = np.array([NO_TEXT]), {}
+        for split, hashed in hashes.items():
+            _, firsts = np.unique(hashed, return_index=True)
+            firsts = firsts[~np.isin(hashed[firsts], seen)]
+            seen = np.concatenate([seen, hashed[firsts]])
+            prompts[split] = rows[split].select(
+                firsts[random_order(len(firsts), self.seed, f"order of {split} prompts")]
+            )
+            if not len(prompts[split]):
+                raise ValueError(f"{path}: every prompt of the {split} split is also in another split")
+        return prompts
+
+    # ------------------------------------------------------------------------------------------ holding out
+
+    def _hold_out(self, kind: Kind, splits: dict[Split, datasets.Dataset], split: Split, path: str) -> None:
+        """Move `data.hold_out` of the training rows to `split`."""
+        missing = [other for other in TEST_FIRST if other not in splits]
+        try:
+            splits["train"], splits[split] = hold_out(
+                splits["train"], self.config.hold_out, self.seed, f"{kind} held out for {split}", missing
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
+
     def _leave_out_held_out_prompts(self) -> None:
-        """Remove the training rows whose prompt is held out, for the policy or in a comparison, from demonstrations,
-        comparisons and prompts. Rows without a prompt are identified by their texts."""
+        """Remove training rows whose prompt is held out, as a prompt or in a comparison, from demonstrations,
+        preferences and prompts. Rows without a prompt are identified by their texts."""
         tested = [
-            _hashes(rows[split], _prompt_or_texts)
+            text_hashes(rows[split], prompt_or_texts)
             for rows in (self._prompts, self._preferences)
             for split in HELD_OUT
             if rows
         ]
-        held_out = np.setdiff1d(np.concatenate([np.zeros(0, np.uint64), *tested]), [NO_PROMPT])
+        held_out = np.setdiff1d(np.concatenate([np.zeros(0, np.uint64), *tested]), [NO_TEXT])
         for kind, path, rows in (
             ("demonstrations", self.config.demonstrations, self._demonstrations),
             ("preferences", self.config.preferences, self._preferences),
@@ -191,36 +214,13 @@ class OwnData:
     ) -> None:
         """Remove the rows of `split` whose prompt (or, without one, whose texts) has one of the hashes `held_out`."""
         rows = splits[split]
-        kept = np.flatnonzero(~np.isin(_hashes(rows, _prompt_or_texts), held_out))
+        kept = np.flatnonzero(~np.isin(text_hashes(rows, prompt_or_texts), held_out))
         left_out = len(rows) - len(kept)
         if not len(kept):
-            purpose = "training" if split == "train" else split
-            raise ValueError(f"{path}: the prompts of all {left_out} rows for {purpose} are held out")
+            raise ValueError(f"{path}: the prompts of all {left_out} {split} rows are held out")
         if left_out:
-            splits[split], counts = rows.select(kept), self.report[f"{kind}, {split}"]
-            counts["left out: held out elsewhere"] = counts.get("left out: held out elsewhere", 0) + left_out
-
-    def _different(self, rows: dict[Split, datasets.Dataset], path: str) -> dict[Split, datasets.Dataset]:
-        """Each prompt once, in a random order, those of the test split not in the other; none where all are empty."""
-        hashes = {split: _hashes(rows[split], _prompt) for split in (*TEST_FIRST, "train") if split in rows}
-        empty = [split for split in hashes if (hashes[split] == NO_PROMPT).all()]
-        if len(empty) == len(hashes):
-            return {}
-        if empty:
-            names, filled = split_names(self.config), next(split for split in hashes if split not in empty)
-            raise ValueError(
-                f"{path}: none of the {len(rows[empty[0]])} rows of {names[empty[0]]!r} has a prompt, as rows of "
-                f"{names[filled]!r} have"
-            )
-        seen, found = np.array([NO_PROMPT]), {}
-        for split, hashed in hashes.items():
-            _, firsts = np.unique(hashed, return_index=True)
-            firsts = firsts[~np.isin(hashed[firsts], seen)]
-            seen = np.concatenate([seen, hashed[firsts]])
-            found[split] = rows[split].select(firsts[_order(len(firsts), self.seed, f"order of {split} prompts")])
-            if not len(found[split]):
-                raise ValueError(f"{path}: every prompt of the {split} split is also one of another split")
-        return found
+            splits[split], counts = rows.select(kept), self.report.setdefault(f"{kind}, {split}", {})
+            counts[HELD_OUT_PROMPT] = counts.get(HELD_OUT_PROMPT, 0) + left_out
 
 
 def split_names(config: DataConfig) -> dict[Split, str]:
@@ -232,33 +232,8 @@ def _texts(rows: datasets.Dataset, of: Callable[[Mapping[str, Any]], T]) -> Text
     def read(first: int, last: int) -> list[T]:
         return [of(row) for row in rows_of(rows[first:last])]
 
-    return Texts(len(rows), read, rows._fingerprint, place=lambda number: rows[number]["place"])
+    return Texts(len(rows), read, rows._fingerprint, location=lambda number: rows[number]["location"])
 
 
 def _prompt(row: Mapping[str, Any]) -> str:
     return row["prompt"]
-
-
-def _prompt_or_texts(row: Mapping[str, Any]) -> str:
-    return row["prompt"] or "\n".join(row["completions"])
-
-
-def _column(rows: datasets.Dataset, name: str) -> np.ndarray:
-    return np.asarray(rows.with_format("numpy")[name][:])
-
-
-def _order(count: int, seed: int, name: str, *position: int) -> np.ndarray:
-    return torch.randperm(count, generator=generator(seed, name, *position)).numpy()
-
-
-def _hash(text: str) -> int:
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
-
-
-NO_PROMPT = np.uint64(_hash(""))
-
-
-def _hashes(rows: datasets.Dataset, text_of: Callable[[Mapping[str, Any]], str]) -> np.ndarray:
-    """Eight bytes for each row's text, instead of the texts, which memory may not hold."""
-    hashes = (_hash(text_of(row)) for batch in rows.iter(CHUNK) for row in rows_of(batch))
-    return np.fromiter(hashes, np.uint64, len(rows))

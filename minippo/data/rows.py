@@ -1,32 +1,32 @@
-"""Rows of ids, more than memory holds: in a memory-mapped file, written once and read again by later runs."""
+"""Rows of token ids in memory-mapped files, which may be larger than memory. They are written once and reused by later
+stages and runs."""
 
 from __future__ import annotations
 
-import tempfile
 import zipfile
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import overload
 
 import numpy as np
 
-from minippo.data.cache import cache_folder, file_fingerprint, fingerprint_of, written_whole
+from minippo.data.cache import atomic_cache_files, cache_folder, fingerprint_of
 from minippo.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True)
 class TokenRows(Sequence[list[int]]):
-    """Rows of ids. In memory are only their bounds, 16 bytes a row."""
+    """Rows of token ids. Only their bounds are in memory, 16 bytes per row."""
 
-    ids: np.ndarray  # (N,) one row after the other
-    starts: np.ndarray  # (rows,)
-    ends: np.ndarray  # (rows,)
+    ids: np.ndarray  # (N,) uint16 or uint32, all rows one after another
+    starts: np.ndarray  # (rows,) index into `ids` of a row's first id
+    ends: np.ndarray  # (rows,) index after its last id
 
     @property
     def lengths(self) -> np.ndarray:
-        """Ids of each row, (rows,)."""
+        """Number of ids of each row, (rows,)."""
         return self.ends - self.starts
 
     def __len__(self) -> int:
@@ -46,12 +46,12 @@ class TokenRows(Sequence[list[int]]):
 
 @dataclass(frozen=True)
 class TokenGroups(Sequence[list[list[int]]]):
-    """Rows that belong together: the completions of a comparison, best first."""
+    """Groups of rows: each group holds the completions of one comparison, best first."""
 
     rows: TokenRows
-    firsts: np.ndarray  # (groups,) number of a group's first row
-    sizes: np.ndarray  # (groups,) rows of each
-    longest: np.ndarray  # (groups,) ids of its longest row
+    firsts: np.ndarray  # (groups,) index of a group's first row
+    sizes: np.ndarray  # (groups,) number of its rows
+    longest: np.ndarray  # (groups,) number of ids of its longest row
 
     def __len__(self) -> int:
         return len(self.firsts)
@@ -69,65 +69,79 @@ class TokenGroups(Sequence[list[list[int]]]):
         return [self.rows[row] for row in range(first, first + self.sizes[index])]
 
 
-def tokenizer_fingerprint(tokenizer: Tokenizer) -> str:
-    """Of all that a tokenizer is: of the files that it is saved in."""
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save(Path(folder) / "tokenizer")
-        return " ".join(file_fingerprint(path) for path in sorted(Path(folder).rglob("*")) if path.is_file())
+def windows(rows: TokenRows, length: int) -> TokenRows:
+    """Cut every row into pieces of at most `length` ids. A piece of one id is left out: it has no token to predict."""
+    pieces = -(-rows.lengths // length)  # (rows,) number of pieces, rounded up
+    position = np.arange(pieces.sum()) - np.repeat(pieces.cumsum() - pieces, pieces)  # (pieces,) 0, 1, ... in its row
+    starts = np.repeat(rows.starts, pieces) + position * length  # (pieces,)
+    ends = np.minimum(starts + length, np.repeat(rows.ends, pieces))  # (pieces,)
+    kept = ends - starts > 1
+    return TokenRows(rows.ids, starts[kept], ends[kept])
 
 
-def kept_groups(parts: Sequence[object], tokenizer: Tokenizer, groups: Iterable[Sequence[list[int]]]) -> TokenGroups:
-    """The groups of rows, in the tokenizer's ids, that `parts` determine. `groups` is not touched where they are kept
-    from before."""
-    path = cache_folder() / fingerprint_of("tokens", *parts, tokenizer_fingerprint(tokenizer))
+# ---------------------------------------------------------------------------------------------- the cache
+
+
+def cached_rows(key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]]) -> TokenRows:
+    """Return `rows`, which `key` and the tokenizer must determine, from the cache; if they are not there, write them.
+
+    `rows` is only iterated over in the second case.
+    """
+    token_rows, _ = _cached(key, tokenizer, rows, {})
+    return token_rows
+
+
+def cached_groups(key: Sequence[object], tokenizer: Tokenizer, groups: Iterable[Sequence[list[int]]]) -> TokenGroups:
+    """`cached_rows` for groups of rows."""
+    written = array("q")  # size of every group, complete when all rows have been written
+
+    def all_rows() -> Iterator[list[int]]:
+        for group in groups:
+            written.append(len(group))
+            yield from group
+
+    rows, bounds = _cached(key, tokenizer, all_rows(), {"sizes": written})
+    sizes = bounds["sizes"]
+    firsts = sizes.cumsum() - sizes
+    longest = np.maximum.reduceat(rows.lengths, firsts) if len(firsts) else firsts
+    return TokenGroups(rows, firsts, sizes, longest)
+
+
+def _cached(
+    key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]], more: dict[str, array]
+) -> tuple[TokenRows, dict[str, np.ndarray]]:
+    """The rows, and the arrays that are stored with them: `lengths` of the rows and `more`."""
+    path = cache_folder() / fingerprint_of("tokens", *key, tokenizer.fingerprint)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     ids_path, bounds_path = path.with_suffix(".ids"), path.with_suffix(".npz")
-    lengths, sizes = _kept_bounds(ids_path, bounds_path, dtype) or _write(ids_path, bounds_path, dtype, groups)
-    # An empty file cannot be mapped.
-    ids = np.memmap(ids_path, dtype, mode="r") if lengths.any() else np.zeros(0, dtype)
-    ends = lengths.cumsum()
-    firsts = sizes.cumsum() - sizes
-    longest = np.maximum.reduceat(lengths, firsts) if len(firsts) else firsts
-    return TokenGroups(TokenRows(ids, ends - lengths, ends), firsts, sizes, longest)
+    bounds = _read_bounds(ids_path, bounds_path, dtype)
+    if bounds is None:
+        bounds = _write(ids_path, bounds_path, dtype, rows, more)
+    ends = bounds["lengths"].cumsum()
+    ids = np.memmap(ids_path, dtype, mode="r") if ends.any() else np.zeros(0, dtype)  # an empty file cannot be mapped
+    return TokenRows(ids, ends - bounds["lengths"], ends), bounds
 
 
-def kept_rows(parts: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]]) -> TokenRows:
-    """The same for rows that stand alone."""
-    return kept_groups(parts, tokenizer, ([row] for row in rows)).rows
-
-
-def _kept_bounds(ids_path: Path, bounds_path: Path, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray] | None:
-    """Ids of each row and rows of each group; None where the two files are not there, or not whole."""
+def _read_bounds(ids_path: Path, bounds_path: Path, dtype: np.dtype) -> dict[str, np.ndarray] | None:
+    """The arrays in the bounds file, or None if one of the two files is missing or damaged."""
     try:
-        with np.load(bounds_path) as bounds:
-            lengths, sizes = bounds["lengths"], bounds["sizes"]
-        return (lengths, sizes) if ids_path.stat().st_size == lengths.sum() * dtype.itemsize else None
+        with np.load(bounds_path) as file:
+            bounds = dict(file)
+        return bounds if ids_path.stat().st_size == bounds["lengths"].sum() * dtype.itemsize else None
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
         return None
 
 
 def _write(
-    ids_path: Path, bounds_path: Path, dtype: np.dtype, groups: Iterable[Sequence[list[int]]]
-) -> tuple[np.ndarray, np.ndarray]:
-    # The bounds come into place last, so whoever finds them finds all; two processes write the same.
-    lengths, sizes = array("q"), array("q")
-    with written_whole(ids_path, bounds_path) as (new_ids, new_bounds):
+    ids_path: Path, bounds_path: Path, dtype: np.dtype, rows: Iterable[list[int]], more: dict[str, array]
+) -> dict[str, np.ndarray]:
+    # The bounds are renamed last: if they exist, so do the ids. Two processes at once write the same contents.
+    lengths = array("q")
+    with atomic_cache_files(ids_path, bounds_path) as (new_ids, new_bounds):
         with new_ids.open("wb") as file:
-            for group in groups:
-                sizes.append(len(group))
-                for row in group:
-                    lengths.append(len(row))
-                    file.write(np.array(row, dtype).tobytes())
-        bounds = np.array(lengths), np.array(sizes)
-        np.savez(new_bounds, lengths=bounds[0], sizes=bounds[1])
+            for row in rows:
+                lengths.append(len(row))
+                file.write(np.array(row, dtype).tobytes())
+        bounds = {"lengths": np.array(lengths)} | {name: np.array(values) for name, values in more.items()}
+        np.savez(new_bounds, **bounds)
     return bounds
-
-
-def windows(rows: TokenRows, length: int) -> TokenRows:
-    """Every row cut into pieces of at most `length` ids; pieces of a single id, which predict nothing, are left out."""
-    pieces = -(-rows.lengths // length)  # (rows,)
-    place = np.arange(pieces.sum()) - np.repeat(pieces.cumsum() - pieces, pieces)  # of each piece in its row
-    starts = np.repeat(rows.starts, pieces) + place * length
-    ends = np.minimum(starts + length, np.repeat(rows.ends, pieces))
-    kept = ends - starts > 1
-    return TokenRows(rows.ids, starts[kept], ends[kept])

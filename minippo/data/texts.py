@@ -1,20 +1,26 @@
-"""What a corpus gives: demonstrations, comparisons and prompts, which stay where they lie until they are read."""
+"""What a corpus consists of: demonstrations, comparisons and prompts, read from disk when they are needed."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
+
+import numpy as np
+
+if TYPE_CHECKING:
+    import datasets
 
 T = TypeVar("T")
 
 CHUNK = 1000
-"""Rows that are read at a time."""
+"""Number of rows read at a time."""
 
 
 @dataclass(frozen=True)
 class Demonstration:
-    """A text to imitate; `prompt` may be empty."""
+    """A text to imitate. `prompt` may be empty."""
 
     prompt: str
     completion: str
@@ -22,8 +28,10 @@ class Demonstration:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Completions of the same kind, the preferred one first; a preference pair is a ranking of two. `prompt` may be
-    empty: then whole texts are compared."""
+    """Completions of the same prompt, ranked best first; a preference pair is a ranking of two.
+
+    `prompt` may be empty: then whole texts are compared.
+    """
 
     prompt: str
     ranked: tuple[str, ...]
@@ -31,17 +39,18 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Texts(Sequence[T], Generic[T]):
-    """A sequence that reads its items when they are asked for, so that there may be more than memory holds."""
+    """A sequence that reads its items on demand, so it may be larger than memory."""
 
     size: int
     read: Callable[[int, int], list[T]]
-    """The items from one number up to another."""
+    """`read(start, stop)` returns the items with these indices."""
     fingerprint: str
-    """Another one as soon as any item is another: what is made of the texts is kept under it."""
+    """Changes whenever an item changes. It is part of the cache key of everything made from these texts."""
     whole: bool = True
-    """An item that does not fit is unusable; otherwise it is a piece of something longer, and may be cut again."""
-    place: Callable[[int], str] = "number {}".format
-    """Where an item comes from, for people."""
+    """True: each item is complete, and unusable if it is too long. False: it is an excerpt of something longer, and may
+    be cut further."""
+    location: Callable[[int], str] = "number {}".format
+    """Index of an item -> where it comes from, such as "prefs.jsonl, line 3", for messages."""
 
     def __len__(self) -> int:
         return self.size
@@ -58,7 +67,7 @@ class Texts(Sequence[T], Generic[T]):
             return self.read(index, index + 1)[0]
         start, stop, step = index.indices(self.size)
         if step != 1:
-            raise ValueError(f"texts are read in their order, not in steps of {step}")
+            raise ValueError(f"texts can only be sliced with step 1, not {step}")
         if (start, stop) == (0, self.size):
             return self
         return Texts(
@@ -66,11 +75,11 @@ class Texts(Sequence[T], Generic[T]):
             lambda first, last: self.read(start + first, start + last),
             f"{self.fingerprint} {start}:{stop}",
             self.whole,
-            lambda number: self.place(start + number),
+            lambda number: self.location(start + number),
         )
 
     def chunks(self, size: int = CHUNK) -> Iterator[list[T]]:
-        """All items, some at a time."""
+        """All items, `size` at a time."""
         for start in range(0, self.size, size):
             yield self.read(start, min(start + size, self.size))
 
@@ -79,11 +88,20 @@ class Texts(Sequence[T], Generic[T]):
             yield from chunk
 
 
-def texts_of(items: Sequence[T], fingerprint: str, whole: bool = True) -> Texts[T]:
-    """Texts that are in memory."""
-    return Texts(len(items), lambda first, last: list(items[first:last]), fingerprint, whole)
-
-
 def rows_of(batch: Mapping[str, list[Any]]) -> list[dict[str, Any]]:
-    """The rows of a batch that has a list for each column, as `datasets` gives it."""
+    """Rows of a batch in the column format of `datasets`: {"a": [1, 2]} -> [{"a": 1}, {"a": 2}]."""
     return [dict(zip(batch, values, strict=True)) for values in zip(*batch.values(), strict=True)]
+
+
+def text_hash(text: str) -> int:
+    """A 64-bit hash of a text."""
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
+
+
+NO_TEXT = np.uint64(text_hash(""))
+
+
+def text_hashes(rows: datasets.Dataset, text_of: Callable[[Mapping[str, Any]], str]) -> np.ndarray:
+    """`text_hash` of every row's text, (rows,) uint64. They identify texts that may not fit into memory together."""
+    hashes = (text_hash(text_of(row)) for batch in rows.iter(CHUNK) for row in rows_of(batch))
+    return np.fromiter(hashes, np.uint64, len(rows))

@@ -1,57 +1,29 @@
-"""The bundled corpus: film reviews by a grammar, compared by simulated annotators, and the files in `data/`.
-
-    python -m minippo.reviews             write data/ anew, always the same bytes
-    python -m minippo.reviews --describe  the corpus in figures
-
-Annotators prefer by chance, the better review more often (Bradley & Terry 1952; for rankings Plackett 1975). So the
-labels hold a known amount of noise, and no model can agree with more of them than the gold score behind them does.
-"""
+"""Generates the files in `data/`: demonstrations, comparisons, prompts and two tokenizers."""
 
 from __future__ import annotations
 
-import argparse
 import bz2
 import json
-import math
-from collections.abc import Callable, Iterator, Sequence
-from itertools import combinations, islice
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from random import Random
 from statistics import fmean, pstdev
 from typing import Any
 
+from minippo.reviews.annotators import bayes_accuracy, rank
 from minippo.reviews.gold import gold_score, interest
-from minippo.reviews.grammar import is_grammatical, split_sentences
 from minippo.reviews.lexicon import GENRES
-from minippo.reviews.writer import (
-    Prompt,
-    Sign,
-    Split,
-    write_demonstration,
-    write_prompt,
-    write_review,
-    write_spoilt_review,
-)
+from minippo.reviews.writer import Prompt, Sign, write_demonstration, write_prompt, write_review, write_spoilt_review
 from minippo.splits import split_texts
+from minippo.storage import read_json_lines, write_bytes, write_text
 from minippo.tokenizer import load_tokenizer, train_bpe
 
-__all__ = [
-    "accuracy_limit",
-    "gold_score",
-    "is_grammatical",
-    "preference_probability",
-    "rank",
-    "split_sentences",
-]
-
 SEED = 2203
-"""Of everything in `data/`."""
-
-SHARPNESS = 0.8
-"""By how many nats the log-odds of a preference rise for every point of gold score."""
+"""Seed of everything in `data/`."""
 
 SPOILT_SHARE = 0.22
-"""Of the reviews that annotators see are spoilt in one of the ways of `writer.SPOILERS`."""
+"""Share of the compared reviews that are spoilt in one of the ways of `writer.SPOILERS`."""
 
 NUM_ROWS = {
     "demonstrations": 20_000,
@@ -67,55 +39,17 @@ NUM_ROWS = {
 }
 
 STREAMS = {"train": "train", "validation": "test", "test": "second test"}
-"""Split -> the name of its random numbers. The settings were chosen on the rows that are now the validation split; the
-test split was written afterwards."""
+"""Split -> name of its random stream. The validation split was the test split while the settings were chosen; the
+present test split was generated afterwards, so its stream is the "second test"."""
 
-FIGURES_BEGIN, FIGURES_END = "<!-- figures -->", "<!-- end of figures -->"
+STATISTICS_BEGIN, STATISTICS_END = "<!-- statistics -->", "<!-- end of statistics -->"
 
 VOCABULARIES = {"policy": 1280, "reward": 1472}
-"""Ids of each tokenizer, end-of-text among them. They differ so that text has to cross between the two models."""
+"""Number of ids of each tokenizer, including end-of-text. They differ, so that text has to cross between the models."""
 
-Row = dict[str, str | list[str]]
+Row = dict[str, Any]
 
-Comparison = tuple[str, Sequence[str]]  # a prompt and its reviews, the preferred one first
-
-
-def preference_probability(gold: float, other_gold: float) -> float:
-    """That an annotator prefers the first of two reviews with these gold scores (Bradley & Terry 1952)."""
-    return 1 / (1 + math.exp(-SHARPNESS * (gold - other_gold)))
-
-
-def rank(rng: Random, golds: Sequence[float]) -> list[int]:
-    """An annotator's order of reviews with these gold scores, as places, best first.
-
-    The best is drawn with probability proportional to exp(SHARPNESS * gold), then the best of the others, and so on
-    (Plackett 1975). Of two reviews this is the Bradley-Terry model, and any two within a ranking follow it as well.
-    """
-    places, order = list(range(len(golds))), []
-    while places:
-        best = max(golds[place] for place in places)
-        weights = [math.exp(SHARPNESS * (golds[place] - best)) for place in places]
-        point, chosen = rng.random() * sum(weights), len(places) - 1
-        for index, weight in enumerate(weights):
-            point -= weight
-            if point < 0:
-                chosen = index
-                break
-        order.append(places.pop(chosen))
-    return order
-
-
-def accuracy_limit(comparisons: Sequence[Comparison]) -> tuple[float, float]:
-    """How much of the annotators' labels the gold score gets right: on these very labels, and in expectation.
-
-    A ranking of three counts as three pairs. Nothing that knows only the texts can expect to do better.
-    """
-    pairs: list[tuple[float, float]] = []
-    for prompt, reviews in comparisons:
-        pairs += combinations([gold_score(prompt, review) for review in reviews], 2)
-    reached = fmean(better > worse for better, worse in pairs)
-    expected = fmean(preference_probability(abs(better - worse), 0.0) for better, worse in pairs)
-    return reached, expected
+# ---------------------------------------------------------------------------------------------- rows
 
 
 def _candidates(rng: Random, prompt: Prompt, count: int) -> list[str]:
@@ -130,143 +64,150 @@ def _candidates(rng: Random, prompt: Prompt, count: int) -> list[str]:
     return reviews
 
 
-def _ranked(rng: Random, split: Split, count: int) -> tuple[Prompt, list[str]]:
-    prompt = write_prompt(rng, split)
+def _ranked(rng: Random, held_out: bool, count: int) -> tuple[Prompt, list[str]]:
+    """A prompt and `count` reviews as an annotator ranks them, best first."""
+    prompt = write_prompt(rng, held_out)
     reviews = _candidates(rng, prompt, count)
-    return prompt, [reviews[place] for place in rank(rng, [gold_score(prompt.text, review) for review in reviews])]
+    return prompt, [reviews[index] for index in rank(rng, [gold_score(prompt.text, review) for review in reviews])]
 
 
 def _demonstrations(rng: Random) -> Iterator[Row]:
     while True:
-        for sign in ("+", "-"):  # in turn, so that exactly half of them are positive
-            prompt = write_prompt(rng, "train")
+        for sign in ("+", "-"):  # alternately, so that exactly half of them are positive
+            prompt = write_prompt(rng, held_out=False)
             yield {"prompt": prompt.text, "completion": write_demonstration(rng, prompt, sign)}
 
 
-def _preferences(rng: Random, split: Split) -> Iterator[Row]:
+def _preferences(rng: Random, held_out: bool) -> Iterator[Row]:
     while True:
-        prompt, (chosen, rejected) = _ranked(rng, split, 2)
+        prompt, (chosen, rejected) = _ranked(rng, held_out, 2)
         yield {"prompt": prompt.text, "chosen": chosen, "rejected": rejected}
 
 
-def _rankings(rng: Random, split: Split) -> Iterator[Row]:
+def _rankings(rng: Random, held_out: bool) -> Iterator[Row]:
     while True:
-        prompt, ranked = _ranked(rng, split, 3)
+        prompt, ranked = _ranked(rng, held_out, 3)
         yield {"prompt": prompt.text, "ranked": ranked}
 
 
-def _prompts(rng: Random, split: Split) -> Iterator[Row]:
+def _prompts(rng: Random, held_out: bool) -> Iterator[Row]:
     seen: set[str] = set()
     while True:
-        text = write_prompt(rng, split).text
+        text = write_prompt(rng, held_out).text
         if text not in seen:
             seen.add(text)
             yield {"prompt": text}
 
 
 def rows(name: str) -> Iterator[Row]:
-    """The rows of one file of `data/`, one after the other, from random numbers of its own. No prompt of the validation
-    split is in the test split."""
+    """The endless rows of a file of `data/`, from a random stream of their own.
+
+    Rows of the test split have no prompt that occurs in the validation split.
+    """
     kind, _, split = name.partition("-")
     if kind == "demonstrations":
         return _demonstrations(Random(f"{SEED} {name}"))
-    kinds: dict[str, Callable[[Random, Split], Iterator[Row]]]
+    kinds: dict[str, Callable[[Random, bool], Iterator[Row]]]
     kinds = {"preferences": _preferences, "rankings": _rankings, "prompts": _prompts}
-    found = kinds[kind](Random(f"{SEED} {kind}-{STREAMS[split]}"), "train" if split == "train" else "test")
+    generated = kinds[kind](Random(f"{SEED} {kind}-{STREAMS[split]}"), split != "train")
     if split != "test":
-        return found
-    names = [f"{kind}-validation" for kind in kinds]
-    taken = {row["prompt"] for name in names for row in islice(rows(name), NUM_ROWS[name])}
-    return (row for row in found if row["prompt"] not in taken)
+        return generated
+    validation = [f"{kind}-validation" for kind in kinds]
+    taken = {row["prompt"] for name in validation for row in islice(rows(name), NUM_ROWS[name])}
+    return (row for row in generated if row["prompt"] not in taken)
 
 
-def as_line(row: Row) -> str:
-    return json.dumps(row, ensure_ascii=False) + "\n"
+# ---------------------------------------------------------------------------------------------- files
 
 
 def write_corpus(folder: Path) -> None:
-    """Write every file of `data/` but its README. bz2 gives the same bytes for the same text in every version."""
+    """Write every file of `data/` except its README. bz2 compresses to the same bytes on every platform."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, count in NUM_ROWS.items():
-        text = "".join(as_line(row) for row in islice(rows(name), count))
-        (folder / f"{name}.jsonl.bz2").write_bytes(bz2.compress(text.encode()))
+        text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in islice(rows(name), count))
+        write_bytes(folder / f"{name}.jsonl.bz2", bz2.compress(text.encode()))
     texts = [row["prompt"] + row["completion"] for row in read_rows(folder, "demonstrations")]
-    texts = split_texts(texts, "train")  # what is held out is not trained on, not even here
+    texts = split_texts(texts, "train")  # the tokenizers are not trained on held-out texts either
     for name, vocab_size in VOCABULARIES.items():
         train_bpe(texts, vocab_size).save(folder / f"{name}.tiktoken")
 
 
-def read_rows(folder: Path, name: str) -> list[dict[str, Any]]:
-    with bz2.open(folder / f"{name}.jsonl.bz2", "rt", encoding="utf-8") as file:
-        return [json.loads(line) for line in file]
+def read_rows(folder: Path, name: str) -> list[Row]:
+    """The rows of a file that `write_corpus` wrote."""
+    return [row for _, row in read_json_lines(folder / f"{name}.jsonl.bz2")]
 
 
-def as_comparisons(rows: Sequence[dict[str, Any]]) -> list[Comparison]:
-    """Rows of pairs or rankings, each as the prompt and its reviews, the preferred one first."""
-    return [(row["prompt"], row.get("ranked") or (row["chosen"], row["rejected"])) for row in rows]
+def update_readme(folder: Path) -> None:
+    """Update the statistics in the folder's README, if it has a place for them."""
+    readme = folder / "README.md"
+    if readme.is_file():
+        before, mark, rest = readme.read_text(encoding="utf-8").partition(STATISTICS_BEGIN)
+        after = rest.partition(STATISTICS_END)[2]
+        if mark and after:
+            write_text(readme, f"{before}{mark}\n{describe(folder)}\n{STATISTICS_END}{after}")
+
+
+# ---------------------------------------------------------------------------------------------- statistics
 
 
 def describe(folder: Path) -> str:
-    """The corpus in figures, as a Markdown table."""
+    """Statistics of the corpus, as a Markdown table."""
     data = {name: read_rows(folder, name) for name in NUM_ROWS}
     demonstrations = [(row["prompt"], row["completion"]) for row in data["demonstrations"]]
     golds = [gold_score(prompt, review) for prompt, review in demonstrations]
     positive = [
-        fmean(g > 0 for (p, _), g in zip(demonstrations, golds, strict=True) if interest(p).genre == genre)
+        fmean(gold > 0 for (prompt, _), gold in zip(demonstrations, golds, strict=True) if _genre(prompt) == genre)
         for genre in GENRES
     ]
-    held_out = {name: as_comparisons(data[f"{name}-test"]) for name in ("preferences", "rankings")}
-    shown = [gold_score(prompt, review) for prompt, reviews in held_out["preferences"] for review in reviews]
-    compared = [prompt + review for prompt, reviews in as_comparisons(data["preferences-train"]) for review in reviews]
+    test_golds = {name: comparison_golds(data[f"{name}-test"]) for name in ("preferences", "rankings")}
+    compared = [gold for pair in test_golds["preferences"] for gold in pair]
     prompts = [row["prompt"] for name in NUM_ROWS for row in data[name]]
     prompt_words = [len(prompt.split()) for prompt in prompts]
     review_words = [len(review.split()) for _, review in demonstrations]
     lexicon = {word.strip(".,:").lower() for texts in demonstrations for text in texts for word in text.split()}
-    figures = {f"rows in {name}": f"{len(data[name]):,}" for name in NUM_ROWS} | {
-        "different words in the demonstrations": f"{len(lexicon)}",
-        "words in a prompt": f"{min(prompt_words)} to {max(prompt_words)}, mean {fmean(prompt_words):.1f}",
-        "words in a demonstration": f"{min(review_words)} to {max(review_words)}, mean {fmean(review_words):.1f}",
-        "demonstrations with a gold score above 0": f"{fmean(g > 0 for g in golds):.1%}",
-        "the same within a genre": f"{min(positive):.1%} to {max(positive):.1%}",
-        "gold score of demonstrations": f"mean {fmean(golds):+.2f}, standard deviation {pstdev(golds):.2f}",
-        "gold score of compared reviews, test": f"mean {fmean(shown):+.2f}, standard deviation {pstdev(shown):.2f}",
+    table = {f"rows of `{name}`": f"{len(data[name]):,}" for name in NUM_ROWS} | {
+        "distinct words in the demonstrations": f"{len(lexicon)}",
+        "words per prompt": f"{min(prompt_words)} to {max(prompt_words)}, mean {fmean(prompt_words):.1f}",
+        "words per demonstration": f"{min(review_words)} to {max(review_words)}, mean {fmean(review_words):.1f}",
+        "demonstrations with a positive gold score": f"{fmean(gold > 0 for gold in golds):.1%}",
+        "the same, by genre": f"{min(positive):.1%} to {max(positive):.1%}",
+        "gold score of the demonstrations": _mean_and_deviation(golds),
+        "gold score of the reviews in `preferences-test`": _mean_and_deviation(compared),
     }
-    for title, comparisons in (held_out | {"both": held_out["preferences"] + held_out["rankings"]}).items():
-        reached, expected = accuracy_limit(comparisons)
-        figures[f"best possible accuracy, test: {title}"] = f"{reached:.3f}, in expectation {expected:.3f}"
+    for title, scores in (
+        ("`preferences-test`", test_golds["preferences"]),
+        ("`rankings-test`", test_golds["rankings"]),
+        ("both", test_golds["preferences"] + test_golds["rankings"]),
+    ):
+        accuracy = bayes_accuracy(scores)
+        table[f"best possible accuracy, {title}"] = f"{accuracy.measured:.3f} (expected {accuracy.expected:.3f})"
+    texts = {
+        "prompt": prompts,
+        "demonstration without its prompt": [review for _, review in demonstrations],
+        "prompt and compared review": [
+            prompt + review for prompt, reviews in map(comparison, data["preferences-train"]) for review in reviews
+        ],
+    }
     for name in VOCABULARIES:
         tokenizer = load_tokenizer(folder / f"{name}.tiktoken")
-        longest = [
-            max(map(len, tokenizer.encode_batch(texts)))
-            for texts in (prompts, [review for _, review in demonstrations], compared)
-        ]
-        title = f"longest prompt, demonstration, prompt with compared review, in {name} tokens"
-        figures[title] = ", ".join(map(str, longest))
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in figures.items())])
+        for title, items in texts.items():
+            table[f"longest {title}, in {name} tokens"] = f"{max(map(len, tokenizer.encode_batch(items)))}"
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {title} | {value} |" for title, value in table.items())])
 
 
-def update_readme(folder: Path) -> None:
-    """Put the figures of the files into the folder's README, where it has a place for them."""
-    readme = folder / "README.md"
-    if readme.is_file():
-        before, mark, rest = readme.read_text(encoding="utf-8").partition(FIGURES_BEGIN)
-        after = rest.partition(FIGURES_END)[2]
-        if mark and after:
-            readme.write_text(f"{before}{mark}\n{describe(folder)}\n{FIGURES_END}{after}", encoding="utf-8")
+def comparison(row: Row) -> tuple[str, Sequence[str]]:
+    """The prompt and the reviews of a preference or a ranking, the preferred review first."""
+    return row["prompt"], row.get("ranked") or (row["chosen"], row["rejected"])
 
 
-def main() -> None:
-    """`python -m minippo.reviews`."""
-    parser = argparse.ArgumentParser(description="The bundled reviews.")
-    data = Path(__file__).resolve().parents[2] / "data"
-    parser.add_argument("--out", type=Path, default=data, help="folder of the files")
-    parser.add_argument("--describe", action="store_true", help="print figures of the files that are there")
-    options = parser.parse_args()
-    if not options.describe:
-        write_corpus(options.out)
-        update_readme(options.out)
-    print(describe(options.out))
+def comparison_golds(rows: Iterable[Row]) -> list[list[float]]:
+    """Gold scores of the reviews of each comparison, the preferred review first."""
+    return [[gold_score(prompt, review) for review in reviews] for prompt, reviews in map(comparison, rows)]
 
 
-if __name__ == "__main__":
-    main()
+def _genre(prompt: str) -> str | None:
+    return interest(prompt).genre
+
+
+def _mean_and_deviation(golds: Sequence[float]) -> str:
+    return f"mean {fmean(golds):+.2f}, standard deviation {pstdev(golds):.2f}"

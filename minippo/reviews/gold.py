@@ -1,15 +1,18 @@
-"""The gold score: what the simulated human thinks of a review. It labels and judges; nothing is trained on it.
+"""The gold score: how much the simulated human likes a review. It labels and evaluates; nothing is trained on it.
 
-A review is read clause by clause, and the steps are these.
+A review is interpreted clause by clause:
 
-1. An opinion word has a valence. A degree word before it scales it ("very good"), a negation flips and weakens it
-   ("not exactly good"). A mood word such as "scary" praises in one genre and blames in another: the prompt's decides.
-2. A clause is worth the mean of its opinions, so a second word of praise adds nothing by itself, and strong words
+1. An opinion word has a valence. A preceding degree word scales it ("very good"), a negation reverses and weakens it
+   ("not exactly good"). A mood word such as "scary" praises films of some genres and blames the others; the genre is
+   that of the prompt.
+2. The value of a clause is the mean of its opinions, so a second word of praise adds nothing by itself. Strong values
    saturate.
-3. A clause weighs 1, 1.6 times that where it is about what the speaker of the prompt cares about, less where it is
-   conceded ("although ...", "... but"), and less for every earlier clause on the same aspect.
-4. The clauses' weighted mean is drawn towards 0 where their weights are few: saying more helps, ever less.
-5. Off goes something for repeated words, for sentences that are no sentences, and for the wrong kind of film.
+3. A clause has weight 1. The weight is multiplied by 1.6 if the clause is about the aspect that the speaker of the
+   prompt cares about, by 0.5 if it is conceded ("although ...", "... but"), and by 0.6 for every earlier clause about
+   the same aspect.
+4. The score is the weighted mean of the clauses, shrunk towards 0 if their total weight is small: saying more helps,
+   with diminishing returns.
+5. Repeated words, ungrammatical sentences and the wrong genre are penalised.
 """
 
 from __future__ import annotations
@@ -50,37 +53,38 @@ SCALE = 2.6
 """Gold points per unit of valence."""
 
 CEILING = 2.0
-"""No clause is worth more than this either way, however strong its words."""
+"""Upper bound of the absolute value of a clause, however strong its words."""
 
 PRIOR_WEIGHT = 1.0
-"""Weight of the neutral opinion that every review starts with."""
+"""Weight of a neutral opinion that every review starts with."""
 
 CARED_FOR = 1.6
-"""Weight of a clause about the aspect that the speaker of the prompt cares about."""
+"""Weight factor of a clause about the aspect that the speaker of the prompt cares about."""
 
 CONCEDED = 0.5
-"""Weight of a clause that another one overrules."""
+"""Weight factor of a conceded clause."""
 
 SAME_ASPECT = 0.6
-"""Weight of a clause, for every earlier clause on the same aspect."""
+"""Weight factor of a clause for every earlier clause about the same aspect."""
 
 NOTHING_SAID = -0.5
-"""Score of a review without an opinion, before the costs."""
+"""Score of a review without any opinion, before penalties."""
 
 REPETITION_COST = 3.0
-"""Times the share of neighbouring word pairs that have stood there before."""
+"""Penalty per share of word pairs that have occurred before."""
 
 STALE_COST = 1.5
-"""Times the share of opinion and degree words that have stood there before."""
+"""Penalty per share of opinion and degree words that have occurred before."""
 
 BROKEN_COST = 0.6
-"""Times the share of sentences that the language of reviews does not know."""
+"""Penalty per share of ungrammatical sentences."""
 
 WRONG_GENRE_COST = 1.0
-"""Where the review calls the film something else than the prompt does."""
+"""Penalty if the review names another genre than the prompt."""
 
 HEAP_SIZE = 3
-"""So many opinion and degree words, more than half of a broken sentence, are a heap of words and no opinion."""
+"""An ungrammatical sentence with at least this many opinion and degree words, if they are more than half of its words,
+is a mere list of words and expresses no opinion."""
 
 Kind = Literal["opinion", "mood", "degree", "negation", "aspect", "genre", "conceding", "contrasting", "comma"]
 
@@ -91,14 +95,14 @@ WORD = re.compile(r"[a-z]+(?:'[a-z]+)*|,")
 
 @dataclass(frozen=True)
 class Term:
-    """A word or fixed phrase as the gold score reads it."""
+    """A word or fixed phrase with its meaning."""
 
     kind: Kind
     text: str
     value: float = 0.0
-    """Valence of an opinion, factor of a degree or a negation."""
+    """Valence of an opinion; factor of a degree or a negation."""
     name: str = ""
-    """The aspect that a noun belongs to."""
+    """The aspect that a noun refers to."""
 
 
 def _terms() -> Iterator[Term]:
@@ -120,19 +124,19 @@ def _terms() -> Iterator[Term]:
 
 TERMS = {tuple(WORD.findall(term.text)): term for term in _terms()}
 
-# First word -> lengths of the phrases that begin with it, longest first.
+# First word -> lengths of the terms that begin with it, longest first.
 LENGTHS = {
     first: sorted({len(key) for key in TERMS if key[0] == first}, reverse=True) for first in {key[0] for key in TERMS}
 }
 
 
-def read(found: list[str]) -> list[Term]:
-    """Those of the words that mean something here, with fixed phrases as one term; longer phrases go first."""
+def read(words: list[str]) -> list[Term]:
+    """The terms among these words; words without a meaning are skipped. Longer phrases take precedence."""
     terms, start = [], 0
-    while start < len(found):
+    while start < len(words):
         step = 1
-        for length in LENGTHS.get(found[start], ()):
-            term = TERMS.get(tuple(found[start : start + length]))
+        for length in LENGTHS.get(words[start], ()):
+            term = TERMS.get(tuple(words[start : start + length]))
             if term:
                 terms.append(term)
                 step = length
@@ -143,7 +147,7 @@ def read(found: list[str]) -> list[Term]:
 
 @dataclass(frozen=True)
 class Interest:
-    """What a prompt says about the film and the speaker; None where it says nothing."""
+    """What a prompt says about the film and the speaker; None if it does not say it."""
 
     genre: str | None
     aspect: str | None
@@ -151,35 +155,35 @@ class Interest:
 
 @lru_cache(maxsize=100_000)
 def interest(prompt: str) -> Interest:
-    """The genre a prompt names, and the aspect that its speaker cares about: named, or given away by a calling."""
-    found = WORD.findall(prompt.lower())
-    terms = read(found)
+    """The genre that a prompt names, and the aspect its speaker cares about: named, or implied by an occupation."""
+    words = WORD.findall(prompt.lower())
+    terms = read(words)
     genre = next((term.text for term in terms if term.kind == "genre"), None)
     named = next((term.name for term in terms if term.kind == "aspect"), None)
-    spoken = f" {' '.join(found)} "
-    called = next((aspect for calling, aspect in CALLINGS.items() if f" {calling} " in spoken), None)
-    return Interest(genre, named or called)
+    text = f" {' '.join(words)} "
+    implied = next((aspect for calling, aspect in CALLINGS.items() if f" {calling} " in text), None)
+    return Interest(genre, named or implied)
 
 
 @dataclass
 class Clause:
-    """One thing said: the opinions in it, and about which aspect."""
+    """The opinions in a clause, and the aspect they are about."""
 
     values: list[float] = field(default_factory=list)
     aspect: str = FILM
     conceded: bool = False
 
     def value(self) -> float:
-        """The mean of its opinions, bent to stay within the ceiling."""
+        """The mean of its opinions, saturating at CEILING."""
         return CEILING * tanh(sum(self.values) / len(self.values) / CEILING)
 
 
-def clauses(terms: Iterable[Term], genre: str | None) -> list[Clause]:
-    """A sentence cut at commas and contrasts, each clause with the values of its opinions."""
-    found = [Clause()]
+def clauses_of(terms: Iterable[Term], genre: str | None) -> list[Clause]:
+    """The clauses with an opinion in a sentence, which is divided at commas, conceding and contrasting words."""
+    clauses = [Clause()]
     negation = degree = 1.0
     for term in terms:
-        clause = found[-1]
+        clause = clauses[-1]
         if term.kind == "opinion" or (term.kind == "mood" and genre is not None):
             valence = mood_valence(term.text, genre or "") if term.kind == "mood" else term.value
             clause.values.append(valence * degree * negation)
@@ -192,20 +196,20 @@ def clauses(terms: Iterable[Term], genre: str | None) -> list[Clause]:
             clause.aspect = term.name
         elif term.kind in ("comma", "contrasting", "conceding"):
             if term.kind == "contrasting":
-                for earlier in found:
+                for earlier in clauses:
                     earlier.conceded = True
-            found.append(Clause(conceded=term.kind == "conceding"))
+            clauses.append(Clause(conceded=term.kind == "conceding"))
             negation = degree = 1.0
-    return [clause for clause in found if clause.values]
+    return [clause for clause in clauses if clause.values]
 
 
-def _is_heap(found: list[str], terms: list[Term]) -> bool:
+def _is_heap(words: list[str], terms: list[Term]) -> bool:
     loaded = sum(term.kind in LOADED for term in terms)
-    return loaded >= HEAP_SIZE and 2 * loaded > len(found) - found.count(",")
+    return loaded >= HEAP_SIZE and 2 * loaded > len(words) - words.count(",")
 
 
 def _weighted_mean(said: Iterable[Clause], cared_for: str | None) -> float | None:
-    """Steps 3 and 4, in units of valence; None where nothing is said."""
+    """Steps 3 and 4, in units of valence; None if there is no opinion."""
     times: Counter[str] = Counter()
     total, weights = 0.0, 0.0
     for clause in said:
@@ -224,9 +228,9 @@ def repeated_share(items: list[object]) -> float:
 
 
 def gold_score(prompt: str, response: str) -> float:
-    """How much the simulated human likes a response to a prompt; above 0 is positive. Defined for any two texts.
+    """How much the simulated human likes a response to a prompt. Above 0 is positive; most reviews are within 5 of 0.
 
-    Within a few points of 0; the module's text and constants say how it comes about.
+    Defined for any two texts. The docstring and the constants of this module describe how it is computed.
     """
     wish = interest(prompt)
     said: list[Clause] = []
@@ -235,12 +239,12 @@ def gold_score(prompt: str, response: str) -> float:
     num_sentences = num_broken = 0
     for sentence in split_sentences(response):
         broken = not is_grammatical(sentence)
-        found = WORD.findall(sentence.lower())
-        found_terms = read(found)
-        if not (broken and _is_heap(found, found_terms)):
-            said += clauses(found_terms, wish.genre)
-        terms += found_terms
-        spoken += found
+        words = WORD.findall(sentence.lower())
+        sentence_terms = read(words)
+        if not (broken and _is_heap(words, sentence_terms)):
+            said += clauses_of(sentence_terms, wish.genre)
+        terms += sentence_terms
+        spoken += words
         num_sentences += 1
         num_broken += broken
     mean = _weighted_mean(said, wish.aspect)

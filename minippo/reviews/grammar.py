@@ -1,9 +1,12 @@
-"""The sentences of the bundled reviews: a context-free grammar that both writes them and recognises them.
+"""The sentences of the bundled reviews: a context-free grammar that generates and recognises them.
 
-A symbol maps to its alternatives; `<name>` inside an alternative is another symbol. Two marks save writing a rule many
-times. ± is the sign of the rule, + for praise and - for blame, and ∓ the opposite one: "<claim∓>, but <claim±>" praises
-after blaming in `contrast+`, and blames after praising in `contrast-`. @ is an aspect, the same one within a line:
-"the <one@> is <rated@±>" gives one line about the plot, one about the music, and so on.
+A symbol maps to its alternatives, and `<name>` in an alternative is another symbol. Two marks stand for several
+rules at once:
+
+- ± is the sign of the rule, + for praise and - for blame, and ∓ is the opposite sign: "<claim∓>, but <claim±>" blames
+  and then praises in `contrast+`, and the other way round in `contrast-`.
+- @ is an aspect, the same one in the whole line: "the <one@> is <rated@±>" becomes one line about the plot, one about
+  the music, and so on.
 """
 
 from __future__ import annotations
@@ -32,7 +35,7 @@ Rules = dict[str, tuple[str, ...]]
 
 SYMBOL = re.compile(r"<([^<>]+)>")
 
-# Whole sentences, without capital letter and full stop.
+# Whole sentences, without the capital letter and the full stop.
 SENTENCES = {
     "statement": ("<claim±>", "<claim±>", "<claim±> <when>", "<aside>, <claim±>", "<claim±>, and <claim±>", "<both±>"),
     "negated": ("<denial±>", "<denial±>", "<aside>, <denial±>"),
@@ -64,7 +67,7 @@ SENTENCES = {
     ),
 }
 
-# Parts that are about one aspect.
+# Parts of sentences that are about one aspect.
 ABOUT_ASPECT = {
     "claim": (
         "the <one@> is <rated@±>",
@@ -98,7 +101,7 @@ ABOUT_ASPECT = {
     "comparison": ("the <one@> is <comparative±>", "the <many@> are <comparative±>"),
 }
 
-# Adjectives alone and with a degree. An alternative that stands there twice is chosen twice as often.
+# Adjectives, alone or with a degree. An alternative that is listed twice is chosen twice as often.
 PHRASES = {
     "rated@": (
         "<plain@±>",
@@ -140,7 +143,7 @@ SLOTS: Rules = {
     "finally": words("all in all, in the end, in short, on the whole, to sum up"),
 }
 
-# Sentences that praise and blame nothing.
+# Neutral sentences.
 FACTS: Rules = {
     "fact": (
         "it runs for <length>",
@@ -177,7 +180,7 @@ def with_article(phrase: str) -> str:
 
 
 def _by_sign(name: str, valences: dict[str, float], extreme: bool | None = None) -> Rules:
-    """The words of a lexicon by sign; with `extreme` only those that are, or only those that are not."""
+    """The words of a lexicon by sign; if `extreme` is given, only the extreme ones or only the others."""
     kept = [word for word, v in valences.items() if extreme is None or (abs(v) >= EXTREME) == extreme]
     return {name + sign: tuple(word for word in kept if (valences[word] > 0) == (sign == "+")) for sign in "+-"}
 
@@ -216,7 +219,7 @@ def _build() -> Rules:
         leaves |= _by_sign(name, valences)
     leaves |= _by_sign("plain", ADJECTIVES, extreme=False) | _by_sign("extreme", ADJECTIVES, extreme=True)
     leaves |= _by_sign("an adjective", {with_article(word): valence for word, valence in ADJECTIVES.items()})
-    # Which of these praise is the genre's affair, not the grammar's.
+    # Whether a mood praises depends on the genre of the film, which the grammar does not know.
     leaves |= {"mood+": tuple(MOODS), "mood-": tuple(MOODS)}
     rules = leaves | {
         name.replace("±", sign): tuple(line.replace("±", sign).replace("∓", other) for line in lines)
@@ -227,7 +230,7 @@ def _build() -> Rules:
 
 
 def _without_dead_lines(rules: Rules) -> Rules:
-    """Leave out what can never be finished, such as a line with a plural noun for the tone, which has none."""
+    """Remove lines that can never be completed, such as one with a plural noun for the tone, which has none."""
     while True:
         alive = {
             name: tuple(line for line in lines if all(rules[symbol] for symbol in SYMBOL.findall(line)))
@@ -242,7 +245,7 @@ RULES = _build()
 
 
 def _pattern(symbol: str) -> str:
-    lines = dict.fromkeys(RULES[symbol])  # without the doubles
+    lines = dict.fromkeys(RULES[symbol])  # without duplicates
     return "(?:" + "|".join(_line_pattern(line) for line in lines) + ")"
 
 
@@ -258,7 +261,7 @@ def _sentence_patterns() -> list[re.Pattern[str]]:
 
 
 def is_grammatical(sentence: str) -> bool:
-    """Whether the grammar can write this sentence, with its capital letter and its full stop."""
+    """Whether the grammar can generate this sentence, including its capital letter and its full stop."""
     if not sentence.endswith(".") or not sentence[0].isupper():
         return False
     body = sentence[:-1] if sentence.startswith("I ") else sentence[0].lower() + sentence[1:-1]
@@ -266,5 +269,5 @@ def is_grammatical(sentence: str) -> bool:
 
 
 def split_sentences(text: str) -> list[str]:
-    """The sentences of a text, each with its closing marks; what follows the last of them is a sentence too."""
+    """The sentences of a text, each with its closing punctuation; a rest without punctuation is a sentence, too."""
     return [sentence.strip() for sentence in re.findall(r"[^.!?]+[.!?]*|[.!?]+", text) if sentence.strip()]

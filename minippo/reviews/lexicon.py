@@ -1,7 +1,7 @@
-"""The words of the bundled reviews: what can be said about a film, and how much praise or blame each word carries.
+"""The words of the bundled reviews, and how much praise or blame each of them expresses.
 
-Valences are ours: about 0.5 is faint, 1 plain, 2 as strong as a single word gets; above 0 praises, below 0 blames.
-The grammar writes with these words, the gold score reads them.
+The valences were chosen by hand: positive ones praise, negative ones blame; 0.5 is faint, 1 plain, 2 as strong as a
+single word can be. The grammar generates texts from these words, and the gold score interprets them.
 """
 
 from __future__ import annotations
@@ -10,28 +10,28 @@ from dataclasses import dataclass
 
 
 def words(text: str) -> tuple[str, ...]:
-    """Entries separated by commas."""
+    """Split a list of entries separated by commas."""
     return tuple(entry.strip() for entry in text.split(",") if entry.strip())
 
 
 def graded(text: str) -> dict[str, float]:
-    """Entries "word number", separated by commas."""
+    """Split a list of entries "word valence" separated by commas: word -> valence."""
     pairs = (entry.rsplit(" ", 1) for entry in words(text))
     return {word: float(number) for word, number in pairs}
 
 
 @dataclass(frozen=True)
 class Aspect:
-    """One side of a film that a speaker may care about."""
+    """A side of a film that a speaker may care about, such as its music."""
 
     one: tuple[str, ...]
     """Singular nouns for it."""
     many: tuple[str, ...]
     """Plural nouns for it."""
     adjectives: dict[str, float]
-    """Opinions that fit this aspect only."""
+    """Adjectives that only fit this aspect, with their valences."""
     verbs: dict[str, float]
-    """The same, third person singular; the plural is one s shorter."""
+    """Verbs that only fit this aspect, in the third person singular; the plural lacks the final s."""
 
 
 def aspect(one: str, many: str, adjectives: str, verbs: str) -> Aspect:
@@ -145,22 +145,22 @@ ADVICE = graded(
     "skip it -1.4, stay at home -1.5, choose another film -1.1, save your money -1.6"
 )
 
-# Words that the grammar does not use, but other people do.
+# Opinions that the grammar does not use, but another text may contain.
 OTHER_OPINIONS = graded(
     "nice 0.8, fun 1.1, enjoyable 1.1, funny 1.2, beautiful 1.5, best 1.6, amazing 1.8, fantastic 1.8, love 1.6, "
     "boring -1.3, stupid -1.3, pointless -1.4, unwatchable -1.8, worst -1.8, hate -1.7, waste -1.5"
 )
 
-# How far a degree word turns the opinion after it up or down.
+# Factors by which a degree word scales the opinion that follows it.
 DEGREES = graded(
     "slightly 0.5, a little 0.6, fairly 0.75, rather 0.85, quite 0.9, simply 1.2, really 1.25, very 1.3, "
     "unusually 1.3, truly 1.4, remarkably 1.4, deeply 1.4, painfully 1.5, absolutely 1.5, utterly 1.6"
 )
 
-# What a negation multiplies the opinion after it by: it flips it, and mostly weakens it.
+# Factors by which a negation multiplies the opinion that follows it: it reverses the opinion and usually weakens it.
 NEGATIONS = graded("hardly -0.5, not exactly -0.5, not -0.6, never -0.7, far from -0.9, anything but -1.0")
 
-# The same in words that the grammar does not use, but other people do.
+# Negations that the grammar does not use, but another text may contain.
 OTHER_NEGATIONS = graded(
     "no -0.6, neither -0.6, nor -0.6, without -0.6, barely -0.5, isn't -0.6, aren't -0.6, wasn't -0.6, weren't -0.6, "
     "don't -0.6, doesn't -0.6, didn't -0.6, won't -0.6, can't -0.6, couldn't -0.6, wouldn't -0.6"
@@ -169,7 +169,7 @@ OTHER_NEGATIONS = graded(
 
 GENRES = words("horror film, comedy, thriller, romance, war film, family film, documentary, musical")
 
-# Words that praise a film of the genres named here and blame a film of any other.
+# Words that praise a film of these genres and blame a film of any other genre.
 MOOD_VALENCE = 1.4
 
 MOODS = {
@@ -191,11 +191,11 @@ MOODS = {
 
 
 def mood_valence(word: str, genre: str) -> float:
-    """Of one of `MOODS` in a film of this genre."""
+    """Valence of one of the `MOODS` for a film of this genre."""
     return MOOD_VALENCE if genre in MOODS[word] else -MOOD_VALENCE
 
 
-# Who speaks; a calling gives away what the speaker cares about, other people say so.
+# Occupations of a speaker that imply the aspect the speaker cares about.
 CALLINGS = {
     "novelist": "plot",
     "theatre actor": "acting",
@@ -207,24 +207,26 @@ CALLINGS = {
     "tailor": "effects",
 }
 
+# Other speakers, who have to say what they care about.
 PEOPLE = words(
     "retired teacher, tired nurse, student, bus driver, father of three, night porter, gardener, young mother, "
     "former soldier, cook, baker, sceptic"
 )
 
-# What it is about: every first part goes with every second part.
+# What the film is about: any trait with any noun.
 SUBJECT_TRAITS = words("lonely, stubborn, famous, blind, young, runaway, homesick, wealthy, shy, elderly")
 
 SUBJECT_NOUNS = words(
     "sailor, detective, farmer, singer, doctor, thief, boxer, queen, watchmaker, pilot, widow, dog, butcher, magician"
 )
 
-# A clause after one of these, up to the next comma, is conceded; so is what stands before one of the others.
+# A clause that follows one of the conceding words, up to the next comma, is conceded, and so is a clause that precedes
+# one of the contrasting words.
 CONCEDING = words("although, though, while, despite, for all its")
 
 CONTRASTING = words("but, yet, however")
 
-# Prompts: what the film is and who speaks, then perhaps what the speaker cares about.
+# A prompt is an opening (the film, perhaps the speaker) and perhaps a wish (what the speaker cares about).
 OPENINGS = (
     "A <genre> about <subject>.",
     "I just saw a <genre> about <subject>.",

@@ -1,6 +1,6 @@
-"""Writes prompts and reviews: clean ones from the grammar, and spoilt ones of the kinds that a policy may come up with.
+"""Generates prompts and reviews: clean ones from the grammar, and spoilt ones as a policy may produce them in PPO.
 
-All chance comes from `Random.random()`, the one method whose numbers Python promises never to change for a seed.
+All random choices use `Random.random()`, the only method whose results Python guarantees never to change for a seed.
 """
 
 from __future__ import annotations
@@ -30,12 +30,10 @@ from minippo.reviews.lexicon import (
 
 Item = TypeVar("Item")
 
-Split = Literal["train", "test"]
-
 Sign = Literal["+", "-"]
 
 NUM_SENTENCES = {2: 0.15, 3: 0.35, 4: 0.35, 5: 0.15}
-"""How often a review has so many sentences."""
+"""Number of sentences of a review -> its probability."""
 
 OPINIONS = {
     "statement": 0.34,
@@ -46,37 +44,37 @@ OPINIONS = {
     "reaction": 0.07,
     "compared": 0.06,
 }
-"""How often an opinion is worded so."""
+"""Kind of sentence that expresses an opinion -> its probability."""
 
 FACT_SHARE = 0.4
-"""Of the reviews of three sentences or more have a neutral fact."""
+"""Share of the reviews with three sentences or more that contain a neutral fact."""
 
 VERDICT_SHARE = 0.4
-"""Of the reviews close with a verdict."""
+"""Share of the reviews that end with a verdict."""
 
 LOYALTY = 0.92
-"""Of the sentences take the side that the review takes."""
+"""Share of the sentences that have the sign of their review."""
 
 CARED_FOR_SHARE = 0.75
-"""Of the reviews soon come to what the speaker cares about."""
+"""Share of the reviews that begin, first or second, with the aspect that the speaker cares about."""
 
 WISH_SHARE = {"calling": 0.4, "other": 0.7}
-"""Of the prompts say what the speaker cares about, by whether a calling gives it away already."""
+"""Share of the prompts that say what the speaker cares about: if an occupation implies it already, and otherwise."""
 
 NUM_WORDS = range(18, 46)
-"""Words in a clean review."""
+"""Number of words of a clean review."""
 
 MAX_CHARACTERS = 180
-"""In a clean review; so that it fits a response of 64 tokens of the policy, the end-of-text among them."""
+"""Of a clean review, so that it fits into a response of 64 policy tokens including end-of-text."""
 
 MAX_SPOILT_CHARACTERS = 230
-"""In a spoilt one."""
+"""Of a spoilt review."""
 
 MAX_PROMPT_WORDS = 16
-"""In a prompt; so that it fits 24 tokens of the policy."""
+"""Of a prompt, so that it fits into 24 policy tokens."""
 
 CLEAR = 0.15
-"""A demonstration's gold score is at least so far from 0."""
+"""Smallest absolute gold score of a demonstration."""
 
 
 def pick(rng: Random, items: Sequence[Item]) -> Item:
@@ -94,20 +92,19 @@ def shuffled(rng: Random, items: Sequence[Item]) -> list[Item]:
 
 @dataclass(frozen=True)
 class Prompt:
-    """An opening, and what it says."""
+    """A prompt and its meaning."""
 
     text: str
     genre: str
     aspect: str | None
-    """What the speaker cares about, where the text tells."""
+    """What the speaker cares about; None if the text does not say so."""
 
 
-def write_prompt(rng: Random, split: Split) -> Prompt:
-    """One pair of genre and subject in nine belongs to the held-out prompts, all others to training."""
+def write_prompt(rng: Random, held_out: bool) -> Prompt:
+    """Generate a prompt for held-out data or for training. One pair of genre and subject in nine is held out."""
     while True:
         genre, trait, noun = (int(rng.random() * len(things)) for things in (GENRES, SUBJECT_TRAITS, SUBJECT_NOUNS))
-        held_out = (3 * genre + 5 * trait + noun) % 9 == 0
-        if held_out != (split == "test"):
+        if ((3 * genre + 5 * trait + noun) % 9 == 0) != held_out:
             continue
         prompt = _word_prompt(rng, GENRES[genre], f"{SUBJECT_TRAITS[trait]} {SUBJECT_NOUNS[noun]}")
         if len(prompt.text.split()) <= MAX_PROMPT_WORDS:
@@ -128,10 +125,10 @@ def _word_prompt(rng: Random, genre: str, subject: str) -> Prompt:
 
 
 class Writer:
-    """Draws the sentences of one review from the grammar, and says nothing twice if it can help it."""
+    """Draws the sentences of one review from the grammar and avoids lines that it has already used."""
 
     def __init__(self, rng: Random, prompt: Prompt, aspects: Sequence[str] = ()) -> None:
-        """`aspects`: what to write about, in turn. By default all of them; soon what the speaker cares about."""
+        """`aspects` are written about in turn; by default all, usually beginning with what the speaker cares about."""
         self.rng, self.genre = rng, prompt.genre
         self.used: set[str] = set()
         self.aspects = list(aspects) or shuffled(rng, tuple(ASPECTS))
@@ -178,7 +175,7 @@ def write_review(rng: Random, prompt: Prompt, sign: Sign, aspects: Sequence[str]
 
 
 def write_demonstration(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """A clean review whose gold score has this sign, clearly."""
+    """A clean review whose gold score has this sign and is not close to 0."""
     while True:
         review = write_review(rng, prompt, sign)
         gold = gold_score(prompt.text, review)
@@ -186,31 +183,31 @@ def write_demonstration(rng: Random, prompt: Prompt, sign: Sign) -> str:
             return review
 
 
-# Ways to spoil a review. Each takes a prompt and the side to take, and gives a text that begins with a space.
+# Ways to spoil a review. Each returns a text that begins with a space and praises (+) or blames (-).
 
 
 def repeat(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """One sentence stands there two to four times."""
+    """One sentence occurs two to four times."""
     sentences = split_sentences(write_review(rng, prompt, sign))
-    place = int(rng.random() * len(sentences))
-    sentences[place : place + 1] = [sentences[place]] * (2 + int(rng.random() * 3))
+    index = int(rng.random() * len(sentences))
+    sentences[index : index + 1] = [sentences[index]] * (2 + int(rng.random() * 3))
     return "".join(" " + sentence for sentence in sentences[:6])
 
 
 def harp(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """Only one side of the film is talked about."""
+    """Every sentence is about the same aspect of the film."""
     return write_review(rng, prompt, sign, [pick(rng, tuple(ASPECTS))])
 
 
 def echo(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """The same words about one thing after the other."""
+    """The same opinion about one aspect after another."""
     phrase = pick(rng, RULES["boost"]) + " " + pick(rng, RULES["extreme" + sign])
     nouns = [pick(rng, RULES[f"one.{aspect}"]) for aspect in shuffled(rng, tuple(ASPECTS))[: 3 + int(rng.random() * 4)]]
     return "".join(f" The {noun} is {phrase}." for noun in nouns)
 
 
 def heap(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """A run of opinion words that is no sentence, alone or after some sentences."""
+    """A series of opinion words that is not a sentence, alone or after some sentences."""
     words = [word for word, valence in ADJECTIVES.items() if (valence > 0) == (sign == "+")]
     run = " ".join(pick(rng, words) for _ in range(4 + int(rng.random() * 12)))
     before = split_sentences(write_review(rng, prompt, sign))[: int(rng.random() * 3)]
@@ -218,24 +215,24 @@ def heap(rng: Random, prompt: Prompt, sign: Sign) -> str:
 
 
 def scramble(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """Words are missing, or have changed places with their neighbours."""
+    """Words are missing or exchanged with their neighbours."""
     words = write_review(rng, prompt, sign).split()
     for _ in range(1 + int(rng.random() * 5)):
-        place = int(rng.random() * (len(words) - 1))
-        swapped = [words[place + 1], words[place]]
-        words[place : place + 2] = swapped if rng.random() < 0.5 else swapped[:1]
+        index = int(rng.random() * (len(words) - 1))
+        swapped = [words[index + 1], words[index]]
+        words[index : index + 2] = swapped if rng.random() < 0.5 else swapped[:1]
     return " " + " ".join(words)
 
 
 def cut(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """It breaks off in the middle of a sentence."""
+    """The review ends in the middle of a sentence."""
     words = write_review(rng, prompt, sign).split()
     kept = words[: len(words) // 3 + int(rng.random() * (2 * len(words) // 3 - 1))]
     return " " + " ".join(kept).rstrip(".")
 
 
 def stray(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """Written about a film of another genre, which it names."""
+    """The review is about a film of another genre, which it names."""
     other = pick(rng, [genre for genre in GENRES if genre != prompt.genre])
     while True:
         review = write_review(rng, Prompt(prompt.text, other, prompt.aspect), sign)
@@ -247,7 +244,7 @@ SPOILERS: tuple[Callable[[Random, Prompt, Sign], str], ...] = (repeat, harp, ech
 
 
 def write_spoilt_review(rng: Random, prompt: Prompt, sign: Sign) -> str:
-    """A review spoilt in one of these ways, all equally often."""
+    """A review spoilt in one of these ways, which are equally likely."""
     spoil = pick(rng, SPOILERS)
     while True:
         review = spoil(rng, prompt, sign)

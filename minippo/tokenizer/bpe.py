@@ -1,7 +1,10 @@
-"""Byte-pair encoding: learn the merges from texts, and what they must be like for tiktoken to apply them.
+"""Byte-pair encoding (BPE): learns merges from texts, and converts between two ways to store them.
 
-A merge joins two neighbouring tokens into one. A table of merges is a list of pairs, the first of which goes first; in
-tiktoken it is a rank for every token, the lowest of which goes first.
+A merge joins two neighbouring tokens into a longer one. A word starts as single bytes; as long as a merge applies to
+it, the one with the highest priority is carried out. There are two ways to write down the priorities:
+
+- a table of merges (Hugging Face's `merges.txt`): pairs of tokens, in descending order of priority;
+- ranks (tiktoken): a number for every token. The pair whose joined bytes have the lowest rank is merged first.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from itertools import pairwise
 
 import regex
 
-# How GPT-2 cuts text into words before merging (Radford et al. 2019): merges never cross these borders.
+# How GPT-2 splits text into words before merging (Radford et al. 2019). No merge crosses a word boundary.
 GPT2_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
 SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
@@ -22,10 +25,10 @@ Merge = tuple[bytes, bytes]
 
 
 def train_ranks(texts: Iterable[str], num_tokens: int) -> dict[bytes, int]:
-    """Byte-pair encoding (Sennrich et al. 2016) on bytes (Radford et al. 2019): token -> rank, at most `num_tokens`.
+    """Learn merges (Sennrich et al. 2016) of bytes (Radford et al. 2019). Returns token -> rank, at most `num_tokens`.
 
-    Start from the 256 bytes; again and again give the most frequent neighbouring pair an id of its own. Of equally
-    frequent pairs the one with the smaller bytes is merged, so that the result depends on nothing but the texts.
+    Start with the 256 bytes and repeatedly make the most frequent pair of neighbours a token. Of equally frequent pairs
+    the one with the smaller bytes wins, so that the result depends on the texts only.
     """
     split = regex.compile(GPT2_SPLIT)
     counts = Counter(word for text in texts for word in split.findall(text))
@@ -33,12 +36,12 @@ def train_ranks(texts: Iterable[str], num_tokens: int) -> dict[bytes, int]:
     frequency = list(counts.values())
 
     pair_count: Counter[Merge] = Counter()
-    where = defaultdict(set)  # pair -> the words that hold it
+    words_with = defaultdict(set)  # pair -> indices of the words that contain it
     for index, word in enumerate(words):
         for pair in pairwise(word):
             pair_count[pair] += frequency[index]
-            where[pair].add(index)
-    # The heap may hold stale counts; an entry counts only if it agrees with `pair_count`.
+            words_with[pair].add(index)
+    # Entries are not updated when counts change; an outdated entry is recognised by comparison with `pair_count`.
     heap = [(-count, pair) for pair, count in pair_count.items()]
     heapq.heapify(heap)
 
@@ -49,7 +52,7 @@ def train_ranks(texts: Iterable[str], num_tokens: int) -> dict[bytes, int]:
             continue
         ranks.setdefault(pair[0] + pair[1], len(ranks))
         changed = set()
-        for index in where.pop(pair):
+        for index in words_with.pop(pair):
             old = words[index]
             new = _merge(old, pair)
             for sign, word in ((-1, old), (1, new)):
@@ -57,7 +60,7 @@ def train_ranks(texts: Iterable[str], num_tokens: int) -> dict[bytes, int]:
                     pair_count[neighbours] += sign * frequency[index]
                     changed.add(neighbours)
                     if sign > 0:
-                        where[neighbours].add(index)
+                        words_with[neighbours].add(index)
             words[index] = new
         for neighbours in changed:
             if pair_count[neighbours] > 0:
@@ -78,66 +81,68 @@ def _merge(word: list[bytes], pair: Merge) -> list[bytes]:
 
 
 def last_parts(token: bytes, ranks: Mapping[bytes, int]) -> list[bytes]:
-    """What tiktoken has made of the bytes of `token` when only `token` itself is left to be made: two parts, where
-    merging leads there at all."""
-    parts = [token[place : place + 1] for place in range(len(token))]
+    """The parts into which tiktoken has merged the bytes of `token` before its last step: two, if the other tokens'
+    merges lead to `token` at all, otherwise more."""
+    parts = [token[i : i + 1] for i in range(len(token))]
     while len(parts) > 2:
-        joined = [(ranks[a + b], place) for place, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
+        joined = [(ranks[a + b], i) for i, (a, b) in enumerate(pairwise(parts)) if a + b in ranks]
         if not joined:
             break
-        _, place = min(joined)
-        parts[place : place + 2] = [parts[place] + parts[place + 1]]
+        _, i = min(joined)
+        parts[i : i + 2] = [parts[i] + parts[i + 1]]
     return parts
 
 
 def ranks_of_merges(merges: Sequence[Merge], single_bytes: Sequence[bytes] = SINGLE_BYTES) -> dict[bytes, int]:
-    """The ranks with which tiktoken merges as Hugging Face's BPE does with this table: `single_bytes`, then the merges.
+    """Ranks with which tiktoken encodes every text as Hugging Face's BPE does with this table of merges: first
+    `single_bytes`, then the results of the merges.
 
-    The two differ. Hugging Face joins the neighbours whose *pair* comes first in the table; tiktoken those whose
-    *joined bytes* have the lowest rank, however they are cut in two, and takes a word that is a token as it is. They
-    agree where every merge is the one by which the bytes of its own token become that token:
+    The two algorithms differ. Hugging Face merges the neighbours whose *pair* comes first in the table. tiktoken merges
+    those whose *joined bytes* have the lowest rank, whichever two parts they consist of, and encodes a word that is a
+    token as that token without merging. They agree if every merge is the last step by which the bytes of its result
+    become one token:
 
-        for every merge (a, b):  last_parts(a + b) == [a, b],  and no other merge makes a + b.
+        for every merge (a, b):  last_parts(a + b) == [a, b],  and no other merge results in a + b.
 
-    Then they agree on every text. For where they first differ, tiktoken would join x + y to a token whose merge is
-    another pair (a, b). No merge has crossed the ends of those bytes, so in between the same has happened as happens
-    to them alone; but alone they become a and b, not x and y. And a word that is a token becomes it by merging, too.
+    Proof: at the first step where they differ, tiktoken joins x + y, whose merge in the table is another pair (a, b).
+    No merge has crossed the ends of these bytes so far, so they have been merged as if they were a word of their own;
+    but such a word becomes a and b, not x and y. And a word that is a token also becomes that token by merging.
 
-    Otherwise some merge is never used, which training never writes. Its token, where it is a word of its own, is one
-    token to tiktoken, while Hugging Face leaves the parts, or makes it by another merge with another place.
+    If the condition fails, some merge is never used, which does not happen in tables that were trained. tiktoken would
+    encode a word that equals its result as one token; Hugging Face would leave the parts or reach it by another merge.
 
-    Raises ValueError, with an example, where it does not hold.
+    Raises ValueError, with an example, if the condition fails.
     """
     ranks = {token: rank for rank, token in enumerate(single_bytes)}
     for a, b in merges:
         if a + b in ranks:
             raise ValueError(
-                f"two of its merges make {_show(a + b)}, the second is {_show(a, b)}: each has its own place in the "
-                "table, but tiktoken knows one rank for a token"
+                f"two merges result in {_show(a + b)}, the second is {_show(a, b)}: tiktoken has one rank per token, "
+                "so it cannot give them different priorities"
             )
         ranks[a + b] = len(ranks)
-    # The shortest first: everything in it is then known to agree, so that the example is what Hugging Face makes of it.
+    # Shortest first: the merges of all parts are then known to agree, so that the example shows Hugging Face's result.
     for a, b in sorted(merges, key=lambda merge: len(merge[0] + merge[1])):
         parts = last_parts(a + b, ranks)
         if parts != [a, b]:
             raise ValueError(
-                f"its merge {_show(a, b)} is never used: the text {_show(a + b)} becomes {_show(*parts)}, but tiktoken "
-                "would make it one token"
+                f"the merge {_show(a, b)} is never used: the text {_show(a + b)} becomes {_show(*parts)}, but tiktoken "
+                "would encode it as one token"
             )
     return ranks
 
 
 def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[Merge]:
-    """The table of merges, in its order, that `ranks` were made from; `ranks_of_merges` is the way back.
+    """The table of merges for these ranks, in order of priority: the inverse of `ranks_of_merges`.
 
-    Raises ValueError, with an example, where no table of merges makes all tokens.
+    Raises ValueError, with an example, if a token cannot be reached by merging two others.
     """
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) > 1:
             parts = last_parts(token, ranks)
             if len(parts) != 2:
-                raise ValueError(f"no merge makes its token {_show(token)}; the others make {_show(*parts)} of it")
+                raise ValueError(f"no merge results in the token {_show(token)}: the others make it {_show(*parts)}")
             merges.append((parts[0], parts[1]))
     return merges
 

@@ -1,4 +1,4 @@
-"""Export a run's models for other tools: `python -m minippo.export --run runs/reviews --out exported`
+"""Export a run's models for other tools: `python -m minippo export --run runs/reviews --out exported`
 
 For each model of the run, writes a folder that `transformers` loads directly, tokenizer included:
 
@@ -18,11 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
-import tyro
-
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT
-from minippo.runs import Run, command_line, load_run, wrong_input_exits
+from minippo.runs import Argument, Run, command_line, load_run, wrong_input_exits
 from minippo.storage import atomic_folder
 from minippo.tokenizer import Tokenizer
 from minippo.weights import (
@@ -44,7 +42,7 @@ STAGES = {"policy": "ppo", "reference": "sft", "reward_model": "rm"}
 class ExportOptions:
     """Source and destination."""
 
-    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
+    run: Annotated[Path, Argument(alias="--run-dir")]
     """Run directory."""
     out: Path
     """Directory to write; it must not exist or be empty."""
@@ -105,14 +103,14 @@ def generation_config(gpt: GPT, end_ids: tuple[int, ...], min_new_tokens: int) -
 
 
 def main() -> None:
-    """`python -m minippo.export --run RUN --out DIR`."""
+    """`python -m minippo export --run RUN --out DIR`."""
     options = command_line(ExportOptions, __doc__)
     with wrong_input_exits():
         check_empty(options.out)
         run = load_run(options.run, "cpu")
         names = [name for name, stage in STAGES.items() if run.is_finished(stage)]
         if not names:
-            raise ValueError(f"{run.folder} has no finished stage yet (python -m minippo.sft)")
+            raise ValueError(f"{run.folder} has no finished stage yet (python -m minippo sft)")
         policy, reward = run.tokenizers()
         tokenizers = {name: reward if name == "reward_model" else policy for name in names}
         files = {name: used.public_files(pad_id_of(name, used)) for name, used in tokenizers.items()}

@@ -7,7 +7,7 @@
 """
 
 from minippo.weights.format import FileFormat, file_format, save_tensors, set_file_format
-from minippo.weights.heads import load_actor_critic, load_reward_model, save_model
+from minippo.weights.heads import load_actor_critic, load_reward_model, load_weights, save_model
 from minippo.weights.pretrained import check_exportable, load_pretrained, pretrained_config, save_pretrained
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "load_actor_critic",
     "load_pretrained",
     "load_reward_model",
+    "load_weights",
     "pretrained_config",
     "save_model",
     "save_pretrained",

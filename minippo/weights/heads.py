@@ -31,6 +31,12 @@ def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
     return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
 
 
+def load_weights(model: ActorCritic, folder: Path) -> None:
+    """Load the weights of `folder` into `model` in place, so that an optimizer keeps its parameters."""
+    model.gpt.load_state_dict(load_pretrained(folder).state_dict())
+    _with_heads(model, folder)
+
+
 def load_reward_model(folder: Path) -> RewardModel:
     """A reward model with its gain and bias. If the folder has no heads, the gain is 1 and the bias 0."""
     model = RewardModel(load_pretrained(folder))

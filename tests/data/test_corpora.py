@@ -1,4 +1,4 @@
-"""Where texts come from: the bundled reviews and IMDB."""
+"""The corpora that come with their own class: the bundled reviews and IMDB."""
 
 from __future__ import annotations
 
@@ -26,14 +26,15 @@ ROWS = 40  # reviews of each label in a split
 
 
 def review(split: str, label: int, number: int) -> str:
-    """A review of 16 words or more whose words say where it comes from; the first one in the file is doubled."""
+    """A review of at least 16 words that contain its origin."""
     sort = ("bad", "good", "unlabelled")[label]
     return " ".join(f"{sort}{number}{split}{word}" for word in range(16 + number % 5)) + "<br /><br />the end"
 
 
 @pytest.fixture(scope="module")
 def imdb_folder(tmp_path_factory):
-    """The public dataset's layout: sorted by label, all negative reviews first; -1 where there is no label."""
+    """The layout of the public dataset: sorted by label, negative reviews first; -1 if unlabelled. The first review of
+    each file occurs twice."""
     datasets = pytest.importorskip("datasets")
     folder = tmp_path_factory.mktemp("imdb")
     for split in ("train", "test", "unsupervised"):
@@ -95,24 +96,24 @@ def test_imdb_limit_keeps_the_first_demonstrations_and_comparisons(imdb):
     assert list(imdb(limit=5).comparisons("train")) == list(imdb().comparisons("train"))[:5]
 
 
-def test_imdb_demonstrations_are_in_an_order_that_the_seed_determines(imdb):
+def test_imdb_seed_determines_the_order_of_demonstrations(imdb):
     orders = [[d.completion for d in imdb(seed).demonstrations("train")] for seed in (1, 1, 2, 3)]
     assert orders[0] == orders[1]
     assert orders[1] != orders[2] != orders[3] != orders[1]
 
 
 @pytest.mark.parametrize(("split", "file"), [("train", "train"), ("validation", "test"), ("test", "test")])
-def test_imdb_pairs_are_positive_first_from_their_own_file_and_each_review_serves_once(imdb, split, file):
+def test_imdb_pairs_are_positive_first_from_their_own_file_and_use_each_review_once(imdb, split, file):
     comparisons = imdb().comparisons(split)
     assert len(comparisons) == ROWS if split == "train" else 3 <= len(comparisons) <= ROWS
     for place, word in ((0, "good"), (1, "bad")):
         texts = [comparison.ranked[place] for comparison in comparisons]
         assert all(file in text and text.count(word) == text.count(file) > 0 for text in texts)
         sources = [text.split(file)[0] for text in texts]
-        assert len(set(sources)) >= len(sources) - 1  # one negative review is there twice
+        assert len(set(sources)) >= len(sources) - 1  # one negative review occurs twice
 
 
-def test_imdb_crops_are_runs_of_so_many_words(imdb):
+def test_imdb_crops_have_crop_words_consecutive_words(imdb):
     for comparison in imdb(crop_words=7).comparisons("train"):
         for text in comparison.ranked:
             words = text.split(" ")
@@ -120,7 +121,7 @@ def test_imdb_crops_are_runs_of_so_many_words(imdb):
             numbers = [int(word.split("train")[1]) for word in words if "train" in word]
             assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
     starts = {c.ranked[0].split(" ")[0].split("train")[1] for c in imdb().comparisons("train")}
-    assert len(starts) > 3  # from anywhere, not the beginning always
+    assert len(starts) > 3  # not always at the beginning
 
 
 def test_imdb_crops_leave_shorter_reviews_whole(imdb):
@@ -128,7 +129,7 @@ def test_imdb_crops_leave_shorter_reviews_whole(imdb):
     assert texts == {clean(review("train", 1, number)) for number in range(ROWS)}
 
 
-def test_imdb_pairs_and_crops_anew_every_epoch_and_alike_every_time(imdb):
+def test_imdb_pairs_and_crops_differ_between_epochs_and_are_reproducible(imdb):
     def partners(epoch):
         return {
             (c.ranked[0].split("train")[0], c.ranked[1].split("train")[0]) for c in imdb().comparisons("train", epoch)
@@ -139,20 +140,20 @@ def test_imdb_pairs_and_crops_anew_every_epoch_and_alike_every_time(imdb):
     assert list(imdb(seed=2).comparisons("train")) != list(imdb(seed=1).comparisons("train"))
 
 
-def test_imdb_prompts_of_the_splits_hold_both_sentiments_and_share_none(imdb):
+def test_imdb_prompts_of_all_splits_have_both_sentiments_and_do_not_overlap(imdb):
     prompts = {split: list(imdb().prompts(split)) for split in SPLITS}
     together = [prompt for split in SPLITS for prompt in prompts[split]]
-    assert len(set(together)) == len(together) == 2 * ROWS  # the doubled review is asked about once
+    assert len(set(together)) == len(together) == 2 * ROWS  # the repeated review is one prompt
     assert len(prompts["test"]) == pytest.approx(2 * ROWS * 2 / 5, abs=12)
     assert len(prompts["validation"]) == pytest.approx(2 * ROWS / 5, abs=12)
     for split in SPLITS:
         assert {prompt[:3] for prompt in prompts[split][:10]} == {"bad", "goo"}
         assert list(imdb().prompts(split)) == prompts[split]
-        assert set(imdb(seed=2).prompts(split)) == set(prompts[split])  # another order of the same ones
+        assert set(imdb(seed=2).prompts(split)) == set(prompts[split])  # the same prompts in another order
     assert all("test" in prompt for prompt in together)
 
 
-def test_imdb_prompts_hold_as_many_tokens_as_are_asked_for(imdb, tokenizer):
+def test_imdb_prompts_have_query_length_tokens(imdb, tokenizer):
     for prompt in imdb(query_length=4).prompts("train"):
         whole = tokenizer.encode(
             clean(review("test", prompt.startswith("good"), int(prompt.split("test")[0].lstrip("badgo"))))
@@ -171,7 +172,7 @@ def test_imdb_has_no_judge(imdb):
     assert imdb().judge is None
 
 
-def test_imdb_has_one_fingerprint_wherever_its_files_lie(imdb, imdb_folder, tmp_path):
+def test_imdb_fingerprint_depends_on_contents_not_on_paths_and_dates(imdb, imdb_folder, tmp_path):
     shutil.copytree(imdb_folder, tmp_path / "moved")
     os.utime(tmp_path / "moved" / "train.parquet", (1, 1))
     moved = str(tmp_path / "moved")
@@ -184,16 +185,18 @@ def test_imdb_has_one_fingerprint_wherever_its_files_lie(imdb, imdb_folder, tmp_
         path.write_bytes(whole)
 
 
-def test_imdb_folder_without_its_files_is_named_with_what_is_missing(imdb_folder, tmp_path):
+def test_imdb_folder_with_missing_files_is_refused_with_their_names(imdb_folder, tmp_path):
     (tmp_path / "train.parquet").write_bytes((imdb_folder / "train.parquet").read_bytes())
     config = DataConfig(source="imdb", imdb_path=str(tmp_path))
-    with pytest.raises(FileNotFoundError, match=r"is no IMDB folder: .*test.parquet.*unsupervised.parquet not found"):
+    with pytest.raises(
+        FileNotFoundError, match=r"is not an IMDB folder: .*test.parquet.*unsupervised.parquet not found"
+    ):
         IMDB(config, 1)
 
 
-def test_imdb_path_that_is_neither_a_folder_nor_a_hub_name_is_refused_without_asking_the_network(tmp_path):
+def test_imdb_path_that_is_neither_a_folder_nor_a_hub_name_is_refused_without_network_access(tmp_path):
     for path in (str(tmp_path / "nothing"), "./no/imdb", "imdb"):
-        with pytest.raises(FileNotFoundError, match=r"no IMDB folder .*data.imdb-path"):
+        with pytest.raises(FileNotFoundError, match=r"the IMDB folder .* does not exist .*data.imdb-path"):
             IMDB(DataConfig(source="imdb", imdb_path=path), 1)
 
 
@@ -202,13 +205,13 @@ def test_tags_and_runs_of_white_space_become_single_spaces():
 
 
 @given(num_words=st.integers(1, 12), length=st.integers(1, 20), start=st.integers(0, 19))
-def test_crop_is_a_run_of_the_words(num_words, length, start):
+def test_crop_returns_consecutive_words(num_words, length, start):
     words = [str(word) for word in range(length)]
     assert crop(" ".join(words), start, num_words).split() == words[start : start + num_words]
 
 
-def test_every_place_of_a_text_can_be_cropped_the_last_one_too(imdb):
-    corpus = imdb(crop_words=16)  # of 17 words the shortest, "end" the last of all
+def test_crops_start_at_every_position_including_the_last(imdb):
+    corpus = imdb(crop_words=16)  # the shortest reviews have 17 words, of which "end" is the last
     crops = [text for epoch in range(9) for pair in corpus.comparisons("train", epoch) for text in pair.ranked]
     assert {text.split(" ")[-1] == "end" for text in crops} == {True, False}
     assert {text.split(" ")[0].endswith("train0") for text in crops} == {True, False}
@@ -219,7 +222,7 @@ def test_every_place_of_a_text_can_be_cropped_the_last_one_too(imdb):
 
 @pytest.fixture
 def folder(tmp_path):
-    """A folder in the layout of the bundled reviews, three rows a file."""
+    """A folder with the files of the bundled reviews, three rows each."""
 
     def put(name, rows):
         with bz2.open(tmp_path / f"{name}.jsonl.bz2", "wt", encoding="utf-8") as file:
@@ -247,7 +250,7 @@ def test_bundled_comparisons_are_pairs_and_rankings_best_first(folder):
     assert list(corpus.comparisons("train", 0)) == list(corpus.comparisons("train", 1))
 
 
-def test_bundled_limit_spares_prompts(folder):
+def test_bundled_limit_does_not_apply_to_prompts(folder):
     corpus = BundledReviews(DataConfig(folder=str(folder), limit=2))
     assert [d.completion for split in ("test", "validation") for d in corpus.demonstrations(split)] == [" c0", " c1"]
     assert len(corpus.demonstrations("train")) == 0
@@ -255,8 +258,8 @@ def test_bundled_limit_spares_prompts(folder):
     assert len(corpus.prompts("train")) == 3
 
 
-def test_bundled_rows_under_another_limit_have_another_fingerprint(folder):
-    """What is made of them is kept under it: the rows of one limit must not be taken for those of another."""
+def test_bundled_rows_with_another_limit_have_another_fingerprint(folder):
+    """The fingerprint is part of the cache key: rows cached for one limit must not be used for another."""
 
     def fingerprints(limit):
         corpus = BundledReviews(DataConfig(folder=str(folder), limit=limit))
@@ -266,13 +269,13 @@ def test_bundled_rows_under_another_limit_have_another_fingerprint(folder):
 
 
 @pytest.mark.parametrize("name", ["demonstrations", "preferences-test", "rankings-train", "prompts-test"])
-def test_bundled_folder_without_a_file_is_named_with_the_file(folder, name):
+def test_bundled_folder_with_a_missing_file_is_refused_with_its_name(folder, name):
     (folder / f"{name}.jsonl.bz2").unlink()
     with pytest.raises(FileNotFoundError, match=f"{folder} has no {name}.jsonl.bz2"):
         BundledReviews(DataConfig(folder=str(folder)))
 
 
-def test_bundled_contents_have_one_fingerprint_wherever_they_lie(folder):
+def test_bundled_fingerprint_depends_on_contents_not_on_paths(folder):
     def fingerprint(folder):
         return BundledReviews(DataConfig(folder=str(folder))).fingerprint
 
@@ -285,16 +288,16 @@ def test_bundled_contents_have_one_fingerprint_wherever_they_lie(folder):
         path.write_bytes(whole)
 
 
-def test_bundled_prompts_of_the_splits_share_none():
+def test_bundled_prompts_of_the_splits_do_not_overlap():
     prompts = {split: set(load_corpus(Config()).prompts(split)) for split in SPLITS}
     assert all(prompts.values())
     assert not any(prompts[a] & prompts[b] for a, b in itertools.combinations(SPLITS, 2))
 
 
-def test_bundled_files_are_found_from_any_folder(tmp_path, monkeypatch):
+def test_bundled_files_are_found_from_any_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert load_corpus(Config()).prompts("test")
     assert bundled("data") == storage.REPOSITORY / "data"
     (tmp_path / "data").mkdir()
-    with pytest.raises(FileNotFoundError, match="has no demonstrations"):  # the person's own folder comes first
+    with pytest.raises(FileNotFoundError, match="has no demonstrations"):  # an existing folder takes precedence
         load_corpus(Config())

@@ -1,4 +1,4 @@
-"""How texts become rows of ids, and rows become batches."""
+"""Texts -> rows of ids -> batches."""
 
 from __future__ import annotations
 
@@ -25,37 +25,37 @@ def test_tokenizer_can_be_trained_named_or_read_from_a_file(tokenizer, tmp_path)
     assert make_tokenizer("train:260", texts).vocab_size == 260
     tokenizer.save(tmp_path / "own.tiktoken")
     assert make_tokenizer(str(tmp_path / "own.tiktoken"), texts).encode("The plot") == tokenizer.encode("The plot")
-    with pytest.raises(ValueError, match="no tokenizer 'tarin:260'"):
+    with pytest.raises(ValueError, match="unknown tokenizer 'tarin:260'"):
         make_tokenizer("tarin:260", texts)
 
 
 @settings(deadline=None)
 @given(text=st.text(max_size=30), length=st.integers(1, 10))
-def test_prompts_are_cut_to_so_many_tokens_at_whole_characters(tokenizer, text, length):
+def test_prompts_are_cut_to_query_length_tokens_between_two_characters(tokenizer, text, length):
     whole = tokenizer.encode(text)
     beginnings = [tokenizer.encoding.decode_bytes(whole[:end]) for end in range(1, min(length, len(whole)) + 1)]
     if not any(text.startswith(start.decode("utf-8", "replace")) for start in beginnings):  # nothing to continue
-        with pytest.raises(ValueError, match=f"no whole character in its first {length} tokens"):
+        with pytest.raises(ValueError, match=f"no complete character in its first {length} tokens"):
             query_ids(tokenizer, [text], length)
         return
     (ids,) = query_ids(tokenizer, [text], length)
     assert ids == whole[: len(ids)]
     assert len(ids) <= length
-    assert text.startswith(tokenizer.encoding.decode_bytes(ids).decode("utf-8"))  # strict: no cut-off character
-    if len(ids) < min(length, len(whole)):  # shorter only where the next id would cut one
+    assert text.startswith(tokenizer.encoding.decode_bytes(ids).decode("utf-8"))  # strict: no incomplete character
+    if len(ids) < min(length, len(whole)):  # shorter only if the next id would end within a character
         with pytest.raises(UnicodeDecodeError):
             tokenizer.encoding.decode_bytes(whole[: len(ids) + 1]).decode("utf-8")
 
 
 @given(count=st.integers(1, 15), batch_size=st.integers(1, 20), epochs=st.integers(1, 3), seed=st.integers(0, 5))
-def test_every_epoch_of_prompts_covers_each_once_whatever_the_batch_size(count, batch_size, epochs, seed):
+def test_every_epoch_contains_each_prompt_once_for_any_batch_size(count, batch_size, epochs, seed):
     source = BatchStream([[i] for i in range(count)], batch_size, seed, "prompts")
     drawn = [query[0] for _ in range(-(-count * epochs // batch_size)) for query in next(source)]
     for epoch in range(epochs):
         assert sorted(drawn[epoch * count : (epoch + 1) * count]) == list(range(count))
 
 
-def test_every_epoch_of_prompts_has_an_order_of_its_own_that_the_seed_determines():
+def test_the_seed_determines_a_different_order_for_every_epoch():
     def epochs(seed, name="prompts"):
         source = BatchStream([[i] for i in range(50)], 50, seed, name)
         return [next(source) for _ in range(3)]
@@ -68,20 +68,20 @@ def test_every_epoch_of_prompts_has_an_order_of_its_own_that_the_seed_determines
 
 
 @given(before=st.integers(0, 12), batch_size=st.integers(1, 6))
-def test_prompts_go_on_from_a_stored_place(before, batch_size):
+def test_prompts_continue_from_a_stored_position(before, batch_size):
     queries = [[i] for i in range(7)]
     source = BatchStream(queries, batch_size, 3, "prompts")
     for _ in range(before):
         next(source)
     fresh, used = (BatchStream(queries, batch_size, 3, "prompts") for _ in range(2))
     next(used)
-    fresh.rows_drawn = used.rows_drawn = source.rows_drawn  # as a checkpoint does it
+    fresh.rows_drawn = used.rows_drawn = source.rows_drawn  # as a checkpoint does
     expected = [next(source) for _ in range(5)]
     assert [next(fresh) for _ in range(5)] == expected
     assert [next(used) for _ in range(5)] == expected
 
 
-def test_no_prompts_at_all_are_refused():
+def test_an_empty_list_of_prompts_is_refused():
     with pytest.raises(ValueError, match="no rows"):
         BatchStream([], 4, 1, "prompts")
 
@@ -92,8 +92,8 @@ rows_of_ids = st.lists(st.lists(st.integers(0, 99), max_size=6), min_size=1, max
 
 
 @given(rows=rows_of_ids, side=st.sampled_from(["left", "right"]))
-def test_padding_keeps_every_row_and_marks_it_real(rows, side):
-    tokens, mask = pad(rows, 99, side)  # 99 may be an ordinary id as well: the mask is from places, not from ids
+def test_padding_keeps_every_row_and_masks_the_rest(rows, side):
+    tokens, mask = pad(rows, 99, side)  # rows may contain 99, too: masks are built from positions, not from ids
     width = max(map(len, rows))
     assert tokens.shape == mask.shape == (len(rows), width)
     assert (tokens.dtype, mask.dtype) == (torch.long, torch.bool)
@@ -104,7 +104,7 @@ def test_padding_keeps_every_row_and_marks_it_real(rows, side):
 
 
 @given(rows=rows_of_ids, length=st.integers(2, 5))
-def test_windows_cover_every_row_in_order_and_leave_out_only_single_ids(token_rows, rows, length):
+def test_windows_cover_every_row_in_order_except_single_ids(token_rows, rows, length):
     pieces = windows(token_rows(rows), length)
     assert pieces.lengths.tolist() == [len(piece) for piece in pieces]
     assert all(2 <= len(piece) <= length for piece in pieces)
@@ -116,16 +116,18 @@ def test_windows_cover_every_row_in_order_and_leave_out_only_single_ids(token_ro
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), budget=st.integers(1, 80), seed=st.integers(0, 9))
-def test_batches_by_length_cover_all_once_within_the_budget(lengths, budget, seed):
+def test_batches_by_length_contain_every_row_once_and_respect_the_budget(lengths, budget, seed):
     batches = list(length_batches(np.array(lengths), budget, torch.Generator().manual_seed(seed)))
     assert Counter(index for batch in batches for index in batch) == Counter(range(len(lengths)))
     for batch in batches:
         assert len(batch) * max(lengths[index] for index in batch) <= budget or len(batch) == 1
     spans = sorted((min(lengths[i] for i in batch), max(lengths[i] for i in batch)) for batch in batches)
-    assert all(before[1] <= after[0] for before, after in itertools.pairwise(spans))  # like lengths together
+    assert all(
+        before[1] <= after[0] for before, after in itertools.pairwise(spans)
+    )  # rows of similar length share a batch
 
 
-def test_batches_by_length_are_drawn_anew_from_their_generator():
+def test_batches_by_length_differ_between_epochs_and_are_reproducible():
     lengths = np.array([5] * 60 + [9] * 60)
     generator = torch.Generator().manual_seed(0)
     first, second = (list(length_batches(lengths, 45, generator)) for _ in range(2))

@@ -1,4 +1,4 @@
-"""Files of one's own: every format and type of file says the same, wrong ones are named, unusable rows are counted."""
+"""Your own files: formats and file types are equivalent, errors name their location, unusable rows are counted."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from minippo.config import Config, DataConfig
 from minippo.data import Comparison, Demonstration, load_corpus
-from minippo.data import sources as files
+from minippo.data import examples as files
 from minippo.data.formats import FORMATS, USABLE, flatten, recognise, shared_prompt
 from minippo.data.own import OwnData
 from minippo.runs.validation import check
@@ -40,7 +40,7 @@ def prompt_of(i: int) -> str:
 
 
 def write(path: Path, rows: list[dict]) -> Path:
-    """A file of the type that its name says."""
+    """Write a file of the type that its suffix names."""
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.suffix == ".parquet":
         datasets.Dataset.from_list(rows).to_parquet(path)
@@ -106,7 +106,7 @@ KINDS_OF_FILE = ["p.jsonl", "p.jsonl.gz", "p.jsonl.bz2", "p.parquet", "folder", 
 
 @pytest.fixture
 def laid_out(tmp_path, monkeypatch):
-    """Put rows where a kind of file has them; returns what to call it."""
+    """Write rows to a kind of file; returns the value of the option."""
 
     def put(rows: list[dict], kind: str) -> str:
         if kind == "hub":
@@ -134,7 +134,7 @@ def laid_out(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("kind", KINDS_OF_FILE)
 @pytest.mark.parametrize("form", PAIRS)
-def test_every_format_in_every_type_of_file_says_the_same(laid_out, form, kind):
+def test_every_format_in_every_type_of_file_gives_the_same_comparisons(laid_out, form, kind):
     corpus = own(preferences=laid_out([PAIRS[form](i) for i in range(N)], kind))
     assert set(comparisons(corpus)) == SAME
     assert len(comparisons(corpus)) == N
@@ -158,8 +158,8 @@ def test_demonstrations_and_prompts_in_every_format(laid_out, tmp_path, kind):
     ):
         name = laid_out([form(i) for i in range(N)], kind)
         found = demonstrations(own(demonstrations=name, prompts=others))
-        expected = expected[:-9] if kind == "hub" else expected  # the split for testing is left alone
-        assert list(found) != expected  # a file may be sorted, and the first are held out
+        expected = expected[:-9] if kind == "hub" else expected  # the test split is not used
+        assert list(found) != expected  # shuffled: a file may be sorted, and the first rows are held out
         assert sorted(found, key=str) == sorted(expected, key=str)
     for form in (
         lambda i: {"prompt": prompt_of(i)},
@@ -176,7 +176,7 @@ def test_a_ranking_keeps_its_order_and_its_length(tmp_path):
     assert {c.ranked for c in found} == {(" a", " b"), (" a", " b", " c"), (" a", " b", " c", " d")}
 
 
-def test_template_is_that_of_the_page():
+def test_template_is_the_documented_one():
     conversation = [{"role": "system", "content": "Be brief."}, *turns("Hi.", "Yes?", "Bye.")]
     assert flatten(conversation) == "\n\nSystem: Be brief.\n\nHuman: Hi.\n\nAssistant: Yes?\n\nHuman: Bye."
 
@@ -202,10 +202,10 @@ def test_shared_prompt_is_a_common_beginning_of_whole_words(common, first, secon
     assert all(text.startswith(prompt) for text in texts)
     if cut and "\n\nAssistant:" not in prompt:
         assert not prompt[-1].isspace()
-        assert all(text[cut : cut + 1].isspace() for text in texts)  # between two words, and something follows
+        assert all(text[cut : cut + 1].isspace() for text in texts)  # between two words, with a rest
 
 
-def test_shared_prompt_by_hand():
+def test_shared_prompt_of_examples():
     for texts, prompt in (
         (["The film was good.", "The film was bad."], "The film was"),
         (["The film was good.", "The film was gone."], "The film was"),
@@ -217,7 +217,7 @@ def test_shared_prompt_by_hand():
 
 
 @pytest.mark.parametrize("kind", ["preferences", "demonstrations", "prompts"])
-def test_example_rows_of_the_page_are_read_and_show_every_format(kind):
+def test_documented_example_rows_are_valid_and_cover_every_format(kind):
     page = (Path(__file__).resolve().parents[2] / "docs" / "data.md").read_text(encoding="utf-8")
     table = page.split(f"\n| {kind} | |\n")[1].split("\n\n")[0]
     shown = [json.loads(row) for row in re.findall(r"`(\{.*\})`", table)]
@@ -237,7 +237,7 @@ def labelled(count: int = N) -> list[dict]:
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
-def test_labelled_texts_are_paired_and_cropped_anew_every_epoch(laid_out, kind):
+def test_labelled_texts_are_paired_and_cropped_differently_in_every_epoch(laid_out, kind):
     corpus = own(preferences=laid_out(labelled(), kind), crop_words=4)
     first, again, second = (comparisons(corpus, epoch) for epoch in (0, 0, 1))
     assert first == again
@@ -248,21 +248,21 @@ def test_labelled_texts_are_paired_and_cropped_anew_every_epoch(laid_out, kind):
             found = [re.fullmatch(rf"{sort}(\d+)w(\d)", word) for word in text.split(" ")]
             assert len({match[1] for match in found}) == 1
             assert [int(match[2]) - int(found[0][2]) for match in found] == [0, 1, 2, 3]
-    assert not corpus.comparisons("train").whole  # a crop may be cut where its tokens end
+    assert not corpus.comparisons("train").whole  # a crop that is too long may be cut
     starts = {int(c.ranked[0].split("w")[1][0]) for c in first}
     assert len(starts) > 2
 
 
-def test_labelled_texts_of_one_sort_are_refused(tmp_path):
+def test_labelled_texts_with_a_single_label_are_refused(tmp_path):
     rows = [{"text": f"good {i}", "label": 1} for i in range(N)]
     with pytest.raises(ValueError, match="none of the 37 labelled texts has the label 0"):
         own(preferences=write(tmp_path / "l.jsonl", rows))
 
 
-def test_labelled_texts_among_comparisons_are_refused(tmp_path):
+def test_a_mix_of_labelled_texts_and_comparisons_is_refused(tmp_path):
     write(tmp_path / "both" / "a.jsonl", labelled())
     write(tmp_path / "both" / "b.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
-    with pytest.raises(ValueError, match="both has both labelled texts and comparisons"):
+    with pytest.raises(ValueError, match="both mixes labelled texts and comparisons"):
         own(preferences=tmp_path / "both")
 
 
@@ -287,7 +287,7 @@ def test_rows_of_one_prompt_are_held_out_together(tmp_path, hold_out):
     assert list(same.comparisons("test")) == list(corpus.comparisons("test"))
 
 
-def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
+def test_a_prompt_is_asked_once_and_in_one_split(tmp_path):
     folder = tmp_path / "prompts"
     write(folder / "train.jsonl", [{"prompt": f"P{i % 20}"} for i in range(60)])
     write(folder / "validation.jsonl", [{"prompt": f"P{i}"} for i in range(13, 17)])
@@ -299,11 +299,11 @@ def test_a_prompt_is_asked_once_and_not_where_it_is_held_out(tmp_path):
     assert list(corpus.prompts("train")) != [f"P{i}" for i in range(13)]  # the file may be sorted
     assert corpus.report["different prompts"] == {"train": 13, "validation": 2, "test": 10}
     write(folder / "train.jsonl", [{"prompt": "P16"}])
-    with pytest.raises(ValueError, match="every prompt of the train split is also one of another split"):
+    with pytest.raises(ValueError, match="every prompt of the train split is also in another split"):
         own(prompts=folder)
 
 
-def test_prompts_are_those_given_or_the_preferences_or_the_demonstrations(tmp_path):
+def test_prompts_come_from_prompts_else_preferences_else_demonstrations(tmp_path):
     asked = write(tmp_path / "prompts.jsonl", [{"prompt": f"asked {i}"} for i in range(N)])
     pairs = write(tmp_path / "pairs.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     without = write(tmp_path / "labels.jsonl", labelled())
@@ -320,7 +320,7 @@ def test_prompts_are_those_given_or_the_preferences_or_the_demonstrations(tmp_pa
     assert len(own(preferences=without).prompts("train")) == 0
 
 
-def test_splits_are_found_by_the_names_that_are_given(tmp_path):
+def test_splits_are_found_by_the_configured_names(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(tmp_path / "f" / "train_prefs.jsonl", rows[:30])
     write(tmp_path / "f" / "dev_prefs.jsonl", rows[30:])
@@ -330,14 +330,14 @@ def test_splits_are_found_by_the_names_that_are_given(tmp_path):
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [29, 10, 1]
     corpus = own(preferences=tmp_path / "f", train_split="dev_prefs", test_split="train_prefs")
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [9, 1, 30]
-    message = "dev_prefs.jsonl does not say in its name whether it is 'train' or 'validation' or 'test'"
+    message = "the name of .*dev_prefs.jsonl must contain exactly one of 'train' or 'validation' or 'test'"
     with pytest.raises(ValueError, match=message):
         own(preferences=tmp_path / "f")
     with pytest.raises(ValueError, match=r"no file of .*f has 'learn' in its name .*data.train-split"):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
 
 
-def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
+def test_folder_without_split_names_is_for_training(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(tmp_path / "f" / "a.jsonl", rows[:30])
     write(tmp_path / "f" / "b.parquet", rows[30:])
@@ -345,16 +345,50 @@ def test_folder_whose_files_name_no_split_is_all_for_training(tmp_path):
     assert [len(corpus.comparisons(split)) for split in SPLITS] == [23, 7, 10]
 
 
-def test_nothing_to_hold_out_is_refused(tmp_path):
-    rows = [{"prompt": "The same.", "ranked": [f" a{i}", f" b{i}"]} for i in range(N)]
+def test_files_that_are_too_small_to_hold_out_rows_are_refused_with_the_numbers(tmp_path):
+    rows = [{"prompt": f"P{i}", "ranked": [f" a{i}", f" b{i}"]} for i in range(3)]
     sentence = (
-        "of 40 rows with 1 different prompts or texts no share of 0.05 can be held out for the test split: "
-        "that is 2 at most, each prompt has 40 or more"
+        "p.jsonl: 2 usable rows with 2 different prompts or texts are too few to hold out some for test and "
+        "validation: at least 3 different ones are needed, one of them for training"
     )
     with pytest.raises(ValueError, match=sentence):
+        own(preferences=write(tmp_path / "p.jsonl", rows[:2]))
+    own(preferences=write(tmp_path / "p.jsonl", rows))
+    with pytest.raises(ValueError, match=r"1 usable rows with 1 different prompts or texts are too few .* validation:"):
+        own(preferences=write(tmp_path / "p.jsonl", rows), hold_out=0.7)
+    with pytest.raises(ValueError, match=r"l.jsonl: 2 usable rows of label 0 with 2 different prompts or texts"):
+        own(preferences=write(tmp_path / "l.jsonl", [row for row in labelled(8) if row["label"]] + labelled(3)))
+
+
+def test_prompts_with_too_many_rows_to_hold_one_out_are_refused_with_the_numbers(tmp_path):
+    rows = [{"prompt": f"P{i % 4}", "ranked": [f" a{i}", f" b{i}"]} for i in range(40)]
+    sentence = (
+        "p.jsonl: no rows can be held out for test: at most 2 of 40 may be (data.hold-out is 0.05), but every prompt "
+        "has 10 rows or more, and rows of one prompt stay together"
+    )
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         own(preferences=write(tmp_path / "p.jsonl", rows))
-    with pytest.raises(ValueError, match="of 1 rows with 1 different prompts"):
-        own(preferences=write(tmp_path / "p.jsonl", rows[:1]))
+
+
+def test_the_rows_of_every_split_are_reported_after_holding_out(tmp_path):
+    pairs = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(200)])
+    shown = write(tmp_path / "d.jsonl", [{"prompt": prompt_of(i), "completion": f" x{i}"} for i in range(200)])
+    corpus = own(preferences=pairs, demonstrations=shown, hold_out=0.1)
+    assert corpus.report == {
+        "demonstrations, train": {"rows read": 200, "left out: prompt held out": 38},
+        "preferences, train": {"rows read": 200},
+        "demonstrations after holding out": {"train": 160, "validation": 1, "test": 1},
+        "comparisons after holding out": {"train": 162, "validation": 18, "test": 20},
+        "different prompts": {"train": 162, "validation": 18, "test": 20},
+    }
+    for split in SPLITS:
+        assert len(corpus.demonstrations(split)) == corpus.report["demonstrations after holding out"][split]
+        assert len(corpus.comparisons(split)) == corpus.report["comparisons after holding out"][split]
+    for limit in (0, 7):
+        corpus = own(preferences=write(tmp_path / "l.jsonl", labelled(80)), limit=limit)
+        assert corpus.report["comparisons after holding out"] == {
+            split: len(corpus.comparisons(split)) for split in SPLITS
+        }
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -365,7 +399,7 @@ def test_a_prompt_that_most_rows_share_stays_in_training(tmp_path, seed):
     assert "P0" in set(corpus.prompts("train"))
 
 
-def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
+def test_a_held_out_prompt_is_nowhere_used_for_training(tmp_path):
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     pairs = [{"prompt": f"P{i % N + 3}", "ranked": [f" {i}", " no"]} for i in range(3 * N)]
     pairs = write(tmp_path / "pairs.jsonl", pairs)
@@ -380,12 +414,12 @@ def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
     assert not tested & {*demonstrated, *compared}
     of_held_out = sum(len(corpus.comparisons(split)) for split in HELD_OUT)
     assert corpus.report["demonstrations, train"] == {
-        "rows": N + 5,
-        "left out: held out elsewhere": N + 5 - len(demonstrated),
+        "rows read": N + 5,
+        "left out: prompt held out": N + 5 - len(demonstrated),
     }
     assert corpus.report["preferences, train"] == {
-        "rows": 3 * N,
-        "left out: held out elsewhere": 3 * N - of_held_out - len(compared),
+        "rows read": 3 * N,
+        "left out: prompt held out": 3 * N - of_held_out - len(compared),
     }
     assert len(demonstrated) == N + 5 - len(tested)
     assert not set(corpus.prompts("train")) & set(corpus.prompts("test"))
@@ -397,7 +431,7 @@ def test_a_prompt_that_is_held_out_is_nowhere_trained_on(tmp_path):
     assert len(of_shown.prompts("test")) == 4
 
 
-def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
+def test_comparisons_of_different_splits_have_different_prompts(tmp_path):
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(30)])
     write(tmp_path / "f" / "test.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 35)])
     corpus = own(preferences=tmp_path / "f")
@@ -406,21 +440,21 @@ def test_comparisons_of_the_training_split_are_not_those_of_the_other(tmp_path):
     assert len(corpus.comparisons("test")) == 15
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     write(tmp_path / "f" / "train.jsonl", [PAIRS["prompt, ranked"](i) for i in range(20, 30)])
-    with pytest.raises(ValueError, match="f: the prompts of all 10 rows for training are held out"):
+    with pytest.raises(ValueError, match="f: the prompts of all 10 train rows are held out"):
         own(preferences=tmp_path / "f", prompts=asked)
 
 
 @pytest.mark.parametrize(("empty", "full"), [("train", "test"), ("test", "train")])
-def test_a_split_without_any_prompt_beside_one_with_prompts_is_refused(tmp_path, empty, full):
+def test_a_split_without_prompts_is_refused_if_another_has_prompts(tmp_path, empty, full):
     write(tmp_path / "f" / f"{empty}.jsonl", [{"chosen": f"a{i}", "rejected": f"b{i}"} for i in range(9)])
     for split in (full, "validation"):
         rows = [{"chosen": f"{split} {i} good", "rejected": f"{split} {i} bad"} for i in range(9)]
         write(tmp_path / "f" / f"{split}.jsonl", rows)
-    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, as rows of .* have"):
+    with pytest.raises(ValueError, match=f"f: none of the 9 rows of '{empty}' has a prompt, but rows of .* have"):
         own(preferences=tmp_path / "f")
 
 
-def test_limit_takes_the_first_of_each(tmp_path):
+def test_limit_keeps_the_first_rows(tmp_path):
     pairs = write(tmp_path / "pairs.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     whole = own(preferences=pairs)
     config = DataConfig(source="files", preferences=str(pairs), limit=7)
@@ -431,7 +465,7 @@ def test_limit_takes_the_first_of_each(tmp_path):
 # ---------------------------------------------------------------------------------------------- wrong data
 
 TEXT = "expected text or a list of turns"
-TURN = "expected a text 'content' and a 'role' that is system, user, assistant"
+TURN = "expected a text as 'content' and one of system, user, assistant as 'role'"
 GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
 
 
@@ -441,26 +475,26 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ('{"prompt": "P", "chosen": 3, "rejected": "b"}', "column 'chosen' holds 3 (int), " + TEXT),
         ('{"prompt": "P", "chosen": null, "rejected": "b"}', "column 'chosen' holds null, " + TEXT),
         ('{"prompt": "P", "rejected": "b"}', "no column 'chosen', found 'prompt', 'rejected'"),
-        ('{"prompt": "P", "chosen": "a"', "no JSON, Expecting ',' delimiter (character 30)"),
+        ('{"prompt": "P", "chosen": "a"', "is not valid JSON: Expecting ',' delimiter (column 30)"),
         (
             "[" * 200_000,
-            "cannot be read: too many lists or objects within each other",
+            "is not valid JSON: maximum recursion depth exceeded while decoding a JSON array from a unicode string",
         ),
         (
             "9" * 5000,
-            "cannot be read: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; "
+            "is not valid JSON: Exceeds the limit (4300 digits) for integer string conversion: value has 5000 digits; "
             "use sys.set_int_max_str_digits() to increase the limit",
         ),
-        ('["P", "a", "b"]', "found ['P', 'a', 'b'] (list), expected an object with a value for each column"),
+        ('["P", "a", "b"]', 'should be an object, but is ["P", "a", "b"]'),
         ('{"prompt": "P", "chosen": ["a"], "rejected": "b"}', "column 'chosen' holds ['a'] (list), " + TEXT),
         ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
         (
             '{"prompt": "P", "chosen": [{"role": "assistant", "content": "a"}], "rejected": "b"}',
-            "column 'chosen' holds a list of turns and 'prompt' text, expected the same in both",
+            "column 'chosen' holds a list of turns but 'prompt' holds text, expected the same",
         ),
         (
             '{"prompt": [{"role": "user", "content": "a"}], "chosen": "a", "rejected": "b"}',
-            "column 'chosen' holds text and 'prompt' a list of turns, expected the same in both",
+            "column 'chosen' holds text but 'prompt' holds a list of turns, expected the same",
         ),
         (
             '{"prompt": [{"role": "robot", "content": "a"}], "chosen": "a", "rejected": "b"}',
@@ -472,12 +506,13 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ),
     ],
 )
-def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, line, sentence):
+def test_errors_name_file_line_and_column(tmp_path, line, sentence):
     path = tmp_path / "prefs.jsonl"
     path.write_text("\n".join([GOOD] * 15 + ["", line, GOOD]) + "\n")
     with pytest.raises(ValueError) as error:  # noqa: PT011 - the whole sentence is compared
         own(preferences=path)
-    assert str(error.value) == f"{path}, line 17: {sentence}"
+    separator = " " if sentence.startswith(("is not valid JSON", "should be")) else ": "
+    assert str(error.value) == f"{path}, line 17{separator}{sentence}"
 
 
 @pytest.mark.parametrize(
@@ -499,7 +534,7 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
             "preferences",
             [{"prompt": "P", "ranked": ["a"]}],
             0,
-            "holds ['a'] (list), expected a list of two completions or more",
+            "holds ['a'] (list), expected a list of at least two completions",
         ),
         ("preferences", [{"prompt": "P", "ranked": ["a", None]}], 0, "column 'ranked[1]' holds null, " + TEXT),
         ("prompts", [{"prompt": "P"}, {"prompt": None}], 1, "column 'prompt' holds null, " + TEXT),
@@ -508,18 +543,18 @@ def test_what_is_wrong_is_named_with_its_file_its_line_and_its_column(tmp_path, 
             "demonstrations",
             [{"messages": turns("Q", "A")}, {"messages": turns("Q", "A", "B")}],
             1,
-            "of which the last is the assistant's",
+            "expected turns that end with one of the assistant",
         ),
         (
             "demonstrations",
             [{"prompt": turns("Q"), "completion": turns("Q", "A")}],
             0,
-            "column 'completion' does not begin with the assistant's turn",
+            "column 'completion' does not begin with a turn of the assistant",
         ),
     ],
 )
 @pytest.mark.parametrize("suffix", ["jsonl", "parquet"])
-def test_wrong_values_of_every_kind_are_named_with_line_or_row(tmp_path, kind, rows, place, sentence, suffix):
+def test_errors_in_every_kind_of_value_name_the_line_or_row(tmp_path, kind, rows, place, sentence, suffix):
     path = write(tmp_path / f"own.{suffix}", rows)
     number = f"line {place + 1}" if suffix == "jsonl" else f"row {place}"
     with pytest.raises(ValueError, match=re.escape(f"{path}, {number}: ")) as error:
@@ -528,7 +563,7 @@ def test_wrong_values_of_every_kind_are_named_with_line_or_row(tmp_path, kind, r
 
 
 @pytest.mark.parametrize("kind", ["p.jsonl", "p.parquet", "hub"])
-def test_columns_that_are_not_known_are_named_with_those_that_would_be(laid_out, kind):
+def test_unknown_columns_are_refused_with_the_accepted_ones(laid_out, kind):
     name = laid_out([{"question": "Q", "chosen": "A"} for _ in range(N)], kind)
     shown = "somebody/films:english train" if kind == "hub" else name
     for option, accepted in (
@@ -536,30 +571,30 @@ def test_columns_that_are_not_known_are_named_with_those_that_would_be(laid_out,
         ("demonstrations", "prompt, completion; or messages; or text"),
         ("prompts", "prompt; or text"),
     ):
-        sentence = f"{shown} has the columns question, chosen; {option} need {accepted}"
+        sentence = f"{shown} has the columns question, chosen, but {option} need {accepted}"
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             own(**{option: name})
 
 
-def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
+def test_unreadable_files_are_refused_with_their_names(tmp_path, monkeypatch):
     for name, content, sentence in (
         ("a.jsonl.gz", b"no gzip", "a.jsonl.gz cannot be read: Not a gzipped file"),
         ("b.jsonl.gz", gzip.compress(GOOD.encode() * 99)[:-20], "b.jsonl.gz cannot be read: "),
         ("c.jsonl.bz2", b"no bzip", "c.jsonl.bz2 cannot be read: Invalid data stream"),
-        ("d.parquet", b"no parquet at all", "d.parquet is no parquet file"),
-        ("e.jsonl", b"", "e.jsonl holds no rows"),
-        ("f.jsonl", b"\n \n", "f.jsonl holds no rows"),
-        ("g.csv", b"prompt\nP\n", r"g.csv does not end in .jsonl, .jsonl.gz, .jsonl.bz2, .parquet \(data.prompts\)"),
+        ("d.parquet", b"no parquet at all", "d.parquet is not a Parquet file"),
+        ("e.jsonl", b"", "e.jsonl has no rows"),
+        ("f.jsonl", b"\n \n", "f.jsonl has no rows"),
+        ("g.csv", b"prompt\nP\n", r"data.prompts: .*g.csv does not end in .jsonl, .jsonl.gz, .jsonl.bz2, .parquet"),
     ):
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=sentence):
             own(prompts=tmp_path / name)
     (tmp_path / "empty").mkdir()
     for path, sentence in (
-        (tmp_path / "empty", r"empty has no file that ends in .jsonl.*data.prompts"),
-        (tmp_path / "none.jsonl", r"no file or folder .*none.jsonl \(data.prompts\)"),
-        ("data/none.jsonl", r"no file or folder data/none.jsonl \(data.prompts\)"),
-        ("one-word", r"no file or folder one-word \(data.prompts\)"),
+        (tmp_path / "empty", r"data.prompts: .*empty has no file that ends in .jsonl"),
+        (tmp_path / "none.jsonl", r"data.prompts: .*none.jsonl is not a file, a folder or the name of a hub dataset"),
+        ("data/none.jsonl", r"data.prompts: data/none.jsonl is not a file"),
+        ("one-word", r"data.prompts: one-word is not a file"),
     ):
         with pytest.raises(FileNotFoundError, match=sentence):
             own(prompts=path)
@@ -568,20 +603,22 @@ def test_files_that_cannot_be_read_are_named(tmp_path, monkeypatch):
         raise ConnectionError("no network")
 
     monkeypatch.setattr(datasets, "load_dataset", offline)
-    with pytest.raises(FileNotFoundError, match=r"the dataset some/body cannot be had from the hub \(no network\)"):
+    with pytest.raises(
+        FileNotFoundError, match=r"the dataset some/body cannot be downloaded from the hub \(no network\)"
+    ):
         own(prompts="some/body")
 
 
-def test_a_corrupt_page_of_a_parquet_file_is_named(tmp_path):
+def test_a_corrupt_parquet_file_is_refused_with_its_name(tmp_path):
     path = write(tmp_path / "p.parquet", [{"prompt": f"P{i} " + "word " * 50} for i in range(N)])
     content = bytearray(path.read_bytes())
     content[60:100] = bytes(40)
     path.write_bytes(content)
-    with pytest.raises(ValueError, match=rf"^{path}: rows from 0 on cannot be read: .*orrupt"):
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read from row 0 on: .*orrupt"):
         own(prompts=path)
 
 
-def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
+def test_a_duplicate_column_is_refused_if_it_is_needed(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -595,22 +632,22 @@ def test_a_column_that_is_there_twice_is_refused_where_it_is_needed(tmp_path):
 
 def test_a_first_line_without_columns_is_not_an_empty_file(tmp_path):
     (tmp_path / "p.jsonl").write_text('{}\n{"prompt": "P"}\n')
-    with pytest.raises(ValueError, match=r"p.jsonl has the columns \(none\); prompts need prompt; or text$"):
+    with pytest.raises(ValueError, match=r"p.jsonl has the columns \(none\), but prompts need prompt; or text$"):
         own(prompts=tmp_path / "p.jsonl")
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path):
+def test_a_byte_order_mark_is_skipped(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
     corpus = own(prompts=path)
     assert set(prompts(corpus)) == {f"P{i}" for i in range(N)}
 
 
-def test_hub_dataset_without_the_split_is_named_with_those_it_has(laid_out):
+def test_hub_dataset_without_the_split_is_refused_with_its_splits(laid_out):
     name = laid_out([PAIRS["prompt, ranked"](i) for i in range(N)], "hub")
-    with pytest.raises(ValueError, match=r"films:english has no split 'learn', found train, test .*data.train-split"):
+    with pytest.raises(ValueError, match=r"films:english has no split 'learn', only train, test .*data.train-split"):
         own(preferences=name, train_split="learn")
-    corpus = own(preferences=name, test_split="dev")  # none of that name: a share is held out
+    corpus = own(preferences=name, test_split="dev")  # no split has this name, so a share is held out
     assert len(comparisons(corpus)) == N - 9
 
 
@@ -625,14 +662,14 @@ UNUSABLE = [
 ]
 
 
-def test_unusable_rows_are_left_out_and_counted(tmp_path):
+def test_unusable_rows_are_dropped_and_counted(tmp_path):
     path = tmp_path / "p.jsonl"
     good = [json.dumps(PAIRS["prompt, chosen, rejected"](i)).encode() for i in range(N)]
     path.write_bytes(b"\n".join([*good, *(line for line, _ in UNUSABLE)]))
     corpus = own(preferences=path)
     assert set(comparisons(corpus)) == SAME
     assert corpus.report["preferences, train"] == {
-        "rows": N + 5,
+        "rows read": N + 5,
         "dropped: unreadable characters": 3,
         "dropped: empty completion": 1,
         "dropped: identical completions": 1,
@@ -640,17 +677,19 @@ def test_unusable_rows_are_left_out_and_counted(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "problem"), UNUSABLE)
-def test_the_first_unusable_row_is_named_where_they_are_refused(tmp_path, line, problem):
+def test_refuse_names_the_first_unusable_row(tmp_path, line, problem):
     path = tmp_path / "p.jsonl"
     path.write_bytes(GOOD.encode() + b"\n" + line + b"\n" + line)
     with pytest.raises(ValueError, match=re.escape(f"{path}, line 2: {problem} (data.unusable is refuse)")):
         own(preferences=path, unusable="refuse")
     path.write_bytes(line)
-    with pytest.raises(ValueError, match=re.escape(f"none of the 1 preferences is usable; {path}, line 1: {problem}")):
+    with pytest.raises(
+        ValueError, match=re.escape(f"none of the 1 preferences is usable; the first is {path}, line 1: {problem}")
+    ):
         own(preferences=path)
 
 
-def test_unreadable_bytes_in_a_parquet_file_are_counted_too(tmp_path):
+def test_unreadable_bytes_in_a_parquet_file_are_counted(tmp_path):
     import pyarrow as pa
     import pyarrow.parquet
 
@@ -658,24 +697,24 @@ def test_unreadable_bytes_in_a_parquet_file_are_counted_too(tmp_path):
     column = pa.Array.from_buffers(pa.string(), len(texts), texts.buffers())
     pa.parquet.write_table(pa.table({"prompt": column}), tmp_path / "p.parquet")
     corpus = own(prompts=tmp_path / "p.parquet")
-    assert corpus.report["prompts, train"] == {"rows": N + 1, "dropped: unreadable characters": 1}
+    assert corpus.report["prompts, train"] == {"rows read": N + 1, "dropped: unreadable characters": 1}
 
 
 def test_empty_prompts_and_demonstrations_are_counted(tmp_path):
     rows = [{"prompt": text} for text in ("P", "Q", "R", " ", "")]
     assert own(prompts=write(tmp_path / "p.jsonl", rows), hold_out=0.4).report["prompts, train"] == {
-        "rows": 5, "dropped: empty prompt": 2,
+        "rows read": 5, "dropped: empty prompt": 2,
     }  # fmt: skip
     rows = [{"prompt": "P", "completion": text} for text in ("a", "b", "\n")]
     rows += [{"prompt": prompt, "completion": "c"} for prompt in "QR"]
     report = own(demonstrations=write(tmp_path / "d.jsonl", rows)).report
-    assert report["demonstrations, train"].items() >= {"rows": 5, "dropped: empty completion": 1}.items()
+    assert report["demonstrations, train"].items() >= {"rows read": 5, "dropped: empty completion": 1}.items()
 
 
 # ---------------------------------------------------------------------------------------------- kept for the next time
 
 
-def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch):
+def test_files_are_read_once_until_their_contents_change(tmp_path, monkeypatch):
     path, calls = tmp_path / "p.jsonl", itertools.count()
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(path, rows)
@@ -687,7 +726,7 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
     assert next(calls) == 1
     assert (list(again), again.fingerprint) == (list(first), first.fingerprint)
     write(path, [row | {"ranked": [text.replace("Good", "Fine") for text in row["ranked"]]} for row in rows])
-    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # as long and as old as before
+    os.utime(path, ns=(old.st_atime_ns, old.st_mtime_ns))  # same size and date as before
     assert path.stat().st_size == old.st_size
     changed = own(preferences=path).comparisons("train")
     assert changed.fingerprint != first.fingerprint
@@ -695,7 +734,7 @@ def test_files_are_read_once_until_what_is_in_them_changes(tmp_path, monkeypatch
 
 
 @pytest.mark.parametrize("damage", ["empty", "in a batch", "between two batches", "garbage"])
-def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damage):
+def test_cached_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damage):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "kept"))
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(2500)])
 
@@ -704,13 +743,13 @@ def test_examples_that_are_not_whole_are_read_again(tmp_path, monkeypatch, damag
     whole = kept.read_bytes()
     end = len(whole) - len(files.END_OF_ARROW)
     bad = {"empty": b"", "in a batch": whole[:-5000], "between two batches": whole[:end], "garbage": b"x" * len(whole)}
-    kept.unlink()  # the corpora above have it mapped
+    kept.unlink()  # not overwritten: the corpora above have mapped it
     kept.write_bytes(bad[damage])
     assert len(prompts(own(prompts=path))) == 2500
     assert kept.read_bytes() == whole
 
 
-def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
+def test_fingerprint_depends_on_contents_not_on_paths_and_dates(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     first = own(preferences=write(tmp_path / "a.jsonl", rows), prompts=asked).fingerprint
@@ -726,7 +765,7 @@ def test_contents_have_one_fingerprint_wherever_they_lie(tmp_path):
     assert own(preferences=tmp_path / "f").fingerprint != swapped.fingerprint
 
 
-def test_another_seed_or_share_has_other_fingerprints(tmp_path):
+def test_another_seed_or_share_changes_the_fingerprints(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     corpora = [own(1, preferences=path), own(2, preferences=path), own(1, preferences=path, hold_out=0.5)]
     for split in SPLITS:
@@ -734,19 +773,19 @@ def test_another_seed_or_share_has_other_fingerprints(tmp_path):
         assert len({corpus.prompts(split).fingerprint for corpus in corpora}) == 3
 
 
-def test_texts_stay_on_the_disk(tmp_path):
+def test_texts_stay_on_disk(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     rows = own(preferences=path)._preferences["train"]
     assert rows.cache_files
     assert Path(rows.cache_files[0]["filename"]).is_file()
 
 
-def test_place_of_an_example_is_its_line(tmp_path):
+def test_location_of_an_example_is_its_line(tmp_path):
     path = write(tmp_path / "p.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)])
     texts = own(preferences=path).comparisons("train")
     for number, comparison in enumerate(texts):
         line = next(i for i in range(N) if prompt_of(i) == comparison.prompt) + 1
-        assert texts.place(number) == f"{path}, line {line}"
+        assert texts.location(number) == f"{path}, line {line}"
 
 
 # ---------------------------------------------------------------------------------------------- settings
@@ -764,12 +803,12 @@ def test_place_of_an_example_is_its_line(tmp_path):
         ({"test_split": ""}, "must be three names, not 'train', 'validation', ''"),
     ],
 )
-def test_settings_without_meaning_are_refused(changes, sentence):
+def test_invalid_settings_are_refused(changes, sentence):
     with pytest.raises(ValueError, match=re.escape(sentence)):
         check(Config(data=DataConfig(**changes)))
 
 
-def test_the_corpus_of_files_is_found_by_its_name(tmp_path):
+def test_source_files_selects_the_corpus(tmp_path):
     path = write(tmp_path / "p.jsonl", [{"prompt": f"P{i}"} for i in range(N)])
     corpus = load_corpus(Config(data=DataConfig(source="files", prompts=str(path))))
     assert corpus.judge is None
@@ -784,7 +823,7 @@ def test_files_are_loaded_with_the_seed_of_the_run(tmp_path):
     assert prompts(own(1, prompts=path)) != prompts(own(2, prompts=path))
 
 
-def test_demonstrations_are_in_an_order_that_the_seed_determines(tmp_path):
+def test_the_seed_determines_the_order_of_demonstrations(tmp_path):
     path = write(tmp_path / "d.jsonl", [{"prompt": f"P{i}", "completion": f" c{i}"} for i in range(N)])
     asked = write(tmp_path / "asked.jsonl", [{"prompt": f"Q{i}"} for i in range(3)])
     orders = [demonstrations(own(seed, demonstrations=path, prompts=asked)) for seed in (1, 1, 2, 3)]

@@ -1,12 +1,17 @@
-"""Rows of ids in memory-mapped files: the same as lists, written once, and written anew when anything is another."""
+"""Rows of ids in memory-mapped files: equal to lists, written once, and written again if anything changes."""
 
 from __future__ import annotations
 
+import ast
 import errno
 import itertools
 import os
+import shutil
+import subprocess
+import sys
 import tempfile
 import time
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,18 +21,19 @@ from hypothesis import strategies as st
 from minippo.config import DataConfig
 from minippo.data import Comparison, Demonstration, cache, comparison_rows, policy_rows, prompt_rows, reward_rows
 from minippo.data.cache import cache_folder
-from minippo.data.rows import kept_groups, kept_rows
-from minippo.data.texts import Texts, texts_of
-from minippo.tokenizer import Tokenizer, train_bpe
+from minippo.data.rows import cached_groups, cached_rows
+from minippo.data.texts import Texts
+from minippo.tokenizer import Tokenizer, load_tokenizer, train_bpe
 from minippo.tokenizer.vocab_json import END_OF_TEXT
+from tests.in_memory import texts_of
 
 names = itertools.count()
 groups_of_ids = st.lists(st.lists(st.lists(st.integers(0, 299), max_size=5), min_size=1, max_size=3), max_size=8)
 
 
 @given(groups=groups_of_ids, start=st.integers(0, 8), stop=st.integers(0, 8), data=st.data())
-def test_kept_groups_are_the_lists_that_they_were_made_from(tokenizer, groups, start, stop, data):
-    kept = kept_groups(("lists", next(names)), tokenizer, iter(groups))
+def test_cached_groups_equal_the_original_lists(tokenizer, groups, start, stop, data):
+    kept = cached_groups(("lists", next(names)), tokenizer, iter(groups))
     assert list(kept) == groups
     assert kept.sizes.tolist() == [len(group) for group in groups]
     assert kept.longest.tolist() == [max(map(len, group)) for group in groups]
@@ -40,51 +46,51 @@ def test_kept_groups_are_the_lists_that_they_were_made_from(tokenizer, groups, s
     assert list(kept[np.array(some, np.int64)]) == [groups[index] for index in some]
 
 
-def test_rows_stay_on_the_disk_in_two_bytes_an_id_or_four(tokenizer):
-    rows = kept_rows(("two bytes",), tokenizer, [[1, 2], [299]])
+def test_rows_are_memory_mapped_with_two_or_four_bytes_per_id(tokenizer):
+    rows = cached_rows(("two bytes",), tokenizer, [[1, 2], [299]])
     assert isinstance(rows.ids, np.memmap)
     assert rows.ids.dtype == np.uint16
     assert isinstance(rows[:1].ids, np.memmap)
 
     large = Tokenizer(tokenizer.encoding, {END_OF_TEXT: 69_999})
-    rows = kept_rows(("four bytes",), large, [[69_999, 1]])
+    rows = cached_rows(("four bytes",), large, [[69_999, 1]])
     assert rows.ids.dtype == np.uint32
     assert rows[0] == [69_999, 1]
 
 
-def test_rows_are_made_once(tokenizer):
+def test_rows_are_computed_once(tokenizer):
     def never():
         raise AssertionError("made again")
         yield
 
-    assert list(kept_rows(("once", 1), tokenizer, [[5, 6]])) == [[5, 6]]
-    assert list(kept_rows(("once", 1), tokenizer, never())) == [[5, 6]]
+    assert list(cached_rows(("once", 1), tokenizer, [[5, 6]])) == [[5, 6]]
+    assert list(cached_rows(("once", 1), tokenizer, never())) == [[5, 6]]
     with pytest.raises(AssertionError, match="made again"):
-        kept_rows(("once", 2), tokenizer, never())
+        cached_rows(("once", 2), tokenizer, never())
 
 
-def test_another_tokenizer_or_other_code_makes_its_own(tokenizer, monkeypatch):
+def test_another_tokenizer_or_other_code_does_not_share_cached_rows(tokenizer, monkeypatch):
     other = train_bpe([" ".join(f"word{i} of another text" for i in range(99))], 300)
     assert (other.vocab_size, other.name) == (300, "bpe")
     assert other.name == tokenizer.name
-    assert list(kept_rows(("whose",), tokenizer, [[5]])) == [[5]]
-    assert list(kept_rows(("whose",), other, [[6]])) == [[6]]
+    assert list(cached_rows(("whose",), tokenizer, [[5]])) == [[5]]
+    assert list(cached_rows(("whose",), other, [[6]])) == [[6]]
     monkeypatch.setattr(cache, "code_fingerprint", lambda: "changed")
-    assert list(kept_rows(("whose",), tokenizer, [[7]])) == [[7]]
+    assert list(cached_rows(("whose",), tokenizer, [[7]])) == [[7]]
 
 
-def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypatch):
+def test_an_interrupted_write_leaves_no_valid_cache(tokenizer, monkeypatch):
     def dies():
         yield [1]
         raise KeyboardInterrupt
 
     before = set(cache_folder().iterdir())
     with pytest.raises(KeyboardInterrupt):
-        kept_rows(("killed",), tokenizer, dies())
+        cached_rows(("killed",), tokenizer, dies())
     assert set(cache_folder().iterdir()) == before
     replace, calls = os.replace, []
 
-    def once(*paths):  # the ids are in place, the bounds are not
+    def once(*paths):  # the ids are renamed, the bounds are not
         calls.append(paths)
         if len(calls) == 2:
             raise KeyboardInterrupt
@@ -93,67 +99,73 @@ def test_what_was_begun_and_not_ended_is_not_taken_for_whole(tokenizer, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(os, "replace", once)
         with pytest.raises(KeyboardInterrupt):
-            kept_rows(("killed",), tokenizer, [[9, 9, 9]])
-    assert list(kept_rows(("killed",), tokenizer, [[1], [2]])) == [[1], [2]]
+            cached_rows(("killed",), tokenizer, [[9, 9, 9]])
+    assert list(cached_rows(("killed",), tokenizer, [[1], [2]])) == [[1], [2]]
 
 
-def test_a_place_that_cannot_be_written_is_named(tmp_path, monkeypatch):
+def test_a_cache_folder_that_cannot_be_created_is_named(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    with pytest.raises(ValueError, match=r"file/minippo/\w+, which cannot be written .* XDG_CACHE_HOME"):
+    with pytest.raises(ValueError, match=r"file/minippo/\w+, cannot be written .* XDG_CACHE_HOME"):
         cache_folder()
 
 
-def test_a_folder_that_is_there_and_cannot_be_written_is_named_too(monkeypatch):
+def test_a_read_only_cache_folder_is_named(monkeypatch):
     folder = cache_folder()
 
     def read_only(dir):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(dir))
 
     monkeypatch.setattr(tempfile, "TemporaryFile", read_only)
-    with pytest.raises(ValueError, match=rf"{folder}, which cannot be written \(Permission denied\); .*XDG_CACHE_HOME"):
+    with pytest.raises(ValueError, match=rf"{folder}, cannot be written \(Permission denied\); .*XDG_CACHE_HOME"):
         cache_folder()
 
 
-def test_a_disk_that_fills_up_is_named_and_leaves_nothing_behind(tokenizer):
+def test_a_full_disk_is_reported_and_leaves_no_files(tokenizer):
     def rows():
         yield [1]
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     before = set(cache_folder().iterdir())
     with pytest.raises(ValueError, match=rf"{cache_folder()}, .*No space left on device.*XDG_CACHE_HOME"):
-        kept_rows(("full",), tokenizer, rows())
+        cached_rows(("full",), tokenizer, rows())
     assert set(cache_folder().iterdir()) == before
 
 
 @pytest.mark.parametrize("suffix", [".ids", ".npz"])
 @pytest.mark.parametrize("damage", ["gone", "empty", "short", "long", "zeros"])
-def test_rows_whose_files_are_not_whole_are_made_again(tokenizer, suffix, damage):
+def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
     parts, groups = ("damaged", suffix, damage), [[[1, 2, 3], [4]], [[5, 6]]]
     before = set(cache_folder().iterdir())
-    kept_groups(parts, tokenizer, groups)
+    cached_groups(parts, tokenizer, groups)
     (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == suffix)
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
-    elif damage == "zeros" and suffix == ".npz":  # what a machine that stopped may leave
+    elif damage == "zeros" and suffix == ".npz":  # as after a power failure
         path.write_bytes(bytes(len(whole)))
     else:
         path.write_bytes({"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": b""}[damage])
-    assert list(kept_groups(parts, tokenizer, groups)) == groups
+    assert list(cached_groups(parts, tokenizer, groups)) == groups
     assert path.read_bytes()[:2] == whole[:2]
 
 
-def test_rows_are_safe_on_the_disk_before_they_come_into_place(tokenizer, monkeypatch):
+def test_rows_are_flushed_to_disk_before_they_are_renamed(tokenizer, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace
     monkeypatch.setattr(os, "fsync", lambda file: [calls.append("fsync"), fsync(file)])
     monkeypatch.setattr(os, "replace", lambda *paths: [calls.append("replace"), replace(*paths)])
-    kept_rows(("safe",), tokenizer, [[1]])
-    assert calls == ["fsync", "fsync", "replace", "replace", "fsync"]  # the folder last: the names are on the disk too
+    cached_rows(("safe",), tokenizer, [[1]])
+    assert calls == [
+        "fsync",
+        "fsync",
+        "replace",
+        "replace",
+        "fsync",
+    ]  # finally the folder, which contains the new names
 
 
-def test_what_other_code_made_is_deleted_when_it_was_not_used_for_a_week(tmp_path, monkeypatch):
+def test_caches_of_other_code_are_deleted_after_a_week_without_use(tmp_path, monkeypatch):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     mine, day = cache_folder(), 24 * 3600
     for name, days in (("0123456789abcdef", 8), ("fedcba9876543210", 6), ("somebody's", 99)):
@@ -161,29 +173,116 @@ def test_what_other_code_made_is_deleted_when_it_was_not_used_for_a_week(tmp_pat
         (tmp_path / "minippo" / name / "a.ids").write_text("")
         os.utime(tmp_path / "minippo" / name, (time.time() - days * day,) * 2)
     os.utime(mine, (time.time() - 99 * day,) * 2)
-    assert cache_folder() == mine  # being used, it counts as new
+    assert cache_folder() == mine  # its date is that of its last use
     assert {path.name for path in mine.parent.iterdir()} == {mine.name, "fedcba9876543210", "somebody's"}
     assert time.time() - mine.stat().st_mtime < day
+
+
+# ---------------------------------------------------------------------------------------------- the cache key
+
+REPOSITORY = cache.PACKAGE.parent
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package's source."""
+    ignore = shutil.ignore_patterns("__pycache__", "configs")
+    return Path(shutil.copytree(cache.PACKAGE, tmp_path / "minippo", ignore=ignore))
+
+
+def key_of(package: Path) -> str:
+    cache.code_fingerprint.cache_clear()
+    return cache.code_fingerprint(package)
+
+
+def test_the_cache_key_covers_exactly_the_files_that_reading_imports(package):
+    """The oracle is what Python itself imports for `minippo.data`. `reviews` is left out: it only judges texts."""
+    code = "import sys, minippo.data; print(*(m.__file__ for n, m in sys.modules.items() if n.startswith('minippo')))"
+    run = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    loaded = {Path(path).relative_to(cache.PACKAGE).as_posix() for path in run.stdout.split()}
+    needed = {name for name in loaded if name != "__init__.py" and not name.startswith("reviews/")}
+    assert {"data/own.py", "tokenizer/bpe.py", "splits.py", "storage.py", "streams.py"} <= needed
+    assert not {"equations.py", "config.py", "evaluation.py", "model.py"} & needed
+    before, changing = key_of(package), set()
+    for path in sorted(package.rglob("*.py")):
+        source = path.read_text(encoding="utf-8")
+        path.write_text(source + "\n# another comment\n", encoding="utf-8")
+        if key_of(package) != before:
+            changing.add(path.relative_to(package).as_posix())
+        path.write_text(source, encoding="utf-8")
+    assert changing == needed
+    assert key_of(package) == before
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "from minippo import errors",
+        "from minippo.errors import TrainingError",
+        "import minippo.errors",
+        "def late():\n    from minippo.errors import TrainingError",
+    ],
+)
+def test_a_newly_imported_file_is_covered_by_the_cache_key(package, statement):
+    assert package / "errors.py" not in cache.code_files(package)
+    path = package / "data" / "texts.py"
+    path.write_text(path.read_text(encoding="utf-8") + f"\n{statement}\n", encoding="utf-8")
+    assert package / "errors.py" in cache.code_files(package)
+    before = key_of(package)
+    (package / "errors.py").write_text("# changed")
+    assert key_of(package) != before
+
+
+def test_a_new_or_renamed_file_changes_the_cache_key(package):
+    before = key_of(package)
+    (package / "data" / "more.py").write_text("")
+    added = key_of(package)
+    (package / "data" / "more.py").rename(package / "data" / "most.py")
+    assert len({before, added, key_of(package)}) == 3
+
+
+def test_data_imports_only_the_judge_from_reviews():
+    """Therefore the cache key may leave `reviews` out: the judge scores texts after they have been read."""
+    imports = [
+        (path.name, alias.name)
+        for path in (cache.PACKAGE / "data").glob("*.py")
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("minippo.reviews")
+        for alias in node.names
+    ]
+    judge = {("bundled.py", name) for name in ("gold_score", "is_grammatical", "split_sentences")}
+    assert set(imports) == judge
+
+
+def test_fingerprint_of_a_tokenizer_covers_everything_it_saves(tokenizer, tmp_path):
+    tokenizer.save(tmp_path / "same.tiktoken")
+    assert load_tokenizer(tmp_path / "same.tiktoken").fingerprint == tokenizer.fingerprint
+    for other in (
+        train_bpe(["another text"], 270),
+        Tokenizer(tokenizer.encoding, {END_OF_TEXT: 400}),
+        Tokenizer(tokenizer.encoding, {END_OF_TEXT: 299, "<pad>": 300}, pad="<pad>"),
+    ):
+        assert other.fingerprint != tokenizer.fingerprint
 
 
 # ---------------------------------------------------------------------------------------------- texts
 
 
 @given(count=st.integers(0, 30), start=st.integers(-3, 12), stop=st.integers(0, 40), inner=st.integers(0, 9))
-def test_texts_are_read_as_the_list_that_they_stand_for(count, start, stop, inner):
+def test_texts_behave_like_a_list(count, start, stop, inner):
     items = [f"text {number}" for number in range(count)]
-    texts = Texts(count, lambda a, b: items[a:b], "some", place=lambda number: f"line {number}")
+    texts = Texts(count, lambda a, b: items[a:b], "some", location=lambda number: f"line {number}")
     part, expected = texts[start:stop], items[start:stop]
     assert list(part) == expected
     assert list(part[inner:]) == expected[inner:]
     assert [text for chunk in part.chunks(4) for text in chunk] == expected
     if expected:
         assert part[-1] == expected[-1]
-        assert part.place(0) == f"line {items.index(expected[0])}"
+        assert part.location(0) == f"line {items.index(expected[0])}"
     assert (part.fingerprint == texts.fingerprint) == (len(part) == count)
 
 
-def test_rows_of_every_kind_are_encoded_a_thousand_at_a_time(tokenizer):
+def test_rows_are_encoded_a_thousand_at_a_time(tokenizer):
     largest = []
 
     def read(first, last):
@@ -196,8 +295,8 @@ def test_rows_of_every_kind_are_encoded_a_thousand_at_a_time(tokenizer):
     assert rows[2400] == [*tokenizer.encode("P2400"), *tokenizer.encode(" c2400"), tokenizer.eos_id]
 
 
-def test_policy_and_reward_model_of_one_tokenizer_do_not_read_each_others_rows(tokenizer):
-    """Prompt and completion are encoded apart for the one, together for the other."""
+def test_policy_and_reward_rows_of_one_tokenizer_differ(tokenizer):
+    """Prompt and completion are encoded separately for the policy, together for the reward model."""
     token = next(text for text in map(tokenizer.decode, zip(range(256, 299))) if len(text) > 1)
     texts = texts_of([Demonstration(token[:1], token[1:])], "one token over the border")
     assert list(policy_rows(texts, tokenizer)) != list(reward_rows(texts, tokenizer))
@@ -209,7 +308,7 @@ LONG = "The plot is gripping and the café scenes are lovely. "
 
 
 def prompts(tokenizer, texts, whole=True, validation=("v",), test=("t",), **changes):
-    """Rows of the training prompts `texts`, and the report."""
+    """Rows of the training and validation prompts, and the report."""
     by_split = {"train": texts, "validation": validation, "test": test}
 
     def read(split):
@@ -220,21 +319,21 @@ def prompts(tokenizer, texts, whole=True, validation=("v",), test=("t",), **chan
     return list(rows["train"]), list(rows["validation"]), report
 
 
-def test_prompts_that_do_not_fit_are_left_out_and_counted(tokenizer):
+def test_prompts_that_are_too_long_are_dropped_and_counted(tokenizer):
     rows, _, report = prompts(tokenizer, ["The plot", LONG, "café"])
     assert rows == [tokenizer.encode("The plot"), tokenizer.encode("café")]
     assert report == {"prompts, train": {"rows": 3, "dropped: longer than data.query-length": 1}}
     assert prompts(tokenizer, ["The plot"])[2] == {}
 
 
-def test_prompts_that_are_beginnings_are_cut_instead(tokenizer):
+def test_excerpts_that_are_too_long_are_cut_instead(tokenizer):
     rows, _, report = prompts(tokenizer, ["The plot", LONG], whole=False)
     assert rows == [tokenizer.encode("The plot"), tokenizer.encode(LONG)[:6]]
     assert report == {}
 
 
 def test_prompts_with_the_same_tokens_are_one_prompt_and_stay_held_out(tokenizer):
-    """As texts all of these differ; as the policy reads them, in their first six tokens, many do not."""
+    """All of these texts differ, but many have the same first six tokens, which are all that the policy reads."""
     texts = [LONG, "café", LONG + "more", "the first", "the second", "The music"]
     held_out = [tokenizer.decode(tokenizer.encode(text)[:6]) for text in ("the first", "The music")]
     rows, validation, report = prompts(
@@ -244,23 +343,25 @@ def test_prompts_with_the_same_tokens_are_one_prompt_and_stay_held_out(tokenizer
     assert validation == [tokenizer.encode("the first")[:6]]
     same = "left out: the same tokens as another prompt"
     assert report == {"prompts, train": {"rows": 6, same: 3}, "prompts, validation": {"rows": 2, same: 1}}
-    with pytest.raises(ValueError, match=r"all 2 train prompts are, in their first 6 tokens, prompts of another split"):
+    with pytest.raises(
+        ValueError, match=r"all 2 train prompts have the same first 6 tokens as prompts of another split"
+    ):
         prompts(tokenizer, [LONG, LONG + "!"], whole=False, validation=[LONG])
 
 
-def test_comparisons_that_do_not_fit_are_left_out_and_counted(tokenizer):
+def test_comparisons_that_are_too_long_are_dropped_and_counted(tokenizer):
     fits, worse = (" fine", " poor"), (" fine", LONG)
     texts = texts_of([Comparison("P", worse), Comparison("P", fits), Comparison(LONG, fits)], "one of three")
-    most = len(tokenizer.encode("P poor")) + 1  # with the end
+    most = len(tokenizer.encode("P poor")) + 1  # with end-of-text
     rows, kept, dropped = comparison_rows(texts, tokenizer, most, DataConfig())
     assert list(rows) == [[[*tokenizer.encode("P" + text), tokenizer.eos_id] for text in fits]]
     assert kept.tolist() == [1]
     assert dropped == {"rows": 3, "dropped: longer than the reward model's context": 2}
-    with pytest.raises(ValueError, match="none of 3 fits"):
+    with pytest.raises(ValueError, match="all 3 rows are too long"):
         comparison_rows(texts, tokenizer, most - 1, DataConfig())
 
 
-def test_comparisons_kept_for_one_context_are_not_taken_for_another(tokenizer):
+def test_comparisons_cached_for_one_context_are_not_used_for_another(tokenizer):
     pair = Comparison("", (LONG, LONG.upper()))
     texts = texts_of([pair], "for two contexts", whole=False)
     for context in (9, 7, 9, 12):
@@ -268,7 +369,7 @@ def test_comparisons_kept_for_one_context_are_not_taken_for_another(tokenizer):
         assert list(rows) == [[[*tokenizer.encode(text)[: context - 1], tokenizer.eos_id] for text in pair.ranked]]
 
 
-def test_where_unusable_examples_are_refused_the_first_that_does_not_fit_is_named(tokenizer):
+def test_refuse_names_the_first_example_that_is_too_long(tokenizer):
     length = len(tokenizer.encode(LONG))
     sentence = f"number 1 has {length} tokens, more than data.query-length of 6 .data.unusable is refuse"
     with pytest.raises(ValueError, match=sentence):
@@ -276,8 +377,8 @@ def test_where_unusable_examples_are_refused_the_first_that_does_not_fit_is_name
     assert len(prompts(tokenizer, ["The plot"], unusable="refuse")[0]) == 1
 
 
-def test_no_prompts_and_no_comparisons_are_named_with_the_option_that_would_give_them(tokenizer):
-    with pytest.raises(ValueError, match=r"no prompts: neither data\.prompts"):
+def test_missing_prompts_and_comparisons_are_reported_with_their_option(tokenizer):
+    with pytest.raises(ValueError, match=r"no prompts: give data\.prompts"):
         prompts(tokenizer, [])
     with pytest.raises(ValueError, match=r"no preferences .*data\.preferences"):
         comparison_rows(texts_of([], "none"), tokenizer, 9, DataConfig())

@@ -154,7 +154,7 @@ MUTANTS = [
     Mutant("minippo/tokenizer/bpe.py", "        if parts != [a, b]:\n", "        if len(parts) != 2:\n", covering("bpe")),  # another merge leads there
     Mutant("minippo/tokenizer/bpe.py", "        if a + b in ranks:\n", "        if False:\n", covering("bpe")),
     Mutant("minippo/tokenizer/bpe.py", "in sorted(merges, key=lambda merge: len(merge[0] + merge[1])):", "in merges:", covering("bpe")),  # a wrong example
-    Mutant("minippo/tokenizer/bpe.py", "        _, place = min(joined)\n", "        _, place = joined[0]\n", covering("bpe")),
+    Mutant("minippo/tokenizer/bpe.py", "        _, i = min(joined)\n", "        _, i = joined[0]\n", covering("bpe")),
     Mutant("minippo/tokenizer/vocab_json.py", "_settings(folder / \"special_tokens_map.json\") | _settings(folder / \"tokenizer_config.json\")", "_settings(folder / \"tokenizer_config.json\") | _settings(folder / \"special_tokens_map.json\")", covering("public_vocabulary")),
     Mutant("minippo/tokenizer/vocab_json.py", "        _check_pipeline(whole)\n", "", covering("public_vocabulary")),  # another split, without a word
     Mutant("minippo/tokenizer/vocab_json.py", "    if ordinary:\n", "    if False:\n", covering("public_vocabulary")),  # tokens found in texts
@@ -188,7 +188,7 @@ MUTANTS = [
     Mutant("minippo/tools/export.py", "        make_folder(options.out)\n", "", covering("export", "unwritable")),
     # ------------------------------------------------------------------ broken public files
     Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "malformed")),  # true passes for 1
-    Mutant("minippo/storage.py", "    if key not in found and NoneType not in kinds:", "    if key not in found:", covering("tokenizer", "alone_are_enough")),
+    Mutant("minippo/storage.py", "    if key not in holder and NoneType not in kinds:", "    if key not in holder:", covering("tokenizer", "alone_are_enough")),
     Mutant("minippo/storage.py", "(ValueError, RecursionError)", "ValueError", covering("tokenizer", "beside_the_merges")),
     Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "malformed")),
     Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "malformed")),
@@ -210,7 +210,7 @@ MUTANTS = [
     Mutant("minippo/data/encode.py", "        new = new[~np.isin(hashes[new], seen)]\n", "", covering("token_rows", "same_tokens")),
     Mutant("minippo/data/imdb.py", "        random.Random(f\"{self.seed} {split} prompts\").shuffle(texts)  # the file is sorted by label\n", "", covering("corpora")),
     Mutant("minippo/data/imdb.py", "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", covering("corpora")),  # one pairing for ever
-    Mutant("minippo/data/labelled.py", "            chance.shuffle(order)\n", "            pass\n", covering("corpora")),  # pairs by row index
+    Mutant("minippo/data/labelled.py", "            rng.shuffle(order)\n", "            pass\n", covering("corpora")),  # pairs by row index
     Mutant("minippo/data/labelled.py", "crop(text, starts[row], self.crop_words)", "text", covering("corpora")),  # whole reviews
     Mutant("minippo/data/encode.py", "whole_characters(tokenizer, ids[:query_length])", "ids[:query_length]", covering("data")),
     Mutant("minippo/masking.py", "mask = torch.zeros(tokens.shape, dtype=torch.bool)", "mask = torch.full(tokens.shape, pad_id).bool()", covering("data")),  # padded with the pad's id
@@ -219,23 +219,23 @@ MUTANTS = [
     Mutant("minippo/data/rows.py", "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", covering("data")),
     Mutant("minippo/batches.py", "(place + 1 - starts[-1]) * length > batch_tokens", "(place - starts[-1]) * length > batch_tokens", covering("data")),
     Mutant("minippo/data/texts.py", "self.read(start + first, start + last)", "self.read(first, last)", covering("token_rows")),
-    Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *parts, tokenizer_fingerprint(tokenizer))", "fingerprint_of(\"tokens\", *parts)", covering("token_rows")),  # another tokenizer's ids
-    Mutant("minippo/data/rows.py", "if ids_path.stat().st_size == lengths.sum() * dtype.itemsize else None", "", covering("token_rows")),  # a file cut short
+    Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *key, tokenizer.fingerprint)", "fingerprint_of(\"tokens\", *key)", covering("token_rows")),  # another tokenizer's ids
+    Mutant("minippo/data/rows.py", "if ids_path.stat().st_size == bounds[\"lengths\"].sum() * dtype.itemsize else None", "", covering("token_rows")),  # a file cut short
     Mutant("minippo/storage.py", "            _sync(part)\n", "            pass\n", covering("token_rows")),
     Mutant("minippo/data/cache.py", "            probe.flush()\n", "            probe.flush()\n        return folder\n", covering("token_rows")),  # never deleted
-    Mutant("minippo/data/sources.py", "            return file.read() == END_OF_ARROW\n", "            return True\n", covering("own_data", "not_whole")),  # rows of the last batches are gone
-    Mutant("minippo/data/sources.py", "decode(\"utf-8-sig\"", "decode(\"utf-8\"", covering("own_data", "byte_order")),
-    Mutant("minippo/data/own.py", "                if num_rows + counts[prompt] <= most:", "                if num_rows < most:", covering("own_data", "most_rows")),  # nearly all is held out
+    Mutant("minippo/data/examples.py", "            return file.read() == END_OF_ARROW\n", "            return True\n", covering("own_data", "not_whole")),  # rows of the last batches are gone
+    Mutant("minippo/storage.py", "decode(\"utf-8-sig\"", "decode(\"utf-8\"", covering("own_data", "byte_order")),
+    Mutant("minippo/data/holding_out.py", "            if num_rows + counts[prompt] <= most:", "            if num_rows < most:", covering("own_data", "most_rows")),  # nearly all is held out
     Mutant("minippo/data/own.py", "        self._leave_out_held_out_prompts()\n", "", covering("own_data", "held_out")),  # held-out prompts are demonstrated
     Mutant("minippo/data/own.py", "for rows in (self._prompts, self._preferences)\n", "for rows in (self._prompts,)\n", covering("own_data", "nowhere")),
     Mutant("minippo/data/imdb.py", "*[file_fingerprint(Path(path)) for path in files.values()]", "*[self.rows[split]._fingerprint for split in files], 0", covering("corpora", "imdb")),  # other paths, another run
-    Mutant("minippo/data/cache.py", "/ \"minippo\"\n    folder = everything / code_fingerprint()", "/ \"minippo\"\n    folder = everything / \"code\"", covering("token_rows")),  # what the old code made
+    Mutant("minippo/data/cache.py", "/ \"minippo\"\n    folder = all_versions / code_fingerprint()", "/ \"minippo\"\n    folder = all_versions / \"code\"", covering("token_rows")),  # what the old code made
     Mutant("minippo/data/cache.py", "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", covering("own_data", "read_once")),  # what an old file said
     Mutant("minippo/data/formats.py", "common.rindex(ANSWER)", "common.index(ANSWER)", covering("own_data", "conversation")),
     Mutant("minippo/data/formats.py", "return text + ANSWER if", "return text if", covering("own_data", "demonstrations")),  # the policy would have to open its own turn
-    Mutant("minippo/data/sources.py", "enumerate(file, start=1)", "enumerate(file)", covering("own_data", "line")),
-    Mutant("minippo/data/sources.py", "errors=\"replace\"", "errors=\"ignore\"", covering("own_data", "unusable")),  # silently another text
-    Mutant("minippo/data/own.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
+    Mutant("minippo/storage.py", "enumerate(file, start=1)", "enumerate(file)", covering("own_data", "line")),
+    Mutant("minippo/storage.py", "errors=\"replace\"", "errors=\"ignore\"", covering("own_data", "unusable")),  # silently another text
+    Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
     Mutant("minippo/data/own.py", "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", covering("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
     Mutant("train_rm.py", "won = [row[i] > row[j]", "won = [row[i] >= row[j]", covering("train_rm")),  # ties count as right
@@ -250,13 +250,13 @@ MUTANTS = [
     Mutant("minippo/runs/checkpoint.py", "    if rest[\"data\"] != data:\n", "    if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
-    Mutant("minippo/runs/validation.py", "    check_finite(config)\n", "", covering("config", "none")),
+    Mutant("minippo/runs/validation.py", "        if not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "response_uniforms(config.seed, f\"{split} answers\"", "response_uniforms(0, f\"{split} answers\"", covering("evaluate")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", covering("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + covering("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant("train_ppo.py", "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", covering("pipeline", "resumed")),
-    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{where}{key} is no field; did you mean {near!r}?\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
-    Mutant("minippo/runs/options.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
+    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
+    Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
     Mutant("minippo/sft.py", "require_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", covering("sft")),

@@ -158,11 +158,11 @@ PLUMBING = [
     Mutant("minippo/runs/run.py", "return replace(config, **{name: getattr(theirs, name) for name in stages})", "return config", OF_RUN),  # the source's stages, not its settings
     Mutant("minippo/runs/run.py", "2**20 if sys.platform == \"darwin\" else 2**10", "2**10 if sys.platform == \"darwin\" else 2**20", OF_RUN),
     # ------------------------------------------------------------------ data.py
-    Mutant("minippo/data/encode.py", "(\"comparisons\", comparisons.fingerprint, most)", "(\"comparisons\", comparisons.fingerprint)", OF_DATA),  # cut for another context
+    Mutant("minippo/data/encode.py", "(\"comparisons\", comparisons.fingerprint, max_length)", "(\"comparisons\", comparisons.fingerprint)", OF_DATA),  # cut for another context
     Mutant("minippo/data/encode.py", "_fitting(prompts, rows.lengths, config.query_length, ", "_fitting(prompts, rows.lengths, config.response_length, ", OF_DATA),
-    Mutant("minippo/data/encode.py", "return found[kept], kept, dropped", "return found, kept, dropped", OF_DATA),
+    Mutant("minippo/data/encode.py", "return rows[kept], kept, dropped", "return rows, kept, dropped", OF_DATA),
     # ------------------------------------------------------------------ corpora.py
-    Mutant("minippo/data/bundled.py", "judge = Judge(gold_score, ", "judge = Judge(lambda prompt, response: gold_score(\"\", response), ", OF_CORPORA),  # the gold score ignores the prompt
+    Mutant("minippo/data/bundled.py", "gold_score = staticmethod(gold_score)", "gold_score = staticmethod(lambda prompt, response: gold_score(\"\", response))", OF_CORPORA),  # the gold score ignores the prompt
     Mutant("minippo/data/bundled.py", "f\"rankings-{split}\"", "\"rankings-train\"", OF_CORPORA),
     Mutant("minippo/data/bundled.py", "tuple(row[\"ranked\"])", "tuple(row[\"ranked\"][::-1])", OF_CORPORA),  # worst first
     Mutant("minippo/data/bundled.py", "f\"{files} {names} {self.limit}\"", "f\"{files} {names}\"", OF_CORPORA),  # the rows of another limit are reused
@@ -173,20 +173,20 @@ PLUMBING = [
     Mutant("minippo/data/corpus.py", "OwnData(config.data, config.seed)", "OwnData(config.data, 1)", OF_OWN_DATA),
     # ------------------------------------------------------------------ labelled.py
     Mutant("minippo/data/labelled.py", "list(zip(sides[1], sides[0], strict", "list(zip(sides[0], sides[1], strict", OF_OWN_DATA),
-    Mutant("minippo/data/labelled.py", " words, {chance_name}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
+    Mutant("minippo/data/labelled.py", " words, {stream}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
     Mutant("minippo/data/labelled.py", "in pairs of {self.crop_words} words", "in pairs", OF_OWN_DATA),
     Mutant("minippo/data/labelled.py", "fingerprint, whole=False)", "fingerprint)", OF_OWN_DATA),  # long crops are dropped, not cut
     # ------------------------------------------------------------------ own_data.py
-    Mutant("minippo/data/own.py", "_order(len(rows), self.seed, \"order of demonstrations\")", "_order(len(rows), 1, \"order of demonstrations\")", OF_OWN_DATA),
+    Mutant("minippo/data/own.py", "random_order(len(rows), self.seed, \"order of demonstrations\")", "random_order(len(rows), 1, \"order of demonstrations\")", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "pairing.pairs(f\"{self.seed} {split} {epoch}\")", "pairing.pairs(f\"{self.seed} {split}\")", OF_OWN_DATA),
-    Mutant("minippo/data/own.py", "        return found[: self.config.limit or None]", "        return found", OF_OWN_DATA),
-    Mutant("minippo/data/own.py", "int(self.config.hold_out * len(these))", "int(0.05 * len(these))", OF_OWN_DATA),
-    Mutant("minippo/data/own.py", "_order(len(counts), self.seed, ", "_order(len(counts), 1, ", OF_OWN_DATA),
+    Mutant("minippo/data/own.py", "        return comparisons[: self.config.limit or None]", "        return comparisons", OF_OWN_DATA),
+    Mutant("minippo/data/holding_out.py", "int(share * len(these))", "int(0.05 * len(these))", OF_OWN_DATA),
+    Mutant("minippo/data/holding_out.py", "random_order(len(counts), seed, ", "random_order(len(counts), 1, ", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "row[\"completions\"][0], self.config.crop_words)", "row[\"completions\"][0], 100)", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "\"validation\": config.validation_split, \"test\": config.test_split", "\"validation\": config.test_split, \"test\": config.validation_split", OF_OWN_DATA),
     # ------------------------------------------------------------------ token_rows.py
     Mutant("minippo/data/rows.py", "<= 1 << 16", "<= 1 << 17", OF_DATA),
-    Mutant("minippo/data/rows.py", "np.maximum.reduceat(lengths, firsts)", "lengths[firsts]", OF_DATA),  # of a group the first row alone
+    Mutant("minippo/data/rows.py", "np.maximum.reduceat(rows.lengths, firsts)", "rows.lengths[firsts]", OF_DATA),  # of a group the first row alone
     # ------------------------------------------------------------------ ppo.py: what reaches the losses
     Mutant("minippo/ppo.py", "lr_schedule(config.schedule, ", "lr_schedule(\"linear\", ", OF_UPDATE),
     Mutant("minippo/ppo.py", ", config.num_iterations, warmup=config.warmup)", ", config.num_iterations)", OF_UPDATE),
@@ -214,7 +214,7 @@ PLUMBING = [
     Mutant("minippo/tools/generate.py", "        stop_ids=stop_ids,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "        top_k=options.top_k,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "\"generate\", 0, [number]", "\"generate\", 0, [0]", OF_COMMANDS),  # n times the same answer
-    Mutant("minippo/tools/generate.py", "run.stage(\"sft\") / \"policy\"", "run.stage(\"ppo\") / \"policy\"", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "\"reference\": \"sft\"}", "\"reference\": \"ppo\"}", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.config.data.response_length if", "64 if", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.tokenizers()[0].encode(prompt)", "run.tokenizers()[1].encode(prompt)", OF_COMMANDS),
     Mutant("minippo/tools/score.py", "[options.prompt] * len(batch)", "[\"\"] * len(batch)", OF_COMMANDS),

@@ -91,15 +91,15 @@ def test_three_stages_train_on_files(finished):
 def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
     report = json.loads((finished / "summary.json").read_text())["data_report"]
     read = {
-        "demonstrations, train": {"rows": 120, "left out: held out elsewhere": 18},
-        "preferences, train": {"rows": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
-        "preferences, held out for test": {"rows": 10},
-        "preferences, held out for validation": {"rows": 9},
+        "demonstrations, train": {"rows read": 120, "left out: prompt held out": 18},
+        "preferences, train": {"rows read": 103, "dropped: empty completion": 1, "dropped: identical completions": 1},
+        "demonstrations after holding out": {"train": 100, "validation": 1, "test": 1},
+        "comparisons after holding out": {"train": 82, "validation": 9, "test": 10},
         "different prompts": {"train": 82, "validation": 9, "test": 10},
     }
     assert report["sft"] == read
     assert report["rm"].items() >= read.items()
-    (longer,) = (counts for name, counts in report["rm"].items() if name.startswith("comparisons"))
+    (longer,) = (counts for name, counts in report["rm"].items() if name.startswith("comparisons, "))
     assert longer["dropped: longer than the reward model's context"] == 1
     assert report["ppo"] == read
 
@@ -113,7 +113,7 @@ def test_stages_tell_what_was_left_out_and_finished_ones_can_be_evaluated(finish
     capsys.readouterr()
     stage(sft.main, *arguments(folder), "--run-dir", folder / "again", "--sft.policy.tokens", 100)
     assert (
-        "data: preferences, train: 103 rows, 1 dropped: empty completion, 1 dropped: identical"
+        "data: preferences, train: 103 rows read, 1 dropped: empty completion, 1 dropped: identical"
         in capsys.readouterr().out
     )
 
@@ -171,7 +171,7 @@ def test_too_long_and_unusable_data_is_refused_before_the_stage_that_reads_it(fo
 @pytest.mark.parametrize(
     ("missing", "main", "part"),
     [
-        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but 0 usable demonstrations are left"),
+        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but there are only 0 usable"),
         ("preferences", train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
         ("demonstrations", train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
     ],
@@ -215,7 +215,7 @@ def test_no_demonstrations_are_needed_where_nothing_is_trained_on_them(folder, f
 def test_two_demonstrations_are_not_enough_for_any_use(folder):
     config = load_config(str(folder / "sizes.yaml"))
     check_demonstrations(config, 3)
-    with pytest.raises(ValueError, match="but 2 usable demonstrations are left and at least 3 are needed"):
+    with pytest.raises(ValueError, match="but there are only 2 usable demonstrations; at least 3 are needed"):
         check_demonstrations(config, 2)
 
 
@@ -227,10 +227,10 @@ def test_example_of_the_page_writes_its_files_and_its_settings_are_in_order(tmp_
     config = load_config("kitchen.yaml")
     check(config)
     assert load_corpus(config).report == {
-        "demonstrations, train": {"rows": 400, "left out: held out elsewhere": 108},
-        "preferences, train": {"rows": 401, "dropped: identical completions": 1},
-        "preferences, held out for test": {"rows": 60},
-        "preferences, held out for validation": {"rows": 48},
+        "demonstrations, train": {"rows read": 400, "left out: prompt held out": 108},
+        "preferences, train": {"rows read": 401, "dropped: identical completions": 1},
+        "demonstrations after holding out": {"train": 288, "validation": 2, "test": 2},
+        "comparisons after holding out": {"train": 292, "validation": 48, "test": 60},
         "different prompts": {"train": 28, "validation": 6, "test": 6},
     }
     assert "data: different prompts: 28 train, 6 validation, 6 test" in page

@@ -1,4 +1,4 @@
-"""The gold score judges as its documentation says, and judges anything."""
+"""The gold score follows its documentation and is defined for any text."""
 
 import itertools
 import math
@@ -70,7 +70,7 @@ def test_negation_reaches_over_words_but_not_into_the_next_clause():
     "contrast", ["{0}, but {1}", "{0}, yet {1}", "although {0}, {1}", "while {0}, {1}", "{1}, although {0}"]
 )
 def test_contrast_weighs_the_clause_that_is_not_conceded(contrast):
-    good, bad = "the plot is good", "the music is bad"  # bad is the stronger word
+    good, bad = "the plot is good", "the music is bad"  # "bad" is the stronger word
     praise = contrast.format("the music is bad", "the plot is good")
     blame = contrast.format(good, bad)
     assert score(" " + praise.capitalize() + ".") > 0 > score(" " + blame.capitalize() + ".")
@@ -84,7 +84,7 @@ def test_what_the_speaker_cares_about_weighs_more():
     assert score(review, "A novelist on a comedy about a shy pilot:") < 0
 
 
-def test_what_is_said_goes_before_what_a_calling_gives_away():
+def test_an_explicit_wish_takes_precedence_over_an_occupation():
     assert interest("As a pianist, I saw this comedy about a dog. I came for the story.").aspect == "plot"
     assert interest("As a pianist, I saw this comedy about a dog.").aspect == "music"
     assert interest("Hello!") == gold.Interest(None, None)
@@ -103,7 +103,7 @@ def test_every_genre_has_moods_of_both_kinds(genre):
     assert 0 < sum(genre in genres for genres in MOODS.values()) < len(MOODS)
 
 
-def test_repetition_lowers():
+def test_repetition_is_penalised():
     once = " The plot is superb. The music is lovely. I liked the cast."
     assert score(once + " The music is lovely.") < score(once) - 0.5
     assert score(once + " The music is lovely." * 3) < score(once + " The music is lovely.") - 0.2
@@ -112,34 +112,34 @@ def test_repetition_lowers():
     assert score(varied) > score(" The plot is superb. The music is superb. The cast is superb.") + 0.5
 
 
-def test_harping_on_one_aspect_earns_less_than_variety():
+def test_one_aspect_earns_less_than_several():
     harping = " The plot is clever. I admired the story. What I remember are the lovely twists."
     varied = " The plot is clever. I admired the music. What I remember are the lovely costumes."
     assert score(harping) < score(varied)
 
 
-def test_a_heap_of_praise_is_no_praise():
+def test_a_mere_list_of_opinion_words_is_not_praise():
     assert score(" Superb brilliant wonderful magnificent excellent lovely.") < 0
     assert score(" Superb brilliant wonderful magnificent excellent lovely " * 5) < -3
 
 
-def test_a_broken_sentence_costs():
+def test_an_ungrammatical_sentence_is_penalised():
     whole = " The plot is superb. The music is lovely."
     assert score(" The plot is superb. The is music lovely.") < score(whole) - 0.25
     assert score(" The plot is superb. The music is lovely") < score(whole) - 0.25  # no full stop
 
 
-def test_the_wrong_genre_costs():
+def test_the_wrong_genre_is_penalised():
     assert score(" This is a very good comedy.") > score(" This is a very good thriller.") + 0.9
     assert score(" This is a very good thriller.", "Hello!") > 0  # without a genre in the prompt none is wrong
 
 
-def test_more_of_the_same_opinion_helps_ever_less():
+def test_further_opinions_have_diminishing_returns():
     parts = [" The plot is lovely.", " I adored the music.", " The cast delights.", " It has sparkling lines."]
     scores = [score("".join(parts[:n])) for n in range(1, 5)]
     gains = [after - before for before, after in itertools.pairwise(scores)]
     assert gains[0] > gains[1] > 0.3 * gains[0] > gains[2]
-    # Length alone is nothing: a longer review with fainter praise loses.
+    # Length alone earns nothing: a longer review with fainter praise has a lower score.
     assert score(" The plot is superb. I adored the music.") > score(
         " The plot is decent. I liked the music. The cast is solid."
     )
@@ -150,7 +150,7 @@ def test_saying_nothing_is_not_positive():
     assert score(" It was filmed in Lisbon.") < 0
 
 
-def test_facts_change_no_opinion():
+def test_neutral_facts_do_not_change_the_score():
     opinion = " The plot is clever."
     for fact in ("it is based on a novel", "most of it happens at night", "nobody says a word for ten minutes"):
         whole = opinion + " " + fact.capitalize() + "."
@@ -182,7 +182,7 @@ def test_every_opinion_word_of_the_grammar_is_known_with_its_sign():
             assert [(term.value > 0) == (name[-1] == "+") for term in found] == [True], (name, word)
 
 
-def test_openings_and_wishes_say_nothing_by_themselves():
+def test_templates_of_prompts_have_no_meaning_by_themselves():
     for text in (*OPENINGS, *WISHES):
         assert interest(text) == gold.Interest(None, None), text
     assert set(CALLINGS.values()) <= set(ASPECTS)
@@ -199,7 +199,7 @@ WORDS = st.sampled_from([" ".join(key) for key in gold.TERMS] + [".", "!", "The"
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(WORDS, max_size=60).map(" ".join), st.lists(WORDS, max_size=60).map(" ".join))
-def test_any_run_of_known_words_scores_within_bounds(prompt, response):
+def test_any_sequence_of_known_words_scores_within_bounds(prompt, response):
     costs = gold.REPETITION_COST + gold.STALE_COST + gold.BROKEN_COST + gold.WRONG_GENRE_COST
     most = gold.SCALE * gold.CEILING
     assert -most - costs <= gold_score(prompt, response) <= most

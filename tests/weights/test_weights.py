@@ -359,20 +359,20 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path, name, s
     ("changes", "words"),
     [
         ({"model_type": "llama"}, "'llama'; only 'gpt2' and 'opt' can be loaded"),
-        ({"model_type": ["gpt2"]}, r"model_type should be a string or null, and is \[\"gpt2\"\]"),
-        ({"n_positions": None}, "n_positions should be a whole number, and is null"),
-        ({"n_embd": "16"}, 'n_embd should be a whole number, and is "16"'),
-        ({"n_layer": True}, "n_layer should be a whole number, and is true"),
+        ({"model_type": ["gpt2"]}, r"model_type should be a string or null, but is \[\"gpt2\"\]"),
+        ({"n_positions": None}, "n_positions should be an integer, but is null"),
+        ({"n_embd": "16"}, 'n_embd should be an integer, but is "16"'),
+        ({"n_layer": True}, "n_layer should be an integer, but is true"),
         ({"n_head": 0}, "n_head must be at least 1, not 0"),
         ({"vocab_size": -1}, "vocab_size must be at least 1, not -1"),
         ({"n_head": 3}, "n_embd 16 is not divisible by n_head 3"),
-        ({"never_sampled": {}}, "never_sampled should be a list or null, and is {}"),
-        ({"never_sampled": ["a"]}, 'an id in never_sampled should be a whole number, and is "a"'),
+        ({"never_sampled": {}}, "never_sampled should be a list or null, but is {}"),
+        ({"never_sampled": ["a"]}, 'an id in never_sampled should be an integer, but is "a"'),
         ({"never_sampled": [28, 29]}, "never_sampled contains 29, but the largest id is 28"),
         ({"never_sampled": [-1]}, "never_sampled contains -1, but the largest id is 28"),
-        ({"eos_token_id": []}, "the first eos_token_id should be a whole number, and is null"),
-        ({"eos_token_id": "28"}, 'eos_token_id should be a whole number or a list or null, and is "28"'),
-        ({"pad_token_id": [1]}, r"pad_token_id should be a whole number or null, and is \[1\]"),
+        ({"eos_token_id": []}, "the first eos_token_id should be an integer, but is null"),
+        ({"eos_token_id": "28"}, 'eos_token_id should be an integer or a list or null, but is "28"'),
+        ({"pad_token_id": [1]}, r"pad_token_id should be an integer or null, but is \[1\]"),
     ],
 )
 def test_a_malformed_config_is_refused_in_one_sentence(tmp_path, changes, words):
@@ -393,7 +393,8 @@ def test_a_config_without_a_key_is_refused_with_the_key(tmp_path, key):
 
 
 @pytest.mark.parametrize(
-    ("text", "words"), [("[]", r"should be an object, and is \[\]"), ("{", "is no JSON"), ("\x80", "is no JSON")]
+    ("text", "words"),
+    [("[]", r"should be an object, but is \[\]"), ("{", "is not valid JSON"), ("\x80", "is not valid JSON")],
 )
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_a_file_that_is_not_a_json_object_is_refused_with_its_name(tmp_path, name, text, words):
@@ -408,8 +409,8 @@ def test_a_file_that_is_not_a_json_object_is_refused_with_its_name(tmp_path, nam
     ("index", "words"),
     [
         ({}, "index.json has no 'weight_map'"),
-        ({"weight_map": []}, r"weight_map should be an object, and is \[\]"),
-        ({"weight_map": {"a": 1}}, "index.json: the file of 'a' should be a string, and is 1"),
+        ({"weight_map": []}, r"weight_map should be an object, but is \[\]"),
+        ({"weight_map": {"a": 1}}, "index.json: the file of 'a' should be a string, but is 1"),
     ],
 )
 def test_an_index_without_files_is_refused(tmp_path, index, words):
