@@ -1,8 +1,8 @@
 """Every formula of the method: pure functions of tensors and floats.
 
-B rows, R tokens, V vocabulary, K completions. Masks are bool, True where a token is real. Nothing is mutated, and what
-is masked never matters: not in a value, not in a gradient, not even when it is NaN (0 * NaN is NaN, so masking is done
-by `torch.where`, never by multiplication). Where a result has a value at masked positions, it is 0.
+Legend: B rows, R response tokens, N unmasked tokens, V vocabulary, K completions of a ranking. Masks are bool, True at
+real tokens. No function changes its inputs. Masked entries never affect a value or a gradient, not even if they are NaN
+(`masking.py` says how), and results are 0 where masked.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from minippo.masking import Moments, _masked_sum, last_response_index, masked_moments
+from minippo.masking import Moments, last_response_index, masked_moments, masked_sum
+from minippo.masking import masked_mean as masked_mean  # part of this module's public API
 
 # ---------------------------------------------------------------------------------------------- reward model
 
@@ -19,28 +20,29 @@ from minippo.masking import Moments, _masked_sum, last_response_index, masked_mo
 def preference_loss(
     chosen_scores: Tensor, rejected_scores: Tensor, margin: float = 0.0, label_smoothing: float = 0.0
 ) -> Tensor:
-    """Bradley-Terry negative log-likelihood of the preferences, () in nats; log 2 for a model that knows nothing.
+    """Bradley-Terry negative log-likelihood of preferences, (), in nats. It is log 2 if all scores are equal.
 
-    -log sigmoid(chosen - rejected - margin), Ouyang et al. 2022 (2203.02155) eq. 1 for K = 2; the margin is that of
-    Touvron et al. 2023 (2307.09288) eq. 2. `label_smoothing` is the share of labels taken to be flipped.
+    -log sigmoid(chosen - rejected - margin): Ouyang et al. 2022 (2203.02155) eq. 1 with K = 2, and the margin of
+    Touvron et al. 2023 (2307.09288) eq. 2. `label_smoothing` is the share of labels that are assumed to be wrong.
     """
+    # logsigmoid, because log(sigmoid(x)) underflows to -inf for large negative x.
     difference = chosen_scores - rejected_scores - margin
     agree, flipped = F.logsigmoid(difference), F.logsigmoid(-difference)
     return -((1 - label_smoothing) * agree + label_smoothing * flipped).mean()
 
 
 def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0.0) -> Tensor:
-    """Preference loss of rankings, `scores` (B, K) with the best first; () in nats.
+    """Preference loss of rankings, (), in nats; `scores` (B, K), best first.
 
-    The mean over the K(K-1)/2 pairs of each row, so that a long ranking weighs no more than a pair: Ouyang et al. 2022
-    eq. 1, whose weight is 1 / (K choose 2).
+    The mean over the K(K-1)/2 pairs of each row, so that a long ranking has the weight of one pair: the factor
+    1 / (K choose 2) in Ouyang et al. 2022 eq. 1.
     """
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
 
 
 def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | None = None) -> Tensor:
-    """Cross-entropy of `targets` (N,) given the `logits` (N, V) before them, () in nats per token, in float32.
+    """Cross-entropy of `targets` (N,) under `logits` (N, V), (), in nats per token, computed in float32.
 
     `num_tokens` is the divisor, by default N.
     """
@@ -54,14 +56,20 @@ def _divisor(mask: Tensor, num_tokens: Tensor | float | None) -> Tensor | float:
 
 
 def whiten(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
-    """`x` with mean 0 and variance 1 over its real entries (population, eps 1e-8); 0 where masked."""
+    """`x`, shifted and scaled to mean 0 and (population) variance 1 over its real entries; 0 where masked.
+
+    `moments` replaces the moments of `x` itself, for statistics of a larger batch.
+    """
     x = torch.where(mask, x, 0)
     moments = moments or masked_moments(x, mask)
     return torch.where(mask, (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8), 0)
 
 
 def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
-    """`x` with variance 1 over its real entries and its mean kept (Ziegler et al. 2019's reward whitening)."""
+    """`x`, scaled to variance 1 over its real entries without changing its mean; 0 where masked.
+
+    Used for rewards (Ziegler et al. 2019): their mean carries information, since it says whether responses are good.
+    """
     x = torch.where(mask, x, 0)
     moments = moments or masked_moments(x, mask)
     rescaled = (x - moments.mean) * torch.rsqrt(moments.variance + 1e-8) + moments.mean
@@ -69,10 +77,10 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` and the entropies of their distributions, both (...) in nats, float32.
+    """Log-probabilities of `tokens` (...) and entropies of their distributions, both (...), in nats, float32.
 
-    logits (..., V) are those from which `tokens` (...) were drawn. Whatever the logits' dtype, the softmax is taken in
-    float32: in bfloat16 the ratios would carry noise of the size of the clip range.
+    `logits` (..., V) are those that the tokens were drawn from. The softmax is computed in float32 whatever their
+    dtype: in bfloat16, the noise of the ratios would be as large as the clip range.
     """
     log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
     logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
@@ -80,10 +88,11 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:
-    """Estimate of KL(policy || reference) at each token that the policy drew, (B, R) in nats. Schulman 2020.
+    """Estimate of KL(policy || reference) from tokens that the policy drew, (B, R), in nats.
 
-    k1, log p - log q, is unbiased and may be negative; k2, half its square, is never negative and biased; k3,
-    q/p - 1 + k1, is both unbiased and never negative. http://joschu.net/blog/kl-approx.html
+    With p the policy and q the reference: k1 = log p - log q is unbiased, but can be negative and varies most. k2 =
+    k1^2 / 2 is biased, but never negative. k3 = q/p - 1 + k1 is unbiased and never negative. Schulman 2020,
+    http://joschu.net/blog/kl-approx.html; `advantages.token_rewards` explains why the reward uses k1.
     """
     k1 = logprobs - ref_logprobs
     if kind == "k1":
@@ -98,9 +107,9 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 def kl_penalised_rewards(
     scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, *, kl_coef: float
 ) -> tuple[Tensor, Tensor]:
-    """Per-token rewards and k1 KL, both (B, R): -kl_coef * kl at every token, and the score (B,) on the last one.
+    """Rewards and KL of each token, (B, R): -kl_coef * k1 at every token, plus the score (B,) at the last one.
 
-    So rewards + kl_coef * kl sum to the score in each row. Ziegler et al. 2019 (1909.08593) eq. 2.
+    So rewards + kl_coef * kl sum to the score in every row. Ziegler et al. 2019 (1909.08593) eq. 2.
     """
     kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0)
     last = last_response_index(response_mask).unsqueeze(1)
@@ -110,9 +119,10 @@ def kl_penalised_rewards(
 def penalise_missing_eos(
     scores: Tensor, has_eos: Tensor, *, mode: str = "off", missing_eos_score: float = 0.0
 ) -> Tensor:
-    """Scores (B,) after the treatment of responses that never end: "off", "replace" by the given score, "subtract" it.
+    """Scores (B,) after penalising responses that did not end: "off", "replace" by a fixed score, or "subtract" it.
 
-    Stiennon et al. 2020 and Huang et al. 2024 (2403.17031) replace by -1.
+    A reward model has only been trained on complete texts. Stiennon et al. 2020 and Huang et al. 2024 (2403.17031)
+    replace the score of a truncated response by -1.
     """
     if mode == "off":
         return scores
@@ -120,15 +130,15 @@ def penalise_missing_eos(
         return torch.where(has_eos, scores, missing_eos_score)
     if mode == "subtract":
         return torch.where(has_eos, scores, scores - missing_eos_score)
-    raise ValueError(f"treatment of a missing end-of-text must be off, replace or subtract, not {mode!r}")
+    raise ValueError(f"the penalty for a missing end must be off, replace or subtract, not {mode!r}")
 
 
 def adaptive_kl_coef(kl_coef: float, observed_kl: float, *, target: float, horizon: float, batch_size: int) -> float:
-    """The next KL coefficient: a proportional controller in log space. Ziegler et al. 2019 section 2.2.
+    """The next KL coefficient, from a proportional controller in log space (Ziegler et al. 2019 section 2.2).
 
-    `observed_kl` and `target` are nats per sequence, `horizon` is in sequences. A horizon shorter than one batch acts
-    as one batch: the coefficient changes by at most a fifth at a time and always stays positive. (Without this bound, a
-    short horizon makes it negative, and the penalty would reward KL.)
+    `observed_kl` and `target` are nats per sequence, `horizon` is in sequences. A horizon shorter than a batch counts
+    as one batch, so the coefficient changes by at most 20 % per update and stays positive. Without this bound, a short
+    horizon could make it negative, and the penalty would reward KL.
     """
     error = min(max(observed_kl / target - 1, -0.2), 0.2)
     return kl_coef * (1 + error * min(1.0, batch_size / horizon))
@@ -140,8 +150,9 @@ def adaptive_kl_coef(kl_coef: float, observed_kl: float, *, target: float, horiz
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float, lam: float) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimates (not whitened) and returns, both (B, R). Schulman et al. 2016 eq. 16.
 
-    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last real
-    token. Returns, the value function's targets, are A + V, taken before any whitening.
+    delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last real token.
+    Returns, the critic's targets, are A + V. `lam` trades bias for variance: with 0 the estimate trusts the critic one
+    token ahead, with 1 it uses only the rewards that were really received.
     """
     rewards = torch.where(response_mask, rewards, 0)
     values = torch.where(response_mask, values, 0)
@@ -156,7 +167,7 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float,
 
 
 def explained_variance(values: Tensor, returns: Tensor, mask: Tensor) -> Tensor:
-    """1 - Var(returns - values) / Var(returns), (): 1 is a perfect critic, 0 one no better than a constant."""
+    """1 - Var(returns - values) / Var(returns), (): 1 for a perfect critic, 0 for one no better than a constant."""
     residual, total = masked_moments(returns - values, mask).variance, masked_moments(returns, mask).variance
     return 1 - residual / total.clamp(min=1e-8)
 
@@ -174,22 +185,26 @@ def policy_loss(
     clip_high: float,
     num_tokens: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Clipped surrogate, (), to be minimised. Schulman et al. 2017 eq. 7; ratio in [1 - clip_low, 1 + clip_high].
+    """Clipped surrogate loss, (), Schulman et al. 2017 eq. 7 negated; the ratio is clipped to [1 - clip_low, 1 +
+    clip_high].
 
-    `num_tokens` is the divisor (the tokens of the whole minibatch, so that microbatches add up to it), by default the
-    mask's own count. The statistics have the same divisor: `ratio`, `clipfrac` (share of tokens at which the clip
-    binds) and `approxkl` (half the mean squared log-ratio, Ziegler et al. 2019).
+    The maximum of the clipped and the unclipped loss makes the clip one-sided: a token whose probability has already
+    moved far enough in the direction of its advantage has gradient 0, but one that moved the wrong way is pulled back.
+
+    `num_tokens` is the divisor, by default the unmasked tokens; the update passes the tokens of the whole minibatch, so
+    that its microbatches add up to it. Statistics, with the same divisor: `ratio`, `clipfrac` (share of tokens at which
+    the clip is active) and `approxkl` (half the mean squared log-ratio, Ziegler et al. 2019).
     """
     divisor = _divisor(response_mask, num_tokens)
     log_ratio = torch.where(response_mask, new_logprobs - logprobs, 0)
     ratio = log_ratio.exp()
     unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss = _masked_sum(torch.maximum(unclipped, clipped), response_mask) / divisor
+    loss = masked_sum(torch.maximum(unclipped, clipped), response_mask) / divisor
     with torch.no_grad():
         statistics = {
-            "ratio": _masked_sum(ratio, response_mask) / divisor,
-            "clipfrac": _masked_sum((clipped > unclipped).float(), response_mask) / divisor,
-            "approxkl": _masked_sum(0.5 * log_ratio**2, response_mask) / divisor,
+            "ratio": masked_sum(ratio, response_mask) / divisor,
+            "clipfrac": masked_sum((clipped > unclipped).float(), response_mask) / divisor,
+            "approxkl": masked_sum(0.5 * log_ratio**2, response_mask) / divisor,
         }
     return loss, statistics
 
@@ -203,22 +218,26 @@ def value_loss(
     clip: float | None,
     num_tokens: Tensor | float | None = None,
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Half the mean squared error against the returns, (). With `clip`, the larger of it and the error of the value
-    held within `clip` of the old one (the PPO2 code of Dhariwal et al. 2017; None: not clipped).
+    """Half the mean squared error of the values against the returns, (). None as `clip` does not clip.
 
-    Statistics, same divisor: `clipfrac`, and `error`, the mean squared error itself without clip and without the 1/2.
+    Why clip values? The trunk is shared with the policy, and one rollout's returns are noisy. With `clip`, the loss is
+    the larger of the plain error and the error of the value held within `clip` of the rollout's value, so that a value
+    that has moved by `clip` gains nothing from moving further in the same direction (the PPO2 code of Dhariwal et al.
+    2017).
+
+    Statistics, with the divisor of `policy_loss`: `clipfrac`, and `error`, the mean squared error without clip and 1/2.
     """
     divisor = _divisor(response_mask, num_tokens)
-    # Masked first, not last: the gradient of a square under a mask is 0 * 2x, which is NaN where x is.
+    # Mask before squaring: the gradient of a masked square is 0 * 2x, which is NaN if x is.
     new_values, values, returns = (torch.where(response_mask, x, 0) for x in (new_values, values, returns))
     squared = (new_values - returns) ** 2
     worst = squared
     if clip is not None:
         worst = torch.maximum(squared, (values + (new_values - values).clamp(-clip, clip) - returns) ** 2)
-    loss = 0.5 * _masked_sum(worst, response_mask) / divisor
+    loss = 0.5 * masked_sum(worst, response_mask) / divisor
     with torch.no_grad():
         statistics = {
-            "clipfrac": _masked_sum((worst > squared).float(), response_mask) / divisor,
-            "error": _masked_sum(squared, response_mask) / divisor,
+            "clipfrac": masked_sum((worst > squared).float(), response_mask) / divisor,
+            "error": masked_sum(squared, response_mask) / divisor,
         }
     return loss, statistics

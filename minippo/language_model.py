@@ -1,4 +1,4 @@
-"""What language-model training works with: the loss of rows of ids and its gradient."""
+"""The language-model loss over rows of token ids, with its gradient, in limited memory."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ def backward_in_chunks(
     num_tokens: Tensor | None = None,
     weight: float = 1.0,
 ) -> Tensor:
-    """Loss, (), and `weight` times its gradient in `gpt`, without the logits of the whole batch existing at once.
+    """Mean loss over `tokens` (B, T), (), in nats per token; adds `weight` times its gradient to the parameters.
 
-    `num_tokens` is the divisor, by default the predicted tokens of this batch. The logits would be B x T x V numbers,
-    most of the memory and of the time spent waiting for it. So the graph is cut at the hidden states: some tokens at a
-    time go forward to their loss and back, and the trunk goes back once.
+    `num_tokens` is the divisor, by default the number of predicted tokens. The logits of the whole batch, B x T x V
+    numbers, would take most of the memory. So the graph is cut at the hidden states: chunks of tokens go forward to
+    their loss and backward to the hidden states, and then the trunk goes backward once.
     """
-    before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
-    states = before.detach().requires_grad_()  # (N, C)
+    before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)  # (N, C), (N,)
+    states = before.detach().requires_grad_()  # (N, C), a leaf that collects the gradients of the chunks
     num_tokens, loss = mask[:, 1:].sum() if num_tokens is None else num_tokens, torch.zeros((), device=tokens.device)
     for states_part, targets_part in zip(states.split(chunk_tokens), targets.split(chunk_tokens), strict=True):
         part = language_model_loss(gpt.logits(states_part), targets_part, num_tokens)
@@ -42,15 +42,16 @@ def backward_in_chunks(
 
 @torch.no_grad()
 def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
-    """Mean loss per token over `pieces`, nats, dropout off."""
+    """Mean loss per token over `pieces`, in nats, with dropout off."""
     gpt.eval()
     device = gpt.token_embedding.weight.device
     total, count = 0.0, 0
-    lengths = np.array([len(piece) for piece in pieces])
+    lengths = np.array([len(piece) for piece in pieces])  # (pieces,)
     for batch in length_batches(lengths, batch_tokens, torch.Generator()):
-        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))
+        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))  # (B, T)
         num_tokens = int(mask[:, 1:].sum())
         before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
+        # Weighted by tokens: a mean of batch means would weigh the tokens of small batches more.
         total += float(language_model_loss(gpt.logits(before), targets)) * num_tokens
         count += num_tokens
     return total / max(1, count)

@@ -1,4 +1,9 @@
-"""Padding, masks and what they leave out: masked statistics, and which state predicts which token."""
+"""Padding, masks, and next-token alignment.
+
+Masks are built from positions and travel with the batch; they are never rebuilt from ids, because a pad may have the id
+of end-of-text. They are bool, True at real tokens. Masked entries never affect a result, not even if they are NaN:
+masking uses `torch.where`, never a multiplication, since 0 * NaN is NaN.
+"""
 
 from __future__ import annotations
 
@@ -8,35 +13,58 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-# ---------------------------------------------------------------------------------------------- collation
-
 
 def pad(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right"]) -> tuple[Tensor, Tensor]:
-    """Rows of ids -> (B, longest) ids and a mask that is True where a token is real."""
-    tokens = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)
+    """Rows of ids -> ids (B, longest) and a mask (B, longest) that is True at real tokens.
+
+    Generation pads on the left, so that every row's next token comes at the same index; everything else pads on the
+    right, where causal attention alone hides the padding.
+    """
+    tokens = torch.full((len(rows), max(map(len, rows))), pad_id, dtype=torch.long)  # (B, longest)
     mask = torch.zeros(tokens.shape, dtype=torch.bool)
     for index, row in enumerate(rows):
-        place = slice(0, len(row)) if side == "right" else slice(tokens.shape[1] - len(row), None)
-        tokens[index, place] = torch.tensor(row, dtype=torch.long)
-        mask[index, place] = True
+        columns = slice(0, len(row)) if side == "right" else slice(tokens.shape[1] - len(row), None)
+        tokens[index, columns] = torch.tensor(row, dtype=torch.long)
+        mask[index, columns] = True
     return tokens, mask
 
 
 def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
-    """What of `x` (B, T, ...) stands one place before each token that is to be predicted, (N, ...), and those, (N,).
+    """The entries of `x` (B, T, ...) one position before each of N masked-in tokens, (N, ...), and those tokens, (N,).
 
-    mask (B, T): True where a token is to be predicted. The first token of a row has nothing before it and never is.
-    What is masked is left out before any softmax, whose gradient would turn a NaN times 0 into NaN.
+    `mask` (B, T) is True at tokens to predict; the first token of a row has no predecessor and is never predicted.
+    Selecting them before any softmax matters: a masked NaN would reach the gradient through a softmax multiplied by 0.
     """
     predicted = mask[:, 1:]
     return x[:, :-1][predicted], tokens[:, 1:][predicted]
+
+
+def last_response_index(response_mask: Tensor) -> Tensor:
+    """Index of the last real token of each row, (B,)."""
+    index = torch.arange(response_mask.shape[1], device=response_mask.device)
+    return torch.where(response_mask, index, 0).amax(dim=1)
+
+
+FORBIDDEN_LOGIT = -1e9
+"""Logit of a token that cannot be drawn. Not -inf: exp(-1e9) is 0 as well, but in the entropy 0 * -1e9 is 0, whereas
+0 * -inf is NaN."""
+
+
+def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
+    """`logits` (..., V), with `tokens` made impossible where `forbidden` (...) is True."""
+    ids = torch.arange(logits.shape[-1], device=logits.device)
+    is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))  # (V,)
+    return torch.where(forbidden.unsqueeze(-1) & is_one, FORBIDDEN_LOGIT, logits)
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics
 
 
 class Moments(NamedTuple):
-    """Count, mean and population variance of a set of numbers; a + b is those of the union (Chan et al. 1979)."""
+    """Count, mean and population variance of a set of numbers.
+
+    a + b are the moments of the union (Chan et al. 1979), so that microbatches or processes can add theirs.
+    """
 
     count: Tensor
     mean: Tensor
@@ -51,43 +79,20 @@ class Moments(NamedTuple):
 
 
 def masked_moments(x: Tensor, mask: Tensor) -> Moments:
-    """Moments of the real entries of `x`; all 0 where there are none."""
-    x = torch.where(mask, x, 0)  # first, not last: the gradient of a square under a mask is 0 * 2x, NaN where x is
+    """Moments of the real entries of `x`; all 0 if there are none."""
+    x = torch.where(mask, x, 0)  # before squaring: the gradient of a masked square is 0 * 2x, which is NaN if x is
     mean = masked_mean(x, mask)
     return Moments(mask.sum(), mean, masked_mean((x - mean) ** 2, mask))
 
 
 def masked_mean(x: Tensor, mask: Tensor, dim: int | None = None) -> Tensor:
-    """Mean of the real entries, over `dim` or over all; 0 where there are none."""
+    """Mean of the real entries, over `dim` or over all dimensions; 0 if there are none."""
     total, count = torch.where(mask, x, 0), mask
     if dim is None:
         return total.sum() / count.sum().clamp(min=1)
     return total.sum(dim) / count.sum(dim).clamp(min=1)
 
 
-def _masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+def masked_sum(x: Tensor, mask: Tensor) -> Tensor:
+    """Sum of the real entries, ()."""
     return torch.where(mask, x, 0).sum()
-
-
-# ---------------------------------------------------------------------------------------------- log-probabilities
-
-
-FORBIDDEN_LOGIT = -1e9
-"""The logit of a token that cannot be drawn. Not -inf: exp of it is 0 all the same, and 0 * -1e9 in the entropy is 0,
-where 0 * -inf is NaN."""
-
-
-def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
-    """`logits` (..., V) in which `tokens` have no chance where `forbidden` (...) is True."""
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))
-    return torch.where(forbidden.unsqueeze(-1) & is_one, FORBIDDEN_LOGIT, logits)
-
-
-# ---------------------------------------------------------------------------------------------- rewards
-
-
-def last_response_index(response_mask: Tensor) -> Tensor:
-    """Index of the last real token of each row, (B,)."""
-    index = torch.arange(response_mask.shape[1], device=response_mask.device)
-    return torch.where(response_mask, index, 0).amax(dim=1)

@@ -14,17 +14,17 @@ from torch.optim.optimizer import ParamsT
 
 
 class CPUAdamW(Optimizer):
-    """AdamW (Loshchilov & Hutter 2019, algorithm 2) that keeps its states out of the accelerator's memory.
+    """AdamW (Loshchilov & Hutter 2019, algorithm 2) whose states live in CPU memory.
 
-    Both moments are float32 on the CPU, whatever the parameters' device and dtype; a parameter that is not float32
-    itself gets a float32 master copy there too, since 5e-5 added to a bfloat16 0.02 changes nothing. A step moves the
-    gradients to the CPU, updates there, and moves the weights back: 12 bytes a parameter that a 12 GB card need not
-    hold.
+    Adam needs two moments for every parameter. Here both are float32 on the CPU, whatever the parameters' device and
+    dtype. A parameter that is not float32 also gets a float32 master copy there: adding 5e-5 to 0.02 in bfloat16
+    changes nothing, so without it, small updates would be lost. A step copies the gradients to the CPU, updates there,
+    and copies the weights back. That takes 8 to 12 bytes per parameter off the accelerator, at the price of the copies.
 
     Epsilon is added after the bias correction of the second moment, as in `torch.optim.AdamW` and Kingma & Ba 2015.
-    With `tensorflow_eps` it is added before, as TensorFlow 1 did when the first results of RLHF were made: that amounts
-    to an epsilon of eps / sqrt(1 - beta2^t), 32 times as large at the first step with beta2 = 0.999, so that small
-    gradients make smaller first steps.
+    With `tensorflow_eps` it is added before, as in TensorFlow 1, which the first RLHF results were produced with. That
+    is the same as an epsilon of eps / sqrt(1 - beta2^t), 32 times larger in the first step with beta2 = 0.999: steps
+    are smaller while the second moment is small.
     """
 
     def __init__(
@@ -43,14 +43,9 @@ class CPUAdamW(Optimizer):
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
 
-    # PyTorch wraps these for its compiler, whose import at the first call takes one to three seconds of every stage.
-    add_param_group = inspect.unwrap(Optimizer.add_param_group)
-    zero_grad = inspect.unwrap(Optimizer.zero_grad)
-    state_dict = inspect.unwrap(Optimizer.state_dict)
-
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
-        """One step from the gradients there are; parameters without one are left alone."""
+        """One step. Parameters without a gradient are not changed."""
         loss = None
         if closure is not None:
             with torch.enable_grad():
@@ -66,18 +61,21 @@ class CPUAdamW(Optimizer):
         on_cpu = parameter.device.type == "cpu" and parameter.dtype == torch.float32
         if not state:
             state["step"] = 0
+            # Shapes and layout of the parameter.
             state["first_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
             state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
             if not on_cpu:
                 state["master"] = parameter.detach().to("cpu", torch.float32, copy=True)
         state["step"] += 1
         beta1, beta2 = group["betas"]
-        # A blocking copy: the numbers are on the CPU before the next line reads them.
+        # A blocking copy, so that the gradient has arrived before the next line reads it.
         gradient = parameter.grad.to("cpu", torch.float32)
         weight = parameter if on_cpu else state["master"]
+        # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
         weight.mul_(1 - group["lr"] * group["weight_decay"])
         first = state["first_moment"].lerp_(gradient, 1 - beta1)
         second = state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
+        # The moments start at 0; these factors correct the bias of the first steps.
         first_correction = 1 - beta1 ** state["step"]
         second_correction = math.sqrt(1 - beta2 ** state["step"])
         eps = group["eps"] / second_correction if group["tensorflow_eps"] else group["eps"]
@@ -87,8 +85,11 @@ class CPUAdamW(Optimizer):
             parameter.copy_(weight)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Take over saved states as they are: PyTorch's own method would cast them to each parameter's dtype and
-        device, and so round the moments of a bfloat16 model and move them to the accelerator."""
+        """Load saved states unchanged.
+
+        `Optimizer.load_state_dict` would cast them to the dtype and device of the parameters: that would round the
+        moments of a bfloat16 model and move them to the accelerator.
+        """
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         saved = [group["params"] for group in state_dict["param_groups"]]
         if [len(group["params"]) for group in self.param_groups] != [len(indices) for indices in saved]:
@@ -98,7 +99,7 @@ class CPUAdamW(Optimizer):
             )
         for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
-        self.state.clear()  # what has no saved state has not been stepped
+        self.state.clear()  # a parameter without saved state has not been updated yet
         indices = [index for group in saved for index in group]
         for index, parameter in zip(indices, parameters, strict=True):
             if index in state_dict["state"]:
@@ -107,10 +108,13 @@ class CPUAdamW(Optimizer):
 
 
 def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0) -> float:
-    """Share of the learning rate at `step` (from 0): up linearly over the first `warmup` share of the steps, then
-    "linear"ly or as a "cosine" (Loshchilov & Hutter 2017, eq. 5) down to 0, or "constant". No step's share is 0."""
+    """The factor on the peak learning rate at `step`, counted from 0; it is never 0.
+
+    It rises linearly during the first `warmup` share of the steps, then falls to 0, "linear" or as a "cosine"
+    (Loshchilov & Hutter 2017 eq. 5), or stays "constant".
+    """
     rising = (step + 1) / max(1.0, warmup * num_steps)
-    left = min(1.0, (num_steps - step) / max(1.0, num_steps - warmup * num_steps))  # share of the way down to go
+    left = min(1.0, (num_steps - step) / max(1.0, num_steps - warmup * num_steps))  # 1 to 0 after the warm-up
     if schedule == "linear":
         return min(1.0, rising, left)
     if schedule == "cosine":
@@ -121,7 +125,7 @@ def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0
 
 
 def param_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
-    """Parameter groups in which matrices are decayed, gains and biases are not (Radford et al. 2018)."""
+    """Parameter groups with weight decay for matrices and none for gains and biases (Radford et al. 2018)."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     matrices = [parameter for parameter in trained if parameter.dim() >= 2]
     vectors = [parameter for parameter in trained if parameter.dim() < 2]
@@ -129,6 +133,12 @@ def param_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict
 
 
 def set_lr(optimizer: Optimizer, lr: float) -> None:
-    """Give every parameter group the learning rate `lr`."""
+    """Set the learning rate of every parameter group."""
     for group in optimizer.param_groups:
         group["lr"] = lr
+
+
+# PyTorch wraps these methods for its compiler, and importing the compiler at their first call takes a second in every
+# stage. Nothing here is compiled, so the plain methods do.
+for _name in ("add_param_group", "zero_grad", "state_dict"):
+    setattr(CPUAdamW, _name, inspect.unwrap(getattr(Optimizer, _name)))

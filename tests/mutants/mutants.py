@@ -69,12 +69,12 @@ MUTANTS = [
     Mutant("minippo/equations.py", "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", covering("equations", "masked gae advantage lambda reward variance padding returns")),
     Mutant("minippo/equations.py", "    rewards = torch.where(response_mask, rewards, 0)\n", "    rewards = rewards.masked_fill_(~response_mask, 0)\n", covering("equations")),  # edits what it is given
     # ------------------------------------------------------------------ losses of the update
-    Mutant("minippo/equations.py", "_masked_sum(torch.maximum(unclipped, clipped), response_mask)", "_masked_sum(torch.minimum(unclipped, clipped), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "masked_sum(torch.maximum(unclipped, clipped), response_mask)", "masked_sum(torch.minimum(unclipped, clipped), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "torch.where(response_mask, new_logprobs - logprobs, 0)", "torch.where(response_mask, logprobs - new_logprobs, 0)", covering("equations", "masked policy value clip ratio microbatch")),
-    Mutant("minippo/equations.py", "_masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", covering("equations", "masked policy value clip ratio microbatch")),  # over pads
-    Mutant("minippo/equations.py", "_masked_sum((clipped > unclipped).float(), response_mask)", "_masked_sum((clipped >= unclipped).float(), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
-    Mutant("minippo/equations.py", "0.5 * _masked_sum(worst, response_mask)", "_masked_sum(worst, response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", covering("equations", "masked policy value clip ratio microbatch")),  # over pads
+    Mutant("minippo/equations.py", "masked_sum((clipped > unclipped).float(), response_mask)", "masked_sum((clipped >= unclipped).float(), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "0.5 * masked_sum(worst, response_mask)", "masked_sum(worst, response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "torch.maximum(squared,", "torch.minimum(squared,", covering("equations", "masked policy value clip ratio microbatch")),
     # ------------------------------------------------------------------ transformer
     Mutant("minippo/model.py", "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1], device=tokens.device).expand_as(attention_mask)", covering("model")),  # counts pads
