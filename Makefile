@@ -1,17 +1,25 @@
-# `make` prints this list. CONFIG picks a preset or file, ARGS adds options: make train CONFIG=smoke ARGS="--seed 2"
+# `make` prints the targets. Variables:
+#   CONFIG     preset or YAML file             make train CONFIG=smoke
+#   ARGS       more options of the stages      make train ARGS="--seed 2" RUN_DIR=runs/seed-2
+#   RUN_DIR    run directory                   make evaluate RUN_DIR=runs/seed-2
+#   INIT_FROM  run directory to copy the earlier stages from, instead of training them:
+#              make train-ppo INIT_FROM=runs/reviews RUN_DIR=runs/reviews-2 ARGS="--ppo.kl-coef 0.05"
 
 CONFIG ?= reviews
 ARGS ?=
+INIT_FROM ?=
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-RUN_DIR = runs/$(basename $(notdir $(CONFIG)))
+RUN_DIR ?= runs/$(basename $(notdir $(CONFIG)))
+OPTIONS = --config $(CONFIG) --run-dir $(RUN_DIR) $(if $(INIT_FROM),--init-from $(INIT_FROM)) $(ARGS)
 export TOKENIZERS_PARALLELISM := false
 
-help:            ## print every target
+help:            ## print all targets
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:.*##/##/' | awk -F' *## *' '{printf "  %-12s %s\n", $$1, $$2}'
 
 install: $(VENV)/installed            ## create .venv and install minippo into it
+install-plot: $(VENV)/installed-plot
 install-test: $(VENV)/installed-test
 install-dev: $(VENV)/installed-dev
 
@@ -19,6 +27,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(PYTHON) -c 'import sys; sys.exit("minippo needs Python 3.10 or newer, this is " + sys.version.split()[0]) if sys.version_info < (3, 10) else None'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .
+	@touch $@
+
+$(VENV)/installed-plot: $(VENV)/installed
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[plot]'
 	@touch $@
 
 $(VENV)/installed-test: $(VENV)/installed
@@ -29,45 +41,61 @@ $(VENV)/installed-dev: $(VENV)/installed-test
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	@touch $@
 
-train: sft train-rm train-ppo            ## the three stages and the evaluation, on the bundled reviews; prints the result
+train: train-ppo            ## run all three stages on the bundled reviews and print the results
+	@echo
+	@echo 'What to try next:'
+	@echo '  make generate                  responses to your own prompts'
+	@echo '  make curves                    the learning curves, as $(RUN_DIR)/curves.png'
+	@echo '  PPO with another KL penalty, from the same reward model, and then both runs side by side:'
+	@echo '  make train-ppo $(if $(filter-out reviews,$(CONFIG)),CONFIG=$(CONFIG) )INIT_FROM=$(RUN_DIR) RUN_DIR=$(RUN_DIR)-2 ARGS="--ppo.kl-coef 0.05"'
+	@echo '  make compare RUNS="$(RUN_DIR) $(RUN_DIR)-2"'
 
-sft: install            ## stage 1: the reference policy
-	@$(BIN)/python -m minippo.sft --config $(CONFIG) $(ARGS)
+sft: install            ## stage 1: train the reference policy
+	@$(BIN)/python -m minippo sft $(OPTIONS)
 
-train-rm: sft            ## stage 2: the reward model (runs stage 1 if it is missing)
-	@$(BIN)/python train_rm.py --config $(CONFIG) $(ARGS)
+train-rm: $(if $(INIT_FROM),install,sft)            ## stage 2: train the reward model, after stage 1 if it is missing
+	@$(BIN)/python train_rm.py $(OPTIONS)
 
-train-ppo: train-rm            ## stage 3: PPO (runs stages 1 and 2 if they are missing)
-	@$(BIN)/python train_ppo.py --config $(CONFIG) $(ARGS)
+train-ppo: $(if $(INIT_FROM),install,train-rm)            ## stage 3: train the policy with PPO, after stages 1 and 2 if they are missing
+	@$(BIN)/python train_ppo.py $(OPTIONS)
 
-evaluate: install            ## answer the held-out prompts again with a finished run, print the result
-	@$(BIN)/python -m minippo.evaluate --run-dir $(RUN_DIR)
+evaluate: install            ## evaluate the trained policy again and print the results
+	@$(BIN)/python -m minippo evaluate --run $(RUN_DIR)
 
-test: install-test            ## the tests, under five minutes
+generate: install            ## print responses of the trained policy and the reference to prompts that you type
+	@$(BIN)/python -m minippo generate --run $(RUN_DIR) --reference
+
+curves: install-plot            ## plot the learning curves of a run
+	@$(BIN)/python -m minippo curves $(RUN_DIR)
+
+compare: install            ## print the settings and results of several runs: make compare RUNS="runs/a runs/b"
+	@$(BIN)/python -m minippo compare $(RUNS)
+
+test: install-test            ## run the tests (under five minutes)
 	$(BIN)/python -m pytest -m 'not slow'
 
-test-all: install-test            ## the tests, the slow ones and the mutants too
+test-all: install-test            ## run all tests, including the slow ones, and the mutation tests
 	$(BIN)/python -m pytest
 	$(BIN)/python -m tests.mutants.run
 
-mutants: install-test            ## put bugs in, one by one, and see that the tests catch each
+mutants: install-test            ## mutation tests: insert bugs one by one and check that the tests catch each
 	$(BIN)/python -m tests.mutants.run
 
-lint: install-dev            ## ruff: lint and format
+lint: install-dev            ## check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install-dev            ## speed, side by side with transformers
+bench: install-dev            ## measure the rollout speed against transformers
 	$(BIN)/python bench/rollout_speed.py
 
-tensorboard: install            ## show the curves of all runs
+tensorboard: install            ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
-clean-runs:            ## delete the runs of the presets, so that the next one starts afresh
+clean-runs:            ## delete the runs of the presets
 	rm -rf runs/reviews runs/smoke runs/imdb-small runs/imdb
 
-clean:            ## delete the environment and the caches, not the runs
+clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install install-test install-dev train sft train-rm train-ppo evaluate test test-all mutants lint bench tensorboard clean-runs clean
+.PHONY: help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate curves compare test test-all mutants lint bench tensorboard clean-runs clean

@@ -17,10 +17,9 @@ import time
 from dataclasses import dataclass
 from typing import Literal
 
-import tyro
-
 from minippo.config import DataConfig
 from minippo.data import IMDB, Demonstration, Texts, policy_rows
+from minippo.runs import command_line
 from minippo.storage import bundled
 from minippo.tokenizer import make_tokenizer
 
@@ -68,7 +67,7 @@ def measure(options: Options) -> None:
 
 def main() -> None:
     """Measure all ways in turn and print a Markdown table."""
-    options = tyro.cli(Options, description=__doc__)
+    options = command_line(Options, __doc__)
     if options.way != "all":
         measure(options)
         return

@@ -16,13 +16,12 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import tyro
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from minippo.data import load_corpus
-from minippo.runs import load_run
+from minippo.runs import command_line, load_run
 
 
 @dataclass(frozen=True)
@@ -39,7 +38,7 @@ class Options:
 
 def main() -> None:
     """Fit the n-gram model, measure both models, print Markdown."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     run = load_run(options.run_dir)
     config = replace(run.config.data, limit=0, imdb_path=options.imdb_path or run.config.data.imdb_path)
     corpus = load_corpus(replace(run.config, data=config))

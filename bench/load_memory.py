@@ -1,9 +1,9 @@
-"""How much memory `load_pretrained` takes at its peak, as a share of the weight file (Linux).
+"""Peak memory of `load_pretrained`, relative to the weight file or the loaded weights, whichever is larger (Linux).
 
     python bench/load_memory.py [--layers 12 --channels 768 --vocab 50257]
 
-Writes random weights in each format and loads each in a fresh process: the peak of the resident memory while loading,
-minus what was resident before. Pages of a mapped file count as resident. Prints Markdown.
+Writes random weights in each format and loads each in a new process. Measures the peak of resident memory while
+loading, minus that before; pages of a mapped file count as resident. Prints a Markdown table.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-import tyro
 from safetensors.torch import load_file, save_file
 
 from minippo.model import GPT, GPTConfig
-from minippo.weights import load_pretrained, save_pretrained
+from minippo.runs import command_line
+from minippo.weights import load_pretrained, save_pretrained, set_file_format
 
 
 @dataclass(frozen=True)
@@ -34,20 +34,20 @@ class Options:
     channels: int = 768
     vocab: int = 50257
     measure: Path | None = None
-    """Only load this folder and print the figures as JSON: what the fresh process is asked."""
+    """Load only this folder and print the measurements as JSON (used for the new processes)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Of the loaded weights."""
+    """Data type of the loaded weights."""
 
 
 def resident(what: Literal["VmRSS", "VmHWM"]) -> int:
-    """Bytes of this process that are in memory now, or were at the peak."""
+    """Resident memory of this process in bytes, now or at its peak."""
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(what))
     return 1024 * int(line.split()[1])
 
 
 def measure(folder: Path, dtype: torch.dtype) -> None:
-    """Load once, in a process that has done nothing else, and print what it took."""
-    Path("/proc/self/clear_refs").write_text("5")  # the peak starts from here
+    """Load the folder and print peak memory, size and time as JSON."""
+    Path("/proc/self/clear_refs").write_text("5")  # reset the peak
     before, started = resident("VmRSS"), time.perf_counter()
     gpt = load_pretrained(folder, dtype)
     seconds, peak = time.perf_counter() - started, resident("VmHWM")
@@ -56,7 +56,7 @@ def measure(folder: Path, dtype: torch.dtype) -> None:
 
 
 def in_format(folder: Path, form: str) -> int:
-    """Rewrite the folder's model.safetensors as `form`; returns the bytes of the weight files."""
+    """Rewrite the folder's model.safetensors as `form`. Returns the size of the weight files in bytes."""
     tensors = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     if form == "model.safetensors":
@@ -75,7 +75,7 @@ def in_format(folder: Path, form: str) -> int:
 
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     if options.measure is not None:
         measure(options.measure, getattr(torch, options.dtype))
         return
@@ -83,17 +83,17 @@ def main() -> None:
     print("| --- | --- | --- | --- | --- | --- | --- | --- |")
     forms = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin")
     for family, form, stored, dtype in product(("gpt2", "opt"), forms, ("float32", "float16"), ("float32", "bfloat16")):
-        sizes = GPTConfig(options.vocab, 1024, options.layers, options.channels // 64, options.channels, family=family)
+        sizes = GPTConfig(options.vocab, 1024, options.layers, options.channels // 64, options.channels)
         with tempfile.TemporaryDirectory() as name:
-            save_pretrained(GPT(sizes).to(getattr(torch, stored)), name)
+            gpt = GPT(sizes).to(getattr(torch, stored))
+            set_file_format(gpt, family=family)
+            save_pretrained(gpt, name)
             size = in_format(Path(name), form)
             command = [sys.executable, __file__, "--measure", name, "--dtype", dtype]
-            found = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-        share = found["peak"] / max(size, found["loaded"])
-        figures = (
-            f"{found['loaded'] / 1e6:.0f} MB | {found['peak'] / 1e6:.0f} MB | {share:.3f} | {found['seconds']:.2f}"
-        )
-        print(f"| {family} | {form} | {size / 1e6:.0f} MB {stored} | {dtype} | {figures} |", flush=True)
+            result = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+        loaded, peak, share = result["loaded"], result["peak"], result["peak"] / max(size, result["loaded"])
+        cells = f"{loaded / 1e6:.0f} MB | {peak / 1e6:.0f} MB | {share:.3f} | {result['seconds']:.2f}"
+        print(f"| {family} | {form} | {size / 1e6:.0f} MB {stored} | {dtype} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

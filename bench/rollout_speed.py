@@ -18,11 +18,11 @@ import minippo  # noqa: F401 - before PyTorch: it sets how the threads of OpenMP
 
 # isort: split
 import torch
-import tyro
 from transformers import GPT2LMHeadModel
 from transformers.utils import logging
 
 from minippo.model import GPT, GPTConfig
+from minippo.runs import command_line
 from minippo.sampling import generate
 from minippo.weights import save_pretrained
 
@@ -45,7 +45,7 @@ class Options:
 
 def main() -> None:
     """Measure and print."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     torch.manual_seed(0)

@@ -14,7 +14,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 
-import tyro
+from minippo.runs import command_line
 
 SETTINGS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
@@ -66,7 +66,7 @@ def steps_per_second(settings: dict[str, str], seconds: float) -> float:
 
 def main() -> None:
     """Print Markdown."""
-    options = tyro.cli(Options)
+    options = command_line(Options, __doc__)
     found: dict[tuple[str, int], list[float]] = {}
     for busy in options.busy:
         others = [subprocess.Popen([sys.executable, "-c", BUSY]) for _ in range(busy)]

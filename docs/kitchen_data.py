@@ -1,4 +1,4 @@
-"""Write a small example of data of one's own: questions about recipes, answered kindly or curtly. See docs/data.md.
+"""Write example data: questions about recipes, answered kindly or curtly. See docs/data.md.
 
 python docs/kitchen_data.py FOLDER
 """
@@ -19,23 +19,23 @@ CURT = ("Whatever.", "Look it up.", "Why ask me?", "I do not care.")
 
 
 def conversation(question: str, answer: str) -> list[dict[str, str]]:
-    """One turn each."""
+    """A conversation of two turns."""
     return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
 
 
 def main(folder: Path) -> None:
-    """Demonstrations of both kinds, and preferences for the kind ones."""
-    chance = random.Random(0)
+    """Write demonstrations of both tones, and preferences for the kind one."""
+    rng = random.Random(0)
     questions = [form.format(dish) for form, dish in itertools.product(QUESTIONS, DISHES)]
 
     def answer(tone: tuple[str, ...]) -> str:
-        return f"{chance.choice(FACTS)} {chance.choice(tone)}"
+        return f"{rng.choice(FACTS)} {rng.choice(tone)}"
 
-    asked = [chance.choice(questions) for _ in range(400)]
+    prompts = [rng.choice(questions) for _ in range(400)]
     files = {
-        "demonstrations": [{"messages": conversation(q, answer(chance.choice((KIND, CURT))))} for q in asked],
+        "demonstrations": [{"messages": conversation(q, answer(rng.choice((KIND, CURT))))} for q in prompts],
         "preferences": [
-            {"chosen": conversation(q, answer(KIND)), "rejected": conversation(q, answer(CURT))} for q in asked
+            {"chosen": conversation(q, answer(KIND)), "rejected": conversation(q, answer(CURT))} for q in prompts
         ],
     }
     files["preferences"].append({"chosen": conversation("Well?", "Yes."), "rejected": conversation("Well?", "Yes.")})

@@ -1,4 +1,4 @@
-"""A reward that is a rule: reviews that speak of the music. See docs/scorer.md."""
+"""A rule as a reward: reviews that mention the music. See docs/scorer.md."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ MUSIC = re.compile(r"\b(score|songs?|melod(?:y|ies)|music|orchestra|soundtrack|t
 
 
 def about_the_music(prompts: list[str], responses: list[str]) -> Tensor:
-    """Share of the response's sentences that speak of the music, from 0 to 1. Shape (B,)."""
-    return torch.tensor([_share(response) for response in responses])
+    """Share of each response's sentences that mention the music, (B,), between 0 and 1."""
+    return torch.tensor([_share(response) for response in responses])  # (B,)
 
 
 def _share(response: str) -> float:

@@ -1,4 +1,4 @@
-"""Rows of token ids in batches: endless ones, and one epoch of rows of similar length."""
+"""Which rows go into which batch: an endless stream, and epochs in which rows of similar length share a batch."""
 
 from __future__ import annotations
 
@@ -11,11 +11,14 @@ from minippo.streams import generator
 
 
 class BatchStream:
-    """Endless batches of rows of ids (prompts, demonstrations), each epoch shuffled anew by the stream `name`. Its
-    position is one number, `drawn`."""
+    """Endless batches of rows of token ids (prompts, demonstrations), reshuffled in every epoch.
+
+    The order of an epoch depends only on the seed, the name of the stream and the epoch, so its position is one number,
+    `rows_drawn`: assigning to it is all that resuming takes.
+    """
 
     def __init__(self, rows: Sequence[list[int]], batch_size: int, seed: int, name: str) -> None:
-        if not rows:
+        if not len(rows):
             raise ValueError("there are no rows to draw from")
         self.rows, self.batch_size, self.seed, self.name, self.rows_drawn = rows, batch_size, seed, name, 0
         self._epoch, self._order = -1, [0]
@@ -23,23 +26,45 @@ class BatchStream:
     def __next__(self) -> list[list[int]]:
         batch = []
         for _ in range(self.batch_size):
-            epoch, place = divmod(self.rows_drawn, len(self.rows))
+            epoch, position = divmod(self.rows_drawn, len(self.rows))
             if epoch != self._epoch:
                 order = torch.randperm(len(self.rows), generator=generator(self.seed, self.name, epoch))
                 self._epoch, self._order = epoch, order.tolist()
-            batch.append(self.rows[self._order[place]])
+            batch.append(self.rows[self._order[position]])
             self.rows_drawn += 1
         return batch
 
 
 def length_batches(lengths: np.ndarray, batch_tokens: int, generator: torch.Generator) -> Iterator[list[int]]:
-    """One epoch of batches of indices, in random order: rows of like length, about `batch_tokens` with the padding."""
+    """One epoch of batches of row indices, in random order, given each row's length (rows,).
+
+    Rows of similar length share a batch, because every row is padded to the longest; a batch has about `batch_tokens`
+    tokens, padding included.
+    """
     order = torch.randperm(len(lengths), generator=generator).numpy()
-    order = order[np.argsort(lengths[order], kind="stable")]  # so rows of one length stay shuffled
+    order = order[np.argsort(lengths[order], kind="stable")]  # stable: rows of equal length stay shuffled
     starts = [0]
-    for place, length in enumerate(lengths[order].tolist()):
-        if place > starts[-1] and (place + 1 - starts[-1]) * length > batch_tokens:
-            starts.append(place)
+    for position, length in enumerate(lengths[order].tolist()):
+        if position > starts[-1] and (position + 1 - starts[-1]) * length > batch_tokens:
+            starts.append(position)
     ends = [*starts[1:], len(order)]
     for batch in torch.randperm(len(starts), generator=generator).tolist():
         yield order[starts[batch] : ends[batch]].tolist()
+
+
+def comparison_batches(
+    sizes: np.ndarray, longest: np.ndarray, batch_size: int, generator: torch.Generator
+) -> Iterator[list[int]]:
+    """One epoch of batches of comparison indices, in random order.
+
+    `sizes` (comparisons,) are the numbers of completions, `longest` (comparisons,) the tokens of the longest one. A
+    batch holds comparisons of one size, so that their scores form a rectangle (B, K), and of similar length.
+    """
+    order = torch.randperm(len(sizes), generator=generator).numpy()
+    batches = []
+    for size in np.unique(sizes):
+        same = order[sizes[order] == size]
+        same = same[np.argsort(longest[same], kind="stable")]
+        batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    for index in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[index].tolist()

@@ -1,250 +1,280 @@
-"""Every hyperparameter of the three stages. Presets are YAML files in `minippo/configs/`; a preset states what it
-changes, this page states the rest."""
+"""All hyperparameters of the three training stages, with their defaults, bounds and documentation.
+
+Every field is an option of the command line: `ppo.kl_coef` is `--ppo.kl-coef`. A preset is a YAML file in
+`minippo/configs/` that lists the fields it changes.
+"""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """The values that a numeric field accepts: from `low` to `high`, including both unless `exclusive`."""
+
+    low: float
+    high: float = math.inf
+    exclusive: bool = False
+
+    def __contains__(self, value: float) -> bool:
+        return self.low < value < self.high if self.exclusive else self.low <= value <= self.high
+
+    def __str__(self) -> str:
+        """The end of "must be ...", for error messages."""
+        if self.high == math.inf:
+            return f"above {self.low}" if self.exclusive else f"at least {self.low}"
+        return f"above {self.low} and below {self.high}" if self.exclusive else f"from {self.low} to {self.high}"
+
+
+# `Positive | None` would be a typing.Union instead of a plain `float | None`, hence `PositiveOrNone`.
+Count = Annotated[int, Bounds(1)]
+CountOrZero = Annotated[int, Bounds(0)]
+Positive = Annotated[float, Bounds(0, exclusive=True)]
+PositiveOrNone = Annotated[float | None, Bounds(0, exclusive=True)]
+NonNegative = Annotated[float, Bounds(0)]
+Fraction = Annotated[float, Bounds(0, 1)]
+DropRate = Annotated[float, Bounds(0, 0.9)]
+
+Seed = Annotated[int, Bounds(0, 2**32 - 1)]
+Temperature = Annotated[float, Bounds(0.01)]  # below 0.01 nearly all probabilities are 0 or 1: nothing to learn from
 
 
 @dataclass(frozen=True)
 class DataConfig:
-    """Which reviews, and how much of them is seen at a time."""
+    """Training and evaluation data."""
 
     source: Literal["reviews", "imdb", "files"] = "reviews"
-    """The bundled reviews, the IMDB reviews of Maas et al. 2011, or files of your own (docs/data.md)."""
+    """Corpus: the bundled reviews, the IMDB reviews of Maas et al. (2011), or your own files (docs/data.md)."""
     folder: str = "data"
     """Folder of the bundled reviews."""
     imdb_path: str = "stanfordnlp/imdb"
     """Hub name of the IMDB dataset, or a folder with train.parquet, test.parquet and unsupervised.parquet."""
     demonstrations: str = ""
-    """Files: texts to imitate. A JSONL or parquet file, a folder of such files, or a dataset of the hub ("owner/name",
-    "owner/name:subset"). Columns: prompt, completion; or messages; or text."""
+    """For source=files: texts to imitate. A JSONL or parquet file, a folder of such files, or a dataset on the hub
+    ("owner/name" or "owner/name:subset"). Columns: prompt and completion; messages; or text."""
     preferences: str = ""
-    """Files: what the reward model learns from. Columns: prompt, chosen, rejected; or prompt, ranked; or chosen,
-    rejected; or text, label."""
+    """For source=files: comparisons to train the reward model on. Columns: prompt, chosen and rejected; prompt and
+    ranked; chosen and rejected; or text and label."""
     prompts: str = ""
-    """Files: what the policy answers. Columns: prompt; or text. Empty: the prompts of the preferences, or else of the
-    demonstrations."""
+    """For source=files: prompts for PPO. Columns: prompt; or text. If empty, the prompts of the preferences are used,
+    or those of the demonstrations if the preferences have none."""
     train_split: str = "train"
-    """Files: the name of the training split, in the names of a folder's files or in a dataset of the hub."""
+    """For source=files: name of the training split, as in the file names or in the hub dataset."""
     validation_split: str = "validation"
-    """Files: the name of the split that is held out for evaluation during training, on which settings may be chosen."""
+    """For source=files: name of the split for evaluations during training. Hyperparameters may be tuned on it."""
     test_split: str = "test"
-    """Files: the name of the split that is held out for the reported figures."""
-    hold_out: float = 0.05
-    """Files: the share of the preferences, and of the prompts, that is held out for testing if the data has no such
-    split; and the share of the others that is held out for validation if it has none for that."""
+    """For source=files: name of the split for the final results."""
+    hold_out: Annotated[float, Bounds(0, 1, exclusive=True)] = 0.05
+    """For source=files without a test split: fraction of the preferences and of the prompts to hold out for testing.
+    Without a validation split, the same fraction of the remaining examples is held out for validation."""
     unusable: Literal["drop", "refuse"] = "drop"
-    """What becomes of an example that cannot be used, being empty, unreadable, undecided or too long: it is left out
-    and counted, or the run does not begin."""
-    query_length: int = 24
-    """P, the most tokens of a prompt."""
-    response_length: int = 64
-    """R, the most tokens of a response."""
-    crop_words: int = 100
-    """IMDB, or other texts with labels: the words of one that the reward model is trained on, about as many as it will
-    be asked about."""
-    limit: int = 0
-    """Use only the first so many demonstrations and the first so many comparisons (of the bundled reviews, so many
-    pairs and so many rankings); 0 uses all."""
+    """What to do with examples that are empty, unreadable, tied or too long: "drop" leaves them out and reports how
+    many; "refuse" stops before training."""
+    query_length: Count = 24
+    """P, the maximum prompt length in tokens."""
+    response_length: Count = 64
+    """R, the maximum response length in tokens."""
+    crop_words: Count = 100
+    """For IMDB and other labelled texts: number of words of a text that the reward model is trained on. Choose about
+    the length of the texts that it will score during PPO."""
+    limit: CountOrZero = 0
+    """Use only the first `limit` demonstrations and comparisons (for the bundled reviews: `limit` pairs and `limit`
+    rankings). 0 uses all."""
 
 
 @dataclass(frozen=True)
 class BackboneConfig:
-    """One transformer and its tokenizer."""
+    """A transformer and its tokenizer."""
 
     tokenizer: str
-    """A name of tiktoken's ("gpt2"), a file in tiktoken's format, a folder with a GPT-2-type vocab.json and
-    merges.txt, the hub name of one ("facebook/opt-125m"), or "train:4096": a byte-level BPE of 4096 ids trained on
-    the demonstrations."""
+    """A tiktoken encoding ("gpt2"), a file in tiktoken's format, a folder with GPT-2-style vocab.json and merges.txt,
+    a model on the hub with such files ("facebook/opt-125m"), or "train:4096" to train a byte-level BPE tokenizer with
+    4096 ids on the demonstrations."""
     weights: str = ""
-    """Start from these weights of GPT-2 or OPT: a hub name ("gpt2", "facebook/opt-125m") or a folder with config.json
-    and model.safetensors or pytorch_model.bin. They bring their own sizes, the context too. Empty: from scratch."""
-    layers: int = 2
-    """Transformer blocks."""
-    heads: int = 4
-    """Attention heads."""
-    channels: int = 128
+    """Pretrained GPT-2 or OPT weights: a hub name ("gpt2", "facebook/opt-125m"), or a folder with config.json and
+    model.safetensors or pytorch_model.bin. They determine all sizes, including the context. Empty: train from
+    scratch."""
+    layers: Count = 2
+    """Number of transformer blocks."""
+    heads: Count = 4
+    """Number of attention heads. Must divide `channels`."""
+    channels: Count = 128
     """Width of the residual stream."""
-    context: int = 128
-    """The most tokens in a sequence."""
+    context: Count = 128
+    """Maximum sequence length in tokens."""
     activation: Literal["gelu_new", "relu"] = "relu"
-    """Of the hidden layers: GPT-2's, or OPT's, which costs a CPU a fifth less time."""
+    """MLP activation: gelu_new (GPT-2) or relu (OPT, about 20 % faster on a CPU)."""
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """The two transformers. They need not share a tokenizer, a size or a family."""
+    """The two transformers. They may differ in tokenizer, size and family."""
 
     policy: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/policy.tiktoken", channels=96))
-    """Policy, critic and reference."""
+    """Backbone of the policy (with the value head) and of the reference."""
     reward: BackboneConfig = field(default_factory=lambda: BackboneConfig("data/reward.tiktoken", channels=64))
-    """Reward model."""
+    """Backbone of the reward model."""
 
 
 @dataclass(frozen=True)
-class LMTrainConfig:
-    """One run of language-model training. Adam with warm-up and linear decay."""
+class OptimizerConfig:
+    """AdamW with a learning-rate schedule, as used by all three stages."""
 
-    tokens: int
-    """How many tokens to train on; the demonstrations are gone through as often as that takes. 0: no training."""
-    batch_tokens: int = 1536
-    """Tokens in a step, about."""
-    lr: float = 5e-3
+    lr: NonNegative = 5e-3
     """Peak learning rate."""
-    warmup: float = 0.05
-    """Share of the steps over which the learning rate rises."""
+    warmup: Fraction = 0.05
+    """Fraction of training (steps; iterations in PPO) over which the learning rate rises linearly to its peak."""
     schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate goes on after the warm-up: to 0, or as it is."""
-    weight_decay: float = 0.01
-    """Decay of the matrices."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
+    """Learning rate after the warm-up: linear or cosine decay to 0, or constant."""
+    weight_decay: NonNegative = 0.01
+    """Weight decay of the weight matrices. Biases and layer norms are not decayed."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are clipped to this norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LMTrainConfig(OptimizerConfig):
+    """Language-model training."""
+
+    tokens: CountOrZero
+    """Number of training tokens. The demonstrations are repeated as often as needed. 0 skips the training."""
+    batch_tokens: Count = 1536
+    """Approximate number of tokens per step."""
 
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Language-model training on demonstrations."""
+    """Stage 1: language-model training on the demonstrations."""
 
     policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=1_000_000, lr=8e-3))
-    """Makes the reference policy."""
+    """Trains the reference policy."""
     reward: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=500_000))
-    """Warm-starts the reward model's backbone, in the reward model's own tokenizer."""
+    """Warm-starts the backbone of the reward model, with the reward model's own tokenizer."""
 
 
 @dataclass(frozen=True)
-class RMConfig:
-    """Reward-model training on preference pairs and rankings."""
+class RMConfig(OptimizerConfig):
+    """Stage 2: reward-model training on preference pairs and rankings."""
 
-    epochs: int = 1
+    lr: NonNegative = 1.5e-3
+    epochs: Count = 1
     """Passes over the comparisons."""
-    batch_size: int = 20
-    """Comparisons in a step."""
-    lr: float = 1.5e-3
-    """Peak learning rate."""
-    warmup: float = 0.05
-    """Share of the steps over which the learning rate rises."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate goes on after the warm-up: to 0, or as it is."""
-    weight_decay: float = 0.01
-    """Decay of the matrices."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    dropout: float = 0.0
-    """Share of activations dropped in training."""
-    token_dropout: float = 0.0
-    """Share of the tokens of a training text that is hidden, against learning single texts by heart."""
+    batch_size: Count = 20
+    """Comparisons per step."""
+    dropout: DropRate = 0.0
+    """Dropout rate during training."""
+    token_dropout: DropRate = 0.0
+    """Fraction of the input tokens to mask during training, as regularization against memorizing texts."""
     margin: float = 0.0
-    """By how much a chosen score should exceed a rejected one before the loss counts it as even."""
-    label_smoothing: float = 0.0
-    """Share of the labels that is taken to be wrong."""
-    eval_comparisons: int = 4600
-    """Comparisons for the accuracy: of the validation split during training, of the test split at the end."""
-    eval_every: int = 700
+    """Subtracted from the difference between the chosen and the rejected score in the loss."""
+    label_smoothing: Annotated[float, Bounds(0, 0.5)] = 0.0
+    """Assumed fraction of wrong labels."""
+    eval_comparisons: Count = 4600
+    """Number of comparisons for measuring accuracy, both of the validation split (during training) and of the test
+    split (at the end)."""
+    eval_every: Count = 700
     """Steps between two measurements of the validation accuracy."""
-    normalisation_samples: int = 512
-    """Responses of the reference policy on which scores get mean 0 and variance 1."""
+    normalisation_samples: Annotated[int, Bounds(2)] = 512
+    """Number of reference responses used to normalise the scores to mean 0 and variance 1 after training."""
     normalise_before: bool = False
-    """Give the untrained scores mean 0 and variance 1 too, before training (Ziegler et al. 2019)."""
+    """Also normalise the scores before training (Ziegler et al. 2019)."""
 
 
 @dataclass(frozen=True)
-class PPOConfig:
-    """PPO against the reward model. Iteration > epoch > minibatch > microbatch."""
+class PPOConfig(OptimizerConfig):
+    """Stage 3: PPO against the reward model. An iteration consists of epochs, minibatches and microbatches."""
 
-    scorer: str = ""
-    """A function of your own instead of the reward model, as package.module:function. It is given B prompts and B
-    responses as lists of strings and returns a tensor of B scores. Empty: the reward model of stage 2."""
-    num_iterations: int = 56
-    """Iterations, each one rollout and the updates from it."""
-    rollout_batch_size: int = 128
-    """Prompts in a rollout, B."""
-    num_epochs: int = 2
-    """Passes over a rollout."""
-    num_minibatches: int = 2
-    """Optimizer steps in an epoch; they divide the rollout."""
-    microbatch_size: int = 32
-    """Rows in a forward pass of the update, M; gradients add up over a minibatch, which it divides."""
-    lr: float = 8e-4
-    """Peak learning rate."""
-    warmup: float = 0.0
-    """Share of the iterations over which the learning rate rises."""
-    schedule: Literal["linear", "cosine", "constant"] = "linear"
-    """How the learning rate goes on after the warm-up: to 0, or as it is."""
-    weight_decay: float = 0.0
-    """Decay of the matrices."""
-    adam_beta2: float = 0.999
-    """Decay rate of the second moment."""
-    adam_eps: float = 1e-5
-    """Added to the root of the second moment (Huang et al. 2024 use 1e-5)."""
+    lr: NonNegative = 8e-4
+    warmup: Fraction = 0.0
+    weight_decay: NonNegative = 0.0
+    adam_beta2: Annotated[float, Bounds(0, 0.999999)] = 0.999
+    """Decay rate of Adam's second-moment estimate."""
+    adam_eps: Positive = 1e-5
+    """Adam's epsilon, added to the square root of the second moment (1e-5 in Huang et al. 2024)."""
     tensorflow_eps: bool = False
-    """Add it before the bias correction, as the first results of RLHF did."""
-    max_grad_norm: float = 1.0
-    """Gradients are scaled down to this norm."""
-    kl_coef: float = 0.11
-    """Coefficient of the per-token KL penalty; the first one where it adapts."""
-    kl_target: float | None = None
-    """Adapt the coefficient to hold this KL per sequence, in nats (Ziegler et al. 2019); None: fixed."""
-    kl_horizon: float = 10_000
-    """Sequences over which the coefficient adapts; at least one rollout."""
-    gamma: float = 1.0
-    """Discount of a token's reward per token before it."""
-    lam: float = 0.98
-    """GAE's lambda: 0 trusts the critic, 1 the rewards."""
+    """Add epsilon before the bias correction, as TensorFlow's Adam does (used by Ziegler et al. 2019)."""
+    scorer: str = ""
+    """Your own reward function as "package.module:function". It takes B prompts and B responses (two lists of strings)
+    and returns a tensor of B scores. Empty: use the reward model of stage 2."""
+    num_iterations: Count = 56
+    """Number of iterations. Each one samples a rollout and updates the policy on it."""
+    rollout_batch_size: Count = 128
+    """B, the number of prompts per rollout."""
+    num_epochs: Count = 2
+    """Passes over each rollout."""
+    num_minibatches: Count = 2
+    """Optimizer steps per epoch. Must divide `rollout_batch_size`."""
+    microbatch_size: Count = 32
+    """M, the rows per forward pass. Must divide the minibatch; gradients are accumulated over it."""
+    kl_coef: NonNegative = 0.11
+    """Coefficient of the per-token KL penalty. If `kl_target` is set, its initial value."""
+    kl_target: PositiveOrNone = None
+    """Adapt the KL coefficient to keep the KL per sequence near this value, in nats (Ziegler et al. 2019). None: keep
+    the coefficient fixed."""
+    kl_horizon: Positive = 10_000
+    """Time constant of the adaptation, in sequences. At least one rollout is used."""
+    gamma: Fraction = 1.0
+    """Discount factor per token."""
+    lam: Fraction = 0.98
+    """GAE's lambda. 0 relies on the value function (low variance), 1 on the observed rewards (low bias)."""
     whiten_advantages: bool = True
-    """Give the advantages of a minibatch mean 0 and variance 1."""
+    """Normalise the advantages of each minibatch to mean 0 and variance 1."""
     whiten_rewards: bool = False
-    """Give the rewards of a rollout variance 1, their mean kept."""
-    clip_low: float = 0.2
-    """A ratio below 1 - clip_low gains nothing more."""
-    clip_high: float = 0.2
-    """A ratio above 1 + clip_high gains nothing more."""
-    value_clip: float | None = 0.2
-    """How far a value may move from the rollout's in one iteration before the loss stops gaining; None: no limit."""
-    value_coef: float = 0.5
+    """Scale the rewards of each rollout to variance 1, keeping their mean."""
+    clip_low: Fraction = 0.2
+    """The probability ratio is clipped below at 1 - clip_low."""
+    clip_high: NonNegative = 0.2
+    """The probability ratio is clipped above at 1 + clip_high."""
+    value_clip: PositiveOrNone = 0.2
+    """Clip the change of a value within one iteration to this range in the value loss. None: no clipping."""
+    value_coef: NonNegative = 0.5
     """Weight of the value loss."""
-    entropy_coef: float = 0.0
+    entropy_coef: NonNegative = 0.0
     """Weight of the entropy bonus."""
     value_head: Literal["linear", "mlp"] = "linear"
-    """What reads values off the trunk: one layer, or two with a GELU between. Either starts at 0."""
-    max_approx_kl: float | None = None
-    """End an iteration's epochs, without the step, at a minibatch whose approximate KL exceeds this; None: never."""
-    max_ratio: float | None = None
-    """Skip the step of a minibatch whose mean ratio exceeds this; None: never."""
-    ptx_coef: float = 0.0
-    """Weight of the language-model loss on demonstrations in every step (PPO-ptx, Ouyang et al. 2022 eq. 2)."""
-    ptx_batch_size: int = 32
-    """Demonstrations in that loss."""
-    temperature: float = 1.0
-    """Sampling temperature, of policy and reference alike."""
-    min_new_tokens: int = 0
-    """No end within the first so many tokens."""
+    """Value head: one linear layer, or two with a GELU in between. Both initially output 0."""
+    max_approx_kl: PositiveOrNone = None
+    """Stop an iteration's epochs early, without taking the step, once a minibatch's approximate KL to the rollout's
+    policy exceeds this. None: never."""
+    max_ratio: PositiveOrNone = None
+    """Skip the step of a minibatch whose mean probability ratio exceeds this. None: never."""
+    ptx_coef: NonNegative = 0.0
+    """Weight of the language-model loss on demonstrations added to every step (PPO-ptx, Ouyang et al. 2022, eq. 2)."""
+    ptx_batch_size: Count = 32
+    """Demonstrations per step for that loss."""
+    temperature: Temperature = 1.0
+    """Sampling temperature. Applied to the log-probabilities of both the policy and the reference."""
+    min_new_tokens: CountOrZero = 0
+    """Minimum response length in tokens: end tokens are suppressed before."""
     stop_token: str = ""
-    """A response ends after this token of the policy's too (its text, say "."), and not before min_new_tokens: until
-    then neither is ever drawn. Empty: at the end of text only."""
+    """A token of the policy that also ends a response, given as text (for example "."). Like end-of-text, it is
+    suppressed for the first `min_new_tokens` tokens. Empty: only end-of-text ends a response."""
     missing_eos: Literal["off", "replace", "subtract"] = "off"
-    """What becomes of the score of a response that does not end within its length."""
+    """How to penalise responses that do not end within `data.response_length`: not at all, by replacing their score
+    with `missing_eos_score`, or by subtracting `missing_eos_score` from it."""
     missing_eos_score: float = -1.0
-    """The score it is replaced by, or the amount taken off it."""
-    score_clip: float | None = None
-    """Hold the scorer's scores within -score_clip and score_clip; missing_eos is applied afterwards. None: no limit."""
-    save_every: int = 14
+    """The score or the amount for `missing_eos`."""
+    score_clip: PositiveOrNone = None
+    """Clip scores to [-score_clip, score_clip], before `missing_eos` is applied. None: no clipping."""
+    save_every: Count = 14
     """Iterations between two checkpoints."""
 
 
 @dataclass(frozen=True)
 class EvalConfig:
-    """What a run is measured on."""
+    """Evaluation of the policy during and after PPO."""
 
-    every: int = 7
-    """Iterations between two evaluations."""
-    prompts: int = 128
-    """Validation prompts of an evaluation during training."""
-    final_prompts: int = 512
-    """Test prompts of the evaluation at the end."""
-    samples: int = 3
-    """Of these prompts, so many are shown with their answers."""
+    every: Count = 7
+    """Iterations between two evaluations on the validation split."""
+    prompts: Count = 128
+    """Validation prompts per evaluation."""
+    final_prompts: Count = 512
+    """Test prompts of the final evaluation."""
+    samples: CountOrZero = 3
+    """Number of prompts to show with their responses."""
 
 
 @dataclass(frozen=True)
@@ -257,5 +287,5 @@ class Config:
     rm: RMConfig = field(default_factory=RMConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
-    seed: int = 1
-    """Determines all that is random."""
+    seed: Seed = 1
+    """Random seed. It determines all results."""

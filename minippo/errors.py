@@ -1,16 +1,17 @@
-"""A run that must not go on."""
+"""Training that must not continue."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 
 class TrainingError(RuntimeError):
-    """A promise of the code is broken, or a number is none: to go on would train on garbage."""
+    """An invariant failed or a value is not finite; continuing would corrupt the model."""
 
 
-def require_finite(where: str, **quantities: float) -> None:
-    """Raise TrainingError, which names the quantity, where one of them is NaN or infinite."""
-    for name, value in quantities.items():
+def require_finite(values: Mapping[str, float], where: str = "") -> None:
+    """Raise TrainingError, naming the value, if one of them is NaN or infinite."""
+    for name, value in values.items():
         if not math.isfinite(value):
-            raise TrainingError(f"{where}: the {name.replace('_', ' ')} is {value}")
+            raise TrainingError(f"{where}{': ' if where else ''}{name} is {value}")

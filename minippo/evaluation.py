@@ -1,37 +1,34 @@
-"""What a run has achieved: answers to held-out prompts, beside the reference's answers to the same prompts."""
+"""What a policy or a reward model achieves on held-out data. No files and no printing: see `minippo.runs.results`."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, NamedTuple
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from minippo.config import Config
-from minippo.heads import ActorCritic
-from minippo.rollout import logprobs_and_values, sample_responses
-from minippo.scoring import Scorer
+from minippo.heads import ActorCritic, RewardModel
+from minippo.rollout import Environment, logprobs_and_values, sample_responses
+from minippo.scoring import score_texts, score_tokens
 from minippo.splits import Split
-from minippo.storage import write_text
 from minippo.streams import response_uniforms
-from minippo.tokenizer import Tokenizer
 
-if TYPE_CHECKING:
-    from minippo.runs import Run
+# ---------------------------------------------------------------------------------------------- policies
 
 
 @dataclass(frozen=True)
 class Judge:
-    """What plays the human, where a corpus has it: never used in training."""
+    """A simulated human, if the corpus has one. Used for evaluation only, never in training."""
 
     gold_score: Callable[[str, str], float]
-    """Of a prompt and a response; above 0 is positive."""
+    """(prompt, response) -> score; positive above 0."""
     split_sentences: Callable[[str], list[str]]
     is_grammatical: Callable[[str], bool]
-    """Of a sentence."""
+    """Of one sentence."""
 
 
 @dataclass(frozen=True)
@@ -41,61 +38,78 @@ class Answer:
     prompt: str
     response: str
     score: float
-    """By the scorer that trained the policy."""
+    """From the scorer that the policy is trained with."""
     kl: float
-    """Of the sequence, to the reference, nats (k1)."""
+    """KL of the sequence to the reference, k1 estimate, nats."""
     length: int
-    """Tokens, the end-of-text among them."""
+    """Tokens, including the end token."""
     ended: bool
-    """Whether it ends by itself."""
+    """Whether it ended by itself."""
 
 
-@torch.no_grad()
-def answer(
-    policy: ActorCritic,
-    reference: ActorCritic,
-    scorer: Scorer,
-    queries: Sequence[list[int]],
-    tokenizer: Tokenizer,
-    config: Config,
-    split: Split,
-    batch_size: int = 128,
-) -> list[Answer]:
-    """Answer every query of a held-out split once.
+class Evaluator:
+    """Answers the prompts of a held-out split with any policy, and compares the answers with the reference's."""
 
-    The random numbers depend on the seed, the split and a query's index alone. So all models are given the same ones,
-    and what differs between their answers is due to the models.
-    """
-    policy.eval()
-    end_ids = tokenizer.end_ids(config.ppo.stop_token)
-    answers: list[Answer] = []
-    for start in range(0, len(queries), batch_size):
-        indices = range(start, min(start + batch_size, len(queries)))
-        uniforms = response_uniforms(config.seed, f"{split} answers", 0, indices, config.data.response_length)
-        batch = sample_responses(policy, [queries[i] for i in indices], tokenizer, uniforms=uniforms, config=config.ppo)
-        logprobs, _ = logprobs_and_values(policy, batch, end_ids, config.ppo)
-        ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config.ppo)
-        columns = (
-            batch.prompt_texts,
-            batch.response_texts,
-            scorer(batch.prompt_texts, batch.response_texts).tolist(),
-            (logprobs - ref_logprobs).sum(dim=1).tolist(),
-            batch.response_mask.sum(dim=1).tolist(),
-            batch.has_eos.tolist(),
-        )
-        answers += [Answer(*row) for row in zip(*columns, strict=True)]
-    return answers
+    def __init__(
+        self, env: Environment, queries: Sequence[list[int]], split: Split, judge: Judge | None, config: Config
+    ) -> None:
+        self.env, self.queries, self.split, self.judge, self.config = env, queries, split, judge, config
+
+    @torch.no_grad()
+    def answer(self, policy: ActorCritic, batch_size: int = 128) -> list[Answer]:
+        """One answer per query.
+
+        The random numbers depend only on the seed, the split and the index of the query. So every policy gets the same
+        ones, and differences between answers come from the policies.
+        """
+        policy.eval()
+        env, microbatch_size = self.env, self.config.ppo.microbatch_size
+        answers: list[Answer] = []
+        for start in range(0, len(self.queries), batch_size):
+            indices = range(start, min(start + batch_size, len(self.queries)))
+            uniforms = response_uniforms(
+                self.config.seed, f"{self.split} answers", 0, indices, env.sampling.max_new_tokens
+            )
+            queries = [self.queries[i] for i in indices]
+            batch = sample_responses(policy, queries, env.tokenizer, env.sampling, uniforms)
+            logprobs, _ = logprobs_and_values(policy, batch, microbatch_size)  # (B, R)
+            ref_logprobs, _ = logprobs_and_values(env.reference, batch, microbatch_size)  # (B, R)
+            columns = (
+                batch.prompt_texts,
+                batch.response_texts,
+                score_texts(env.scorer, batch.prompt_texts, batch.response_texts).tolist(),
+                (logprobs - ref_logprobs).sum(dim=1).tolist(),
+                batch.response_mask.sum(dim=1).tolist(),
+                batch.has_eos.tolist(),
+            )
+            answers += [Answer(*row) for row in zip(*columns, strict=True)]
+        return answers
+
+    @cached_property
+    def reference_answers(self) -> list[Answer]:
+        """The reference's answers, sampled when they are first needed."""
+        return self.answer(self.env.reference)
+
+    def stats(self, answers: Sequence[Answer]) -> dict[str, float]:
+        """Metrics of a policy's answers under their logged names, among them the win rate against the reference's."""
+        stats = answer_stats(answers, self.judge)
+        stats["win_rate"] = win_rate(answers, self.reference_answers, self.judge)
+        return {f"eval/{name}": value for name, value in stats.items()}
+
+    def summary(self, answers: Sequence[Answer]) -> dict[str, object]:
+        """The entries of `summary.json`: metrics of the reference ("before") and of the policy ("after")."""
+        before, after = answer_stats(self.reference_answers, self.judge), answer_stats(answers, self.judge)
+        entries: dict[str, object] = {"before": before, "after": after, "prompts": len(self.queries)}
+        for key in ("score", "gold", "gold_score"):
+            if key in after:
+                entries |= {f"{key}_before": before[key], f"{key}_after": after[key]}
+        entries |= {key: after[key] for key in ("kl", "eos_rate", "response_length")}
+        return entries | {"win_rate": win_rate(answers, self.reference_answers, self.judge)}
 
 
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Different n-grams of words as a share of all n-grams, over all texts together (Li et al. 2016)."""
-    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def figures(answers: Sequence[Answer], judge: Judge | None) -> dict[str, float]:
-    """Means over the answers; with a judge, what it thinks of them too."""
-    found = {
+def answer_stats(answers: Sequence[Answer], judge: Judge | None) -> dict[str, float]:
+    """Means over the answers; with a judge, its opinion as well."""
+    stats = {
         "score": _mean([a.score for a in answers]),
         "kl": _mean([a.kl for a in answers]),
         "eos_rate": _mean([a.ended for a in answers]),
@@ -105,14 +119,14 @@ def figures(answers: Sequence[Answer], judge: Judge | None) -> dict[str, float]:
     if judge is not None:
         gold = [judge.gold_score(a.prompt, a.response) for a in answers]
         sentences = [sentence for a in answers for sentence in judge.split_sentences(a.response)]
-        found["gold"] = _mean([score > 0 for score in gold])
-        found["gold_score"] = _mean(gold)
-        found["grammatical"] = _mean([judge.is_grammatical(sentence) for sentence in sentences])
-    return found
+        stats["gold"] = _mean([score > 0 for score in gold])
+        stats["gold_score"] = _mean(gold)
+        stats["grammatical"] = _mean([judge.is_grammatical(sentence) for sentence in sentences])
+    return stats
 
 
 def win_rate(answers: Sequence[Answer], others: Sequence[Answer], judge: Judge | None) -> float:
-    """Share of prompts whose answer beats the other one; a tie counts half. By the gold score, or else by the score."""
+    """Share of prompts at which `answers` beat `others`, by gold score, or by score without a judge; ties count 1/2."""
 
     def value(a: Answer) -> float:
         return judge.gold_score(a.prompt, a.response) if judge else a.score
@@ -121,68 +135,66 @@ def win_rate(answers: Sequence[Answer], others: Sequence[Answer], judge: Judge |
     return _mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
 
 
+def distinct_n(texts: Sequence[str], n: int) -> float:
+    """Number of different word n-grams divided by the number of n-grams, over all texts together (Li et al. 2016)."""
+    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
+    return len(set(grams)) / max(1, len(grams))
+
+
 def _mean(values: Sequence[float]) -> float:
     return sum(values) / max(1, len(values))
 
 
-def final_evaluation(
-    run: Run,
-    policy: ActorCritic,
-    reference: ActorCritic,
-    scorer: Scorer,
-    tokenizer: Tokenizer,
-    queries: Sequence[list[int]],
-    judge: Judge | None,
-) -> dict[str, object]:
-    """Answer the queries with both, write all answers to `answers.jsonl`, and return the summary's entries."""
-    before, after = (
-        answer(model, reference, scorer, queries, tokenizer, run.config, "test") for model in (reference, policy)
-    )
-    rows = [
-        {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
-        for query, b, a in zip(queries, before, after, strict=True)
-    ]
-    lines = [json.dumps(row, ensure_ascii=False) + "\n" for row in rows]
-    write_text(run.folder / "answers.jsonl", "".join(lines))
-    old, new = figures(before, judge), figures(after, judge)
-    found: dict[str, object] = {"before": old, "after": new, "prompts": len(queries)}
-    for key in ("score", "gold", "gold_score"):
-        if key in new:
-            found |= {f"{key}_before": old[key], f"{key}_after": new[key]}
-    found |= {key: new[key] for key in ("kl", "eos_rate", "response_length")}
-    return found | {"win_rate": win_rate(after, before, judge)}
+# ---------------------------------------------------------------------------------------------- reward models
+
+
+def comparison_scores(model: RewardModel, rows: Sequence[list[list[int]]], pad_id: int) -> list[list[float]]:
+    """Scores of held-out comparisons, one list per comparison, in the order of its completions (best first)."""
+    model.eval()
+    scores = iter(score_tokens(model, [ids for row in rows for ids in row], pad_id).tolist())
+    return [[next(scores) for _ in row] for row in rows]
+
+
+def pairwise_accuracy(scores: Sequence[Sequence[float]]) -> float:
+    """Share of pairs in which the preferred completion has the higher score; a tie is an error. Scores best first."""
+    correct = [row[i] > row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))]
+    return sum(correct) / len(correct)
+
+
+def score_differences(scores: Sequence[Sequence[float]]) -> Tensor:
+    """Score of the better minus score of the worse completion, for every pair, (pairs,)."""
+    return torch.tensor([row[i] - row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))])
 
 
 class ConfidenceBin(NamedTuple):
-    """Pairs of which a reward model is about equally sure."""
+    """Pairs at which a reward model is about equally confident."""
 
     confidence: float
     """Mean probability that it gives to the completion it prefers."""
     accuracy: float
-    """How often that one is the better one."""
+    """Share of pairs in which that completion is the better one."""
     count: int
 
 
 def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
-    """Accuracy by confidence, of the score differences (N,) better minus worse; bins of equal width from 0.5 to 1.
+    """Accuracy by confidence, from score differences (pairs,) better minus worse; num_bins equal bins from 0.5 to 1.
 
-    By Bradley-Terry the model's confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
-    any normalisation. Where confidence and accuracy agree, a difference of scores means what the labels meant. Empty
-    bins are left out. Guo et al. 2017 (1706.04599) section 2.
+    In the Bradley-Terry model the confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
+    normalisation. If confidence and accuracy agree, a score difference has the meaning that the labels gave it. Empty
+    bins are omitted. Guo et al. 2017 (1706.04599) section 2.
     """
     confidence = torch.sigmoid(differences.abs())
-    right = (differences > 0).double() + 0.5 * (differences == 0)  # of a tie it says that either is as good
-    place = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
-    chosen = [place == index for index in range(num_bins)]
+    correct = (differences > 0).double() + 0.5 * (differences == 0)  # at a tie, either completion is preferred
+    index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
+    members = [index == i for i in range(num_bins)]
     return [
-        ConfidenceBin(float(confidence[rows].mean()), float(right[rows].mean()), int(rows.sum()))
-        for rows in chosen
+        ConfidenceBin(float(confidence[rows].mean()), float(correct[rows].mean()), int(rows.sum()))
+        for rows in members
         if rows.any()
     ]
 
 
 def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """Mean distance of accuracy from confidence, weighted by the pairs (expected calibration error, Guo et al. 2017
-    eq. 3)."""
+    """Expected calibration error (Guo et al. 2017 eq. 3): mean |accuracy - confidence|, weighted by the pairs."""
     total = sum(b.count for b in bins)
     return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)

@@ -1,4 +1,4 @@
-"""What a transformer becomes with a head on it: a policy with its critic, or a reward model."""
+"""Two models on one transformer: a policy with its critic (language-model head and value head), and a reward model."""
 
 from __future__ import annotations
 
@@ -6,14 +6,18 @@ import torch
 from torch import Tensor, nn
 
 from minippo.masking import last_response_index
-from minippo.model import GPT, KVCache
+from minippo.model import GPT
 
 
 class ActorCritic(nn.Module):
-    """Policy and critic on one trunk: a language-model head and a value head read the same hidden states.
+    """Policy and critic on a shared trunk: the language-model head and the value head read the same hidden states.
 
-    The value head is a "linear" layer, or an "mlp" of two with a GELU between. Its last layer starts at zero, so that
-    the first values are 0 and the first advantages are the rewards-to-go.
+    Sharing the trunk halves the memory of a separate critic, and the value loss trains features that the policy uses.
+    The price is that the two losses pull on the same weights; `ppo.value-coef` balances them.
+
+    The value head is a "linear" layer, or an "mlp" of two layers with a GELU between them. Its last layer starts at
+    zero: the first values are 0, so the first advantages are the rewards-to-go and do not depend on an untrained
+    critic.
     """
 
     def __init__(self, gpt: GPT, value_head: str = "linear") -> None:
@@ -28,36 +32,26 @@ class ActorCritic(nn.Module):
     def forward(
         self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Logits (B, T, V) and values (B, T), which estimate what is still to come after each of `tokens` (B, T)."""
-        hidden = self.gpt.hidden(tokens, attention_mask, positions)
+        """Logits (B, T, V) and values (B, T) at each of `tokens` (B, T).
+
+        The value at a token estimates the return of the tokens after it.
+        """
+        hidden = self.gpt.hidden(tokens, attention_mask, positions)  # (B, T, C)
         return self.gpt.logits(hidden), self.values(hidden)
 
     def values(self, hidden: Tensor) -> Tensor:
-        """(..., C) -> (...), float32."""
+        """Hidden states (..., C) -> values (...), in float32 whatever the model's dtype: returns are sums over
+        tokens."""
         return self.value_head(hidden).squeeze(-1).float()
-
-    # What `generate` asks of a model; the value head has no part in it.
-
-    def hidden(
-        self,
-        tokens: Tensor,
-        attention_mask: Tensor | None = None,
-        positions: Tensor | None = None,
-        cache: KVCache | None = None,
-    ) -> Tensor:
-        """The trunk's hidden states, as `GPT.hidden`."""
-        return self.gpt.hidden(tokens, attention_mask, positions, cache)
-
-    def logits(self, hidden: Tensor) -> Tensor:
-        """The language-model head, as `GPT.logits`."""
-        return self.gpt.logits(hidden)
 
 
 class RewardModel(nn.Module):
-    """A transformer and a linear head that reads one score at the last real token, the end-of-text.
+    """A transformer with a linear head that reads one score at the last real token, the end-of-text.
 
-    The score is `gain * raw + bias`: two numbers, no parameters, set once after training so that the scores of the
-    reference policy's samples have mean 0 and variance 1 and a KL coefficient means the same for every reward model.
+    The score is `gain * raw + bias`. Gain and bias are set once, after training, so that the scores of the reference
+    policy's samples have mean 0 and variance 1. A preference loss determines scores only up to a constant, and their
+    scale depends on how long the model trained; after normalisation, a KL coefficient means the same for every reward
+    model. Both are buffers, not parameters: they are saved with the model and never trained.
     """
 
     gain: Tensor
@@ -67,23 +61,25 @@ class RewardModel(nn.Module):
         super().__init__()
         self.gpt = gpt
         self.score_head = nn.Linear(gpt.config.channels, 1, bias=False)
-        # Huang et al. 2024 (2403.17031) detail 11: the head starts at the scale 1 / sqrt(C + 1).
+        # Standard deviation 1 / sqrt(C + 1), so that initial scores are of order 1 (Huang et al. 2024, 2403.17031,
+        # detail 11).
         nn.init.normal_(self.score_head.weight, std=(gpt.config.channels + 1) ** -0.5)
         self.register_buffer("gain", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-        """Scores (B,), float32, of `tokens` (B, S); `attention_mask` (B, S) is True where a token is real."""
+        """Scores (B,), float32, of right-padded `tokens` (B, S); `attention_mask` (B, S) is True at real tokens."""
         if attention_mask is None:
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
-        last_hidden = self.gpt.hidden(tokens, attention_mask, read_at=last_response_index(attention_mask))  # (B, 1, C)
+        last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
         return self.gain * self.score_head(last_hidden).flatten().float() + self.bias
 
     def normalise(self, scores: Tensor) -> None:
-        """Set gain and bias so that `scores` (B,), made with the present ones, get mean 0 and variance 1.
+        """Change gain and bias so that `scores` (B,), computed with the present ones, become mean 0 and variance 1.
 
-        Stiennon et al. 2020 (2009.01325) centre, Ziegler et al. 2019 (1909.08593) scale as well. Raises ValueError
-        where the scores do not differ, since no gain can spread them.
+        Stiennon et al. 2020 (2009.01325) shift the mean; Ziegler et al. 2019 (1909.08593) rescale as well.
+
+        Raises ValueError if all scores are the same, since no gain can spread them.
         """
         deviation, mean = scores.std(correction=0), scores.mean()
         if not deviation > 1e-6:

@@ -1,13 +1,21 @@
-"""A GPT-2-style transformer: token and position embeddings, pre-norm blocks, tied output embedding.
+"""The transformer: a GPT-2-style decoder with pre-norm blocks, learned positions and a tied output embedding.
 
-Legend: B rows, T new tokens, S tokens in all (those in the cache too), L layers, H heads, C channels, V vocabulary.
+To change the model, edit this file only. Other files use `GPTConfig`, `KVCache` and of `GPT` the methods and attributes
+`config`, `token_embedding` (whose weight tells dtype and device), `hidden`, `hidden_at`, `logits`, `forward`,
+`set_dropout` and `set_suppress_tokens`. Parameters may have any names: a run stores a model that GPT-2's file format
+cannot express under the names in this file, together with every field of `GPTConfig`.
+
+Legend: B prompts, P query length, R response length, T longest query + response, V vocabulary, C channels, H heads,
+D channels per head, S reward-model tokens, M rows of a microbatch, N unmasked tokens. In this file, T are the tokens of
+one forward pass and S the tokens that they may attend to: those in the cache, followed by the T new ones.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,150 +26,152 @@ from minippo.masking import FORBIDDEN_LOGIT
 
 @dataclass(frozen=True)
 class GPTConfig:
-    """The shape of a `GPT`."""
+    """The architecture of a `GPT`."""
 
     vocab_size: int
-    """Rows of the embedding table."""
+    """Rows of the embedding table, V."""
     context: int
-    """The most tokens that fit into one sequence."""
+    """Maximum number of tokens in a sequence."""
     layers: int
     heads: int
     channels: int
     dropout: float = 0.0
-    """Share of activations dropped while `model.train()` is on."""
+    """Probability of dropping an activation in training mode."""
     activation: Literal["gelu_new", "relu"] = "gelu_new"
-    family: Literal["gpt2", "opt"] = "gpt2"
-    """In whose public format the weights are saved; what they compute is the same."""
-    never_sampled: tuple[int, ...] = ()
-    """Ids that no text has, such as rows of the embedding table beyond the tokenizer's ids: the logits give them no
-    chance."""
-    eos_id: int | None = None
-    """End of text, for the tools that read what is saved: nothing here looks at it. None: the last id."""
-    pad_id: int | None = None
-    """What those tools shall fill a batch with. None: they are told of nothing."""
+    suppress_tokens: tuple[int, ...] = ()
+    """Ids that no text contains, such as rows of the embedding table beyond the tokenizer's ids. Their logits are
+    so low that they are never sampled and take no probability from the others."""
 
     def __post_init__(self) -> None:
         if self.channels % self.heads:
             raise ValueError(f"{self.channels} channels cannot be divided among {self.heads} heads")
 
 
-class KVCache:
-    """Keys and values of the tokens seen so far, in memory allocated once for `max_length` tokens."""
+class LayerCache:
+    """Keys and values of one attention layer."""
 
-    def __init__(self, config: GPTConfig, batch_size: int, max_length: int, like: Tensor) -> None:
-        shape = (config.layers, batch_size, config.heads, max_length, config.channels // config.heads)
+    def __init__(self, shape: tuple[int, ...], like: Tensor) -> None:
+        # (B, H, max_length, D) each. Not initialised: `append` returns only what has been written.
         self.keys = like.new_empty(shape)
         self.values = like.new_empty(shape)
         self.length = 0
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Store (B, H, T, D) behind the `length` tokens there are; return all of the layer's, (B, H, S, D)."""
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store those of T new tokens, (B, H, T, D); return those of all tokens so far, (B, H, S, D)."""
         end = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : end] = keys
-        self.values[layer, :, :, self.length : end] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        self.keys[:, :, self.length : end] = keys
+        self.values[:, :, self.length : end] = values
+        self.length = end
+        return self.keys[:, :, :end], self.values[:, :, :end]  # views: nothing is copied
+
+
+class KVCache:
+    """Keys and values of the tokens seen so far, one `LayerCache` per block.
+
+    Without it, each new token would recompute the keys and values of all tokens before it, which causal attention never
+    changes. The memory is allocated once for `max_length` tokens: growing it token by token would copy it every time.
+    """
+
+    def __init__(self, config: GPTConfig, batch_size: int, max_length: int, like: Tensor) -> None:
+        shape = (batch_size, config.heads, max_length, config.channels // config.heads)
+        # In the model's own dtype and on its device, both taken from `like`.
+        self.layers = [LayerCache(shape, like) for _ in range(config.layers)]
+
+    @property
+    def length(self) -> int:
+        """Number of tokens stored."""
+        return self.layers[0].length
 
     def keep_rows(self, rows: Tensor) -> None:
-        """Forget all rows but these."""
-        self.keys, self.values = self.keys[:, rows], self.values[:, rows]
+        """Drop every row of the batch except `rows`."""
+        for layer in self.layers:  # copies: one layer at a time, so that the peak stays low
+            layer.keys, layer.values = layer.keys[rows], layer.values[rows]
 
 
 def take(x: Tensor, index: Tensor) -> Tensor:
-    """Of `x` (B, T, ...), the place `index` (B,) of each row: (B, 1, ...)."""
+    """Position `index` (B,) of each row of `x` (B, T, ...): (B, 1, ...)."""
     return x[torch.arange(len(x), device=x.device), index].unsqueeze(1)
 
 
 class Attention(nn.Module):
-    """Causal self-attention with H heads. Vaswani et al. 2017 eq. 1."""
+    """Causal multi-head self-attention (Vaswani et al. 2017, equation 1)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.heads = config.heads
-        self.qkv = nn.Linear(config.channels, 3 * config.channels)
+        self.qkv = nn.Linear(config.channels, 3 * config.channels)  # queries, keys, values in one matrix product
         self.out = nn.Linear(config.channels, config.channels)
 
-    def forward(
-        self, x: Tensor, allowed: Tensor | None, cache: KVCache | None, layer: int, read_at: Tensor | None
+    def forward(self, x: Tensor, allowed: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `allowed` as returned by `GPT.embed`."""
+        query, key, value = self.qkv(x).split(x.shape[2], dim=2)  # (B, T, C) each
+        return self.attend(query, key, value, allowed, cache)
+
+    def attend(
+        self, query: Tensor, key: Tensor, value: Tensor, allowed: Tensor | None, cache: LayerCache | None
     ) -> Tensor:
-        C = x.shape[2]
-        if read_at is None:
-            query, key, value = self.qkv(x).split(C, dim=2)
-        else:  # every token is attended to, but only one asks
-            weight, bias = self.qkv.weight, self.qkv.bias
-            query = F.linear(take(x, read_at), weight[:C], bias[:C])
-            allowed = take(allowed.transpose(1, 2), read_at).transpose(1, 2)
-            key, value = F.linear(x, weight[C:], bias[C:]).split(C, dim=2)
+        """Queries (B, T, C) or fewer, keys and values (B, T, C) -> the layer's output for each query."""
+        # Heads attend independently, so they become a batch dimension: (B, T, C) -> (B, H, T, D).
         query, key, value = (t.unflatten(2, (self.heads, -1)).transpose(1, 2) for t in (query, key, value))
         if cache is not None:
-            key, value = cache.append(layer, key, value)
+            key, value = cache.append(key, value)  # (B, H, S, D): those of earlier tokens come first
+        # softmax(query @ key^T / sqrt(D) + allowed) @ value; one kernel, which need not store the (B, H, T, S) scores
         attended = F.scaled_dot_product_attention(query, key, value, attn_mask=allowed, is_causal=allowed is None)
-        return self.out(attended.transpose(1, 2).flatten(2))
+        return self.out(attended.transpose(1, 2).flatten(2))  # (B, H, T, D) -> (B, T, C)
 
 
 class Block(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x))."""
+    """x + attention(norm(x)), then x + mlp(norm(x)).
+
+    Pre-norm: the residual stream itself is never normalised, so that gradients reach every layer undiminished and deep
+    models train without a long warmup (Xiong et al. 2020).
+    """
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(config.channels)
         self.attention = Attention(config)
         self.mlp_norm = nn.LayerNorm(config.channels)
-        self.up = nn.Linear(config.channels, 4 * config.channels)
+        self.up = nn.Linear(config.channels, 4 * config.channels)  # two thirds of a block's parameters are in the MLP
         self.down = nn.Linear(4 * config.channels, config.channels)
         self.dropout = nn.Dropout(config.dropout)
         self.relu = config.activation == "relu"
 
-    def forward(
-        self,
-        x: Tensor,
-        allowed: Tensor | None,
-        cache: KVCache | None,
-        layer: int,
-        read_at: Tensor | None = None,
-    ) -> Tensor:
-        attended = self.attention(self.attention_norm(x), allowed, cache, layer, read_at)
-        if read_at is not None:
-            x = take(x, read_at)
+    def forward(self, x: Tensor, allowed: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """(B, T, C) -> (B, T, C); `allowed` as returned by `GPT.embed`."""
+        # `GPT.hidden_at` does the same for a single position: a change here belongs there, too.
+        attended = self.attention(self.attention_norm(x), allowed, cache)
         x = x + self.dropout(attended)
-        wide = self.up(self.mlp_norm(x))
+        return self.add_mlp(x)
+
+    def add_mlp(self, x: Tensor) -> Tensor:
+        """x + mlp(norm(x)), the second half of the block."""
+        wide = self.up(self.mlp_norm(x))  # (B, T, 4C)
+        # GPT-2 was trained with the tanh approximation of GELU; the exact one would give other logits.
         wide = F.relu(wide) if self.relu else F.gelu(wide, approximate="tanh")
         return x + self.dropout(self.down(wide))
 
 
 class GPT(nn.Module):
-    """`hidden` is the trunk that every head shares; `logits` the language-model head; `forward` both."""
+    """`hidden` is the trunk that all heads share, `logits` the language-model head, `forward` both."""
 
-    never_sampled: Tensor
+    suppressed: Tensor
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.channels)
+        self.token_embedding = nn.Embedding(config.vocab_size, config.channels)  # also the output embedding
         self.position_embedding = nn.Embedding(config.context, config.channels)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))
-        self.final_norm = nn.LayerNorm(config.channels)
-        if (
-            config.family == "opt"
-        ):  # the public table begins with two rows that no position reads: kept for the way back
-            self.register_buffer("unread_positions", torch.zeros(2, config.channels))
+        self.final_norm = nn.LayerNorm(config.channels)  # pre-norm leaves the residual stream unnormalised
         self.apply(self._initialise)
-        self.set_ids()
-
-    def set_ids(self, **changes: Any) -> None:
-        """Put ids into `config`: `never_sampled`, `eos_id`, `pad_id`. The logits forbid the first from here on."""
-        self.config = replace(self.config, **changes)
-        ids = torch.tensor(self.config.never_sampled, dtype=torch.long, device=self.token_embedding.weight.device)
-        self.register_buffer("never_sampled", ids, persistent=False)
-
-    def set_dropout(self, share: float) -> None:
-        """Drop this share of activations while `train()` is on."""
-        for module in self.modules():
-            if isinstance(module, nn.Dropout):
-                module.p = share
+        self.set_suppress_tokens(config.suppress_tokens)
 
     def _initialise(self, module: nn.Module) -> None:
-        # GPT-2's initialisation (Radford et al. 2019): what is added to the residual stream shrinks with depth.
+        # GPT-2's initialisation (Radford et al. 2019): small weights, so that the first predictions are nearly uniform.
+        # Each block adds two terms to the residual stream; dividing their scale by the square root of their number
+        # keeps the variance of the sum independent of depth. `apply` visits a block last, after its layers.
         if isinstance(module, nn.Linear | nn.Embedding):
             nn.init.normal_(module.weight, std=0.02)
         if isinstance(module, nn.Linear):
@@ -170,6 +180,18 @@ class GPT(nn.Module):
             for residual in (module.attention.out, module.down):
                 nn.init.normal_(residual.weight, std=0.02 / math.sqrt(2 * self.config.layers))
 
+    def set_suppress_tokens(self, ids: Sequence[int]) -> None:
+        """Never sample these ids from now on."""
+        self.config = replace(self.config, suppress_tokens=tuple(ids))
+        tensor = torch.tensor(self.config.suppress_tokens, dtype=torch.long, device=self.token_embedding.weight.device)
+        self.register_buffer("suppressed", tensor, persistent=False)  # moves with the model, but is not a weight
+
+    def set_dropout(self, probability: float) -> None:
+        """Drop activations with this probability in training mode."""
+        for module in self.modules():
+            if isinstance(module, nn.Dropout):
+                module.p = probability
+
     def forward(
         self,
         tokens: Tensor,
@@ -177,7 +199,7 @@ class GPT(nn.Module):
         positions: Tensor | None = None,
         cache: KVCache | None = None,
     ) -> Tensor:
-        """Logits (B, T, V) of the token after each of `tokens` (B, T); arguments as in `hidden`."""
+        """Logits (B, T, V) of the token after each of `tokens` (B, T); arguments as for `hidden`."""
         return self.logits(self.hidden(tokens, attention_mask, positions, cache))
 
     def hidden(
@@ -186,64 +208,95 @@ class GPT(nn.Module):
         attention_mask: Tensor | None = None,
         positions: Tensor | None = None,
         cache: KVCache | None = None,
-        read_at: Tensor | None = None,
     ) -> Tensor:
-        """Final-normed hidden states (B, T, C) of `tokens` (B, T).
+        """Hidden states (B, T, C) of `tokens` (B, T) after the final norm.
 
-        attention_mask (B, S) bool, True where a token is real, by default everywhere; it covers the tokens in the cache
-        too. positions (B, T), by default counted from the mask, so that a left pad shifts nothing. With a `cache`
-        holding S - T tokens, the new ones attend to those and are added to it. With `read_at` (B,), an index in each
-        row, only the hidden states there are returned, (B, 1, C), and the last block works out nothing else.
-
-        What stands at a masked position is finite and means nothing. Raises ValueError beyond the context.
+        attention_mask (B, S) bool is True for real tokens, cached ones included; by default, all are real. positions
+        (B, T) are by default counted from the mask, so that left padding shifts nothing. With a `cache` of S - T
+        tokens, the new tokens attend to those and are added to it. Hidden states at masked positions are finite but
+        meaningless. Raises ValueError if the tokens exceed the context.
         """
-        seen = cache.length if cache is not None else 0
+        x, allowed = self.embed(tokens, attention_mask, positions, cache)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, allowed, cache.layers[layer] if cache is not None else None)  # (B, T, C)
+        return self.final_norm(x)
+
+    def hidden_at(self, tokens: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
+        """`hidden(tokens, attention_mask)` at position `index` (B,) of each row, (B, C).
+
+        The last block computes keys and values for all positions, but a query and the MLP for one, which saves most of
+        its time. If your blocks differ, `return take(self.hidden(tokens, attention_mask), index).squeeze(1)` is correct
+        for any model.
+        """
+        x, allowed = self.embed(tokens, attention_mask, None, None)  # (B, T, C), (B, 1, T, T)
+        *blocks, last = self.blocks
+        for block in blocks:  # in full: later blocks attend to all positions
+            x = block(x, allowed, None)
+        # The last block as in `Block.forward`, with `qkv` split into its first C rows, the queries, and the other 2C.
+        C, normed, qkv = x.shape[2], last.attention_norm(x), last.attention.qkv
+        query = F.linear(take(normed, index), qkv.weight[:C], qkv.bias[:C])  # (B, 1, C)
+        key, value = F.linear(normed, qkv.weight[C:], qkv.bias[C:]).split(C, dim=2)  # (B, T, C) each
+        allowed = take(allowed.transpose(1, 2), index).transpose(1, 2)  # (B, 1, 1, T): what this query may attend to
+        attended = last.attention.attend(query, key, value, allowed, None)
+        x = take(x, index) + last.dropout(attended)  # (B, 1, C)
+        return self.final_norm(last.add_mlp(x)).squeeze(1)
+
+    def embed(
+        self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor | None, cache: KVCache | None
+    ) -> tuple[Tensor, Tensor | None]:
+        """The first block's input, (B, T, C), and the attention bias `allowed`, (B or 1, 1, T, S): 0 where a token may
+        attend to another, -inf elsewhere; None stands for causal. Arguments as for `hidden`."""
+        seen = 0 if cache is None else cache.length
         T = tokens.shape[1]
         if seen + T > self.config.context:
             raise ValueError(f"{seen} + {T} tokens do not fit the model's context of {self.config.context}")
         if positions is None:
-            positions = position_ids(attention_mask, tokens, seen)
+            positions = position_ids(attention_mask, tokens, seen)  # (B or 1, T)
+        # (B, T, C). Attention alone ignores order; the embedding of a position is what tells two places apart.
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
-        if read_at is not None and attention_mask is None:
-            attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         allowed = attention_pattern(attention_mask, seen, T, tokens.device)
-        if allowed is not None:  # as numbers to add, once here rather than in every block
+        if allowed is not None:  # converted here once; a bool mask would be converted again in every block
             allowed = torch.zeros_like(allowed, dtype=x.dtype).masked_fill(~allowed, -torch.inf)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, allowed, cache, layer, read_at if block is self.blocks[-1] else None)
-        if cache is not None:
-            cache.length += T
-        return self.final_norm(x)
+        return x, allowed
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """Language-model head, (..., C) -> (..., V): the output embedding is the input embedding."""
+        """Language-model head, (..., C) -> (..., V).
+
+        Tied weights: a token's output embedding is its input embedding, which saves V x C parameters.
+        """
         logits = F.linear(hidden, self.token_embedding.weight)
-        if self.config.never_sampled:
-            logits.index_fill_(-1, self.never_sampled, max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min))
+        if self.config.suppress_tokens:
+            # In place, since logits are the largest tensor of a forward pass; and not -inf, whose entropy would be NaN.
+            logits.index_fill_(-1, self.suppressed, max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min))
         return logits
 
 
 def position_ids(attention_mask: Tensor | None, tokens: Tensor, seen: int) -> Tensor:
-    """Positions of the last T tokens: how many real tokens stand before each. (B, T), or (1, T) without a mask."""
-    if attention_mask is None:
+    """Positions of the last T tokens, (B, T), or (1, T) without a mask: the number of real tokens before each.
+
+    Left padding aligns the last tokens of all prompts, so that generation appends one column. The first real token has
+    position 0 wherever it is, as if its row were alone.
+    """
+    if attention_mask is None:  # the cached tokens are 0 to seen - 1
         return torch.arange(seen, seen + tokens.shape[1], device=tokens.device).unsqueeze(0)
+    # Pads before the first real token would get -1; they share position 0, which is harmless since nothing reads them.
     return (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
 
 
 def attention_pattern(attention_mask: Tensor | None, seen: int, T: int, device: torch.device) -> Tensor | None:
-    """Which of the S tokens each of the T new ones may attend to, (B or 1, 1, T, S) bool; None stands for causal.
+    """Which of the S tokens each of the T new ones may attend to, (B or 1, 1, T, S) bool; None: plain causal attention.
 
-    Everyone may attend to itself: a left pad has nothing else, and a softmax over nothing is NaN.
+    Every token may attend to itself, even a pad: the pads on the left have nothing else, and a softmax over nothing is
+    NaN, which would spread from there through the gradients.
     """
     if attention_mask is None:
-        if seen == 0:
+        if seen == 0:  # the attention kernel has a faster path for this case, without a mask in memory
             return None
         if T == 1:
             return torch.ones(1, 1, 1, seen + 1, dtype=torch.bool, device=device)
         return torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)[None, None]
-    if T == 1:
+    if T == 1:  # a token that is generated: all real tokens so far, and itself
         return F.pad(attention_mask[:, :-1], (0, 1), value=True)[:, None, None, :]
-    causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)
-    itself = torch.eye(T, dtype=torch.bool, device=device)
-    itself = F.pad(itself, (seen, 0))
+    causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)  # (T, S)
+    itself = F.pad(torch.eye(T, dtype=torch.bool, device=device), (seen, 0))  # (T, S)
     return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)

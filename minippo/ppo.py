@@ -1,9 +1,11 @@
-"""The PPO update: epochs x minibatches x microbatches of the clipped losses over one rollout."""
+"""The PPO update: epochs > minibatches > microbatches of the clipped losses over one rollout.
+
+A minibatch is one optimizer step. Microbatches only bound memory: their gradients add up to the minibatch's.
+"""
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -11,6 +13,7 @@ from torch import Tensor
 from minippo import equations, masking
 from minippo.config import PPOConfig
 from minippo.errors import require_finite
+from minippo.heads import ActorCritic
 from minippo.language_model import backward_in_chunks
 from minippo.masking import pad
 from minippo.optim import lr_schedule, set_lr
@@ -18,11 +21,13 @@ from minippo.rollout import Rollout, response_logprobs
 from minippo.state import PPOState
 from minippo.streams import generator
 
+Stats = dict[str, float]
 
-def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
+
+def ppo_update(state: PPOState, rollout: Rollout, config: PPOConfig) -> Stats:
     """Improve `state.policy` on the rollout, and adapt the KL coefficient.
 
-    Returns means over the minibatches whose step was taken; where none was, over those that were looked at.
+    Returns metrics averaged over the minibatches whose step was taken, or over all that were evaluated if none was.
     """
     B = len(rollout.queries)
     lr = config.lr * lr_schedule(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
@@ -32,10 +37,13 @@ def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config
         for epoch in range(config.num_epochs)
     ]
     minibatches = [rows for order in orders for rows in order.split(B // config.num_minibatches)]
-    found: list[dict[str, float]] = []
+    minibatch_stats: list[Stats] = []
     for rows in minibatches:
-        found.append(update_on_minibatch(state, rollout.select(rows.to(rollout.queries.device)), end_ids, config))
-        if exceeds(found[-1]["policy/approxkl"], config.max_approx_kl):
+        stats = update_on_minibatch(state, rollout.select(rows.to(rollout.queries.device)), config)
+        minibatch_stats.append(stats)
+        # The clip bounds each token's gradient, not the sum of all steps. This stops the iteration if they went too
+        # far.
+        if exceeds(stats["policy/approxkl"], config.max_approx_kl):
             break
     if config.kl_target is not None:
         state.kl_coef = equations.adaptive_kl_coef(
@@ -45,62 +53,66 @@ def ppo_update(state: PPOState, rollout: Rollout, end_ids: Sequence[int], config
             horizon=config.kl_horizon,
             batch_size=B,
         )
-    taken = [figures for figures in found if "policy/grad_norm" in figures]
-    counted = taken or found
-    means = {name: sum(figures[name] for figures in counted) / len(counted) for name in counted[0]}
+    taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]
+    counted = taken or minibatch_stats
+    means = {name: sum(stats[name] for stats in counted) / len(counted) for name in counted[0]}
     return {"policy/grad_norm": 0.0} | means | {"policy/steps": len(taken), "lr": lr}
 
 
 def exceeds(value: float, limit: float | None) -> bool:
-    """Whether there is a limit and `value` is beyond it."""
+    """Whether there is a limit and `value` is above it."""
     return limit is not None and value > limit
 
 
-def update_on_minibatch(state: PPOState, batch: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
-    """One optimizer step; its figures have a gradient norm where it was taken.
+def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> Stats:
+    """One optimizer step. The metrics contain a gradient norm if it was taken.
 
-    A step beyond `max_approx_kl` or `max_ratio` is not taken at all: with the loss at 0 instead, momentum and weight
-    decay would still move the weights.
+    A step beyond `max_approx_kl` or `max_ratio` is skipped entirely. Setting its loss to 0 instead would not do:
+    momentum and weight decay would still move the weights.
     """
     state.optimizer.zero_grad(set_to_none=True)
-    figures = accumulate_gradient(state, batch, end_ids, config)
-    if exceeds(figures["policy/approxkl"], config.max_approx_kl) or exceeds(figures["policy/ratio"], config.max_ratio):
-        return figures
+    stats = accumulate_gradient(state, batch, config)
+    if exceeds(stats["policy/approxkl"], config.max_approx_kl) or exceeds(stats["policy/ratio"], config.max_ratio):
+        return stats
     if state.demonstrations is not None:
-        figures["loss/ptx"] = accumulate_pretraining_gradient(state, config)
-    require_finite("update", **{name.replace("/", " "): value for name, value in figures.items()})
+        stats["loss/ptx"] = accumulate_pretraining_gradient(state, config)
+    require_finite(stats)
     grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
-    require_finite("update", gradient_norm=grad_norm)
+    require_finite({"policy/grad_norm": grad_norm})
     state.optimizer.step()
-    return figures | {"policy/grad_norm": grad_norm}
+    return stats | {"policy/grad_norm": grad_norm}
 
 
-def accumulate_gradient(state: PPOState, batch: Rollout, end_ids: Sequence[int], config: PPOConfig) -> dict[str, float]:
-    """Backward passes over the microbatches of a minibatch; their gradients add up to that of the whole.
+def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> Stats:
+    """Backward passes over the microbatches of a minibatch; their gradients add up to the minibatch's.
 
-    The losses divide by the minibatch's tokens, so microbatches only add up to it. Returns the minibatch's figures.
+    Every loss is divided by the tokens of the whole minibatch. A mean per microbatch would weigh the tokens of short
+    responses more, and the result would depend on the microbatch size. Returns the minibatch's metrics.
     """
     num_tokens = batch.response_mask.sum()
-    advantages = batch.advantages
     if config.whiten_advantages:
-        advantages = equations.whiten(advantages, batch.response_mask)
-    sums: defaultdict[str, float] = defaultdict(float)
-    by_length = masking.last_response_index(batch.is_response).argsort()  # rows of like length have few pads
+        # Whitening (mean 0, variance 1) makes the step size independent of the scale of the scores, and centring keeps
+        # a good batch from raising the probability of every token in it, or a bad one from lowering it. Per minibatch,
+        # as in PPO's first implementations; the critic's targets (returns) keep their scale.
+        batch = replace(batch, advantages=equations.whiten(batch.advantages, batch.response_mask))
+    totals = []
+    by_length = masking.last_response_index(batch.is_response).argsort()  # rows of similar length need little padding
     for rows in by_length.split(config.microbatch_size):
-        loss, figures = microbatch_loss(state, batch, rows, advantages[rows], num_tokens, end_ids, config)
+        loss, stats = microbatch_loss(state.policy, batch.select(rows), num_tokens, config)
         loss.backward()
-        for name, value in figures.items():
-            sums[name] += float(value)
-    return dict(sums)
+        totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
+    # One transfer for the whole minibatch: on a GPU, reading each number at once would wait for the device every time.
+    columns = zip(*torch.stack(totals).tolist(), strict=True)
+    return {name: sum(column) for name, column in zip(stats, columns, strict=True)}
 
 
 def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float:
-    """Add the gradient of ptx_coef * the language-model loss on some demonstrations; returns that loss, nats per token.
+    """Add the gradient of ptx_coef * the language-model loss on demonstrations; returns that loss, nats per token.
 
-    Ouyang et al. 2022 (2203.02155) eq. 2: the policy is held to what it was pretrained on.
+    Ouyang et al. 2022 (2203.02155) eq. 2: the policy should not forget what it was pretrained on.
     """
     device = state.policy.gpt.token_embedding.weight.device
-    tokens, mask = (tensor.to(device) for tensor in pad(next(state.demonstrations), 0, "right"))
+    tokens, mask = (x.to(device) for x in pad(next(state.demonstrations), 0, "right"))  # (ptx_batch_size, T)
     num_tokens, loss = mask[:, 1:].sum(), 0.0
     for rows in torch.arange(len(tokens), device=device).split(config.microbatch_size):
         part = backward_in_chunks(
@@ -111,41 +123,38 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
 
 
 def microbatch_loss(
-    state: PPOState,
-    batch: Rollout,
-    rows: Tensor,
-    advantages: Tensor,
-    num_tokens: Tensor,
-    end_ids: Sequence[int],
-    config: PPOConfig,
+    policy: ActorCritic, batch: Rollout, num_tokens: Tensor, config: PPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Policy loss + value_coef * value loss - entropy_coef * entropy, as this microbatch's share of the minibatch's."""
-    mask = batch.response_mask[rows]
-    logprobs, values, entropies = response_logprobs(state.policy, batch, rows, end_ids, config)
-    policy_loss, policy_figures = equations.policy_loss(
+    """Policy loss + value_coef * value loss - entropy_coef * entropy, this microbatch's share of the minibatch's loss.
+
+    `num_tokens`, (), counts the minibatch's tokens. The metrics are shares too: they add up over microbatches.
+    """
+    mask = batch.response_mask  # (M, R)
+    logprobs, values, entropies = response_logprobs(policy, batch)  # (M, R)
+    policy_loss, policy_stats = equations.policy_loss(
         logprobs,
-        batch.logprobs[rows],
-        advantages,
+        batch.logprobs,
+        batch.advantages,
         mask,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
         num_tokens=num_tokens,
     )
-    value_loss, value_figures = equations.value_loss(
-        values, batch.values[rows], batch.returns[rows], mask, clip=config.value_clip, num_tokens=num_tokens
+    value_loss, value_stats = equations.value_loss(
+        values, batch.values, batch.returns, mask, clip=config.value_clip, num_tokens=num_tokens
     )
-    entropy = entropies.sum() / num_tokens  # 0 where masked
+    entropy = entropies.sum() / num_tokens  # (); entropies are 0 where masked
     loss = policy_loss + config.value_coef * value_loss
-    if config.entropy_coef > 0:  # else its backward pass, as long as that of the log-probabilities, is for nothing
+    if config.entropy_coef > 0:  # otherwise the entropy is only a metric, and its backward pass would be wasted
         loss = loss - config.entropy_coef * entropy
-    figures = {
+    stats = {
         "loss/policy": policy_loss,
         "loss/value": value_loss,
-        "policy/approxkl": policy_figures["approxkl"],
-        "policy/clipfrac": policy_figures["clipfrac"],
+        "policy/approxkl": policy_stats["approxkl"],
+        "policy/clipfrac": policy_stats["clipfrac"],
         "policy/entropy": entropy,
-        "policy/ratio": policy_figures["ratio"],
-        "value/clipfrac": value_figures["clipfrac"],
-        "value/td_error": value_figures["error"],
+        "policy/ratio": policy_stats["ratio"],
+        "value/clipfrac": value_stats["clipfrac"],
+        "value/td_error": value_stats["error"],
     }
-    return loss, {name: value.detach() for name, value in figures.items()}
+    return loss, {name: value.detach() for name, value in stats.items()}

@@ -1,177 +1,201 @@
-"""The `Rollout` batch, and how one is collected: prompts -> responses -> log-probabilities -> scores -> advantages."""
+"""A rollout: prompts -> responses -> log-probabilities and values -> scores -> rewards -> advantages.
+
+Legend: B prompts, P longest query, R longest response, T longest query + response, M rows of a microbatch, N unmasked
+tokens, V vocabulary.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from minippo import equations, masking
+from minippo.advantages import ESTIMATORS, adjusted_scores, token_rewards
 from minippo.config import PPOConfig
-from minippo.errors import require_finite
 from minippo.heads import ActorCritic
 from minippo.masking import pad
-from minippo.sampling import generate
-from minippo.scoring import Scorer
+from minippo.sampling import SamplingParams, generate
+from minippo.scoring import Scorer, score_texts
 from minippo.state import PPOState
 from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
 
+Batch = TypeVar("Batch", bound="Responses")
+
+
+@dataclass(frozen=True)
+class Environment:
+    """Everything that is fixed during PPO and turns the policy's tokens into rewards; the rest is `PPOState`."""
+
+    reference: ActorCritic
+    """The policy the run started from, frozen. The KL is always measured against it, also after a resume."""
+    scorer: Scorer
+    tokenizer: Tokenizer
+    """The policy's and the reference's. The scorer reads text, so it may have a tokenizer of its own."""
+    sampling: SamplingParams
+
 
 @dataclass(frozen=True)
 class Responses:
-    """What B prompts were answered, before anyone has judged it.
-
-    P and R are the lengths of the longest query and of the longest response, T of the longest of both together.
-    """
+    """B prompts and what a policy answered."""
 
     prompt_texts: list[str]
     response_texts: list[str]
-    queries: Tensor  # (B, P), left-padded
+    queries: Tensor  # (B, P), left-padded, as generation reads them
     query_mask: Tensor  # (B, P)
     responses: Tensor  # (B, R)
-    response_mask: Tensor  # (B, R), True through the first end-of-text
-    query_responses: Tensor  # (B, T), both without their pads, then pads: causal order alone keeps those out of sight
-    is_response: Tensor  # (B, T), True at the response's real tokens, as many as in response_mask
-    has_eos: Tensor  # (B,), whether it ended by itself: by end-of-text or the stop token
+    response_mask: Tensor  # (B, R), True up to and including the first end token
+    # Query and response without padding between them, then padding. With the padding on the right, causal attention
+    # alone hides it, so the forward pass needs no attention mask.
+    query_responses: Tensor  # (B, T)
+    is_response: Tensor  # (B, T), True at the tokens that response_mask marks
+    has_eos: Tensor  # (B,), whether the response ended by itself, by end-of-text or the stop token
+    sampling: SamplingParams  # how the responses were drawn; log-probabilities are computed under the same parameters
+
+    def select(self: Batch, rows: Tensor | slice) -> Batch:
+        """The batch of these rows only, given as indices (M,) or a slice."""
+        indices = range(len(self.queries))[rows] if isinstance(rows, slice) else rows.tolist()
+        columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sampling"}
+        selected = {name: x[rows] if isinstance(x, Tensor) else [x[i] for i in indices] for name, x in columns.items()}
+        return replace(self, **selected)
 
 
 @dataclass(frozen=True)
 class Rollout(Responses):
-    """Responses and what each token of them was worth; 0 wherever the mask is False."""
+    """Responses, and what each of their tokens was worth. Everything (B, R) is 0 where `response_mask` is False."""
 
     logprobs: Tensor  # (B, R), of the policy that drew the responses
-    ref_logprobs: Tensor  # (B, R)
-    values: Tensor  # (B, R)
-    raw_scores: Tensor  # (B,), as the scorer gave them
-    scores: Tensor  # (B,), after clipping and the treatment of a missing end-of-text
-    kl: Tensor  # (B, R), k1, nats
+    ref_logprobs: Tensor  # (B, R), of the reference
+    values: Tensor  # (B, R), the critic's estimate before each token
+    raw_scores: Tensor  # (B,), from the scorer
+    scores: Tensor  # (B,), after clipping and the penalty for a missing end
+    kl: Tensor  # (B, R), k1 estimate, nats
     rewards: Tensor  # (B, R)
     advantages: Tensor  # (B, R), not whitened
-    returns: Tensor  # (B, R)
+    returns: Tensor  # (B, R), the critic's targets
 
-    def select(self, rows: Tensor) -> Rollout:
-        """The rollout of these rows (M,) alone."""
-        columns = {field.name: getattr(self, field.name) for field in fields(self)}
-        chosen = {name: x[rows] if isinstance(x, Tensor) else [x[i] for i in rows] for name, x in columns.items()}
-        return Rollout(**chosen)
+    def stats(self, kl_coef: float) -> dict[str, float]:
+        """Metrics of the rollout, averaged over sequences unless stated otherwise; see docs/metrics.md.
+
+        `kl_coef` is the coefficient that the rewards were computed with.
+        """
+        mask, kl = self.response_mask, self.kl.sum(dim=1)  # (B, R), (B,)
+        k2, k3 = (
+            torch.where(mask, equations.kl_estimate(self.logprobs, self.ref_logprobs, kind), 0).sum(dim=1).mean()
+            for kind in ("k2", "k3")
+        )
+        stats = {
+            "objective/scores": self.raw_scores.mean(),
+            "objective/scores_std": self.raw_scores.std(correction=0),
+            "objective/kl": kl.mean(),
+            "objective/kl_k2": k2,
+            "objective/kl_k3": k3,
+            "objective/rlhf_reward": (self.scores - kl_coef * kl).mean(),
+            "objective/non_score_reward": (-kl_coef * kl).mean(),
+            "objective/kl_coef": kl_coef,
+            "value/explained_variance": equations.explained_variance(self.values, self.returns, mask),
+            "value/mean": masking.masked_mean(self.values, mask),
+            "value/returns": masking.masked_mean(self.returns, mask),
+            "response/length": mask.sum(dim=1).float().mean(),
+            "response/eos_rate": self.has_eos.float().mean(),
+        }
+        return {name: float(value) for name, value in stats.items()}
 
 
 @torch.no_grad()
 def sample_responses(
     policy: ActorCritic,
-    query_ids: Sequence[list[int]],
+    queries: Sequence[list[int]],
     tokenizer: Tokenizer,
-    *,
+    sampling: SamplingParams,
     uniforms: Tensor,
-    config: PPOConfig,
 ) -> Responses:
-    """Sample a response to each query from the policy's full distribution; R is the longest response's length.
+    """Sample one response to each of B queries from the policy's full distribution.
 
-    `uniforms` (B, most new tokens) choose the tokens (`streams.response_uniforms`).
+    `uniforms` (B, max_new_tokens) choose the tokens; see `streams.response_uniforms`.
     """
     device = policy.gpt.token_embedding.weight.device
-    eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
-    queries, query_mask = (tensor.to(device) for tensor in pad(query_ids, tokenizer.pad_id, "left"))
+    query_tokens, query_mask = (x.to(device) for x in pad(queries, sampling.pad_id, "left"))  # (B, P)
     responses, response_mask = generate(
-        policy,
-        queries,
-        query_mask,
-        max_new_tokens=uniforms.shape[1],
-        eos_id=eos_id,
-        stop_ids=stop_ids,
-        pad_id=tokenizer.pad_id,
-        temperature=config.temperature,
-        min_new_tokens=config.min_new_tokens,
-        uniforms=uniforms,
-    )
-    longest = int(response_mask.sum(dim=1).max())
-    responses, response_mask = responses[:, :longest], response_mask[:, :longest]
-    drawn = [row[mask].tolist() for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)]
-    joined, real = pad([q + r for q, r in zip(query_ids, drawn, strict=True)], tokenizer.pad_id, "right")
-    query_lengths = torch.tensor([len(ids) for ids in query_ids])
+        policy.gpt, query_tokens, query_mask, **asdict(sampling), uniforms=uniforms
+    )  # (B, max_new_tokens)
+    R = int(response_mask.sum(dim=1).max())
+    responses, response_mask = responses[:, :R], response_mask[:, :R]
+    # A new right-padded batch for training: what generation padded on the left is not copied into the forward passes.
+    sampled = [row[mask].tolist() for row, mask in zip(responses.cpu(), response_mask.cpu(), strict=True)]
+    joined, is_real = pad([q + r for q, r in zip(queries, sampled, strict=True)], sampling.pad_id, "right")  # (B, T)
+    query_lengths = torch.tensor([len(ids) for ids in queries])  # (B,)
+    ends = torch.tensor(sampling.end_ids, device=device)
     return Responses(
-        prompt_texts=[tokenizer.decode(ids) for ids in query_ids],
-        response_texts=[tokenizer.decode(ids) for ids in drawn],
-        queries=queries,
+        prompt_texts=[tokenizer.decode(ids) for ids in queries],
+        response_texts=[tokenizer.decode(ids) for ids in sampled],
+        queries=query_tokens,
         query_mask=query_mask,
         responses=responses,
         response_mask=response_mask,
         query_responses=joined.to(device),
-        is_response=(real & (torch.arange(real.shape[1]) >= query_lengths.unsqueeze(1))).to(device),
-        has_eos=(torch.isin(responses, torch.tensor([eos_id, *stop_ids], device=device)) & response_mask).any(dim=1),
+        is_response=(is_real & (torch.arange(joined.shape[1]) >= query_lengths.unsqueeze(1))).to(device),
+        has_eos=(torch.isin(responses, ends) & response_mask).any(dim=1),
+        sampling=sampling,
     )
 
 
-def response_logprobs(
-    policy: ActorCritic, batch: Responses, rows: slice | Tensor, end_ids: Sequence[int], config: PPOConfig
-) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, values and entropies of the responses in `rows`, each (M, R) and 0 where masked.
+def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities, values and entropies of the responses, each (M, R) and 0 where masked.
 
-    The one forward pass of rollouts and updates alike: dropout off, the sampling temperature applied, an end forbidden
-    where sampling forbade it. So with unchanged weights the ratio of two of them is 1, up to rounding (2e-6) where one
-    is computed in a batch of another shape.
+    Rollouts and updates use this one forward pass: dropout off, sampling temperature applied, end tokens suppressed
+    where sampling suppressed them. So with unchanged weights the ratio of two results is 1, up to rounding (2e-6) if
+    the batches have different shapes.
     """
-    mask, is_response = batch.response_mask[rows], batch.is_response[rows]
-    longest = int(masking.last_response_index(is_response).max()) + 1
-    tokens = batch.query_responses[rows][:, :longest]
-    # The state before a token chose it, and the value precedes it. Only the N real tokens of responses go on to the
-    # heads: a head on pads is work for nothing.
-    before, drawn = masking.predicted_tokens(policy.gpt.hidden(tokens), tokens, is_response[:, :longest])
+    sampling, mask = batch.sampling, batch.response_mask  # (M, R)
+    T = int(masking.last_response_index(batch.is_response).max()) + 1  # this batch may be shorter than the rollout
+    tokens = batch.query_responses[:, :T]  # (M, T)
+    # The hidden state before a token predicts it, and the value there is the state's value before the token is chosen.
+    # Only the N response tokens continue to the heads, which for small models cost more than the trunk.
+    before, chosen = masking.predicted_tokens(
+        policy.gpt.hidden(tokens), tokens, batch.is_response[:, :T]
+    )  # (N, C), (N,)
     logits = policy.gpt.logits(before)  # (N, V)
-    if config.min_new_tokens > 0:
-        too_early = torch.arange(mask.shape[1], device=mask.device) < config.min_new_tokens
-        logits = masking.forbid_tokens(logits, end_ids, too_early.expand_as(mask)[mask])
-    logprobs, entropies = equations.token_logprobs(logits, drawn, config.temperature)
+    if sampling.min_new_tokens > 0:
+        too_early = torch.arange(mask.shape[1], device=mask.device) < sampling.min_new_tokens  # (R,)
+        logits = masking.forbid_tokens(logits, sampling.end_ids, too_early.expand_as(mask)[mask])
+    logprobs, entropies = equations.token_logprobs(logits, chosen, sampling.temperature)  # (N,)
     results = logprobs, policy.values(before), entropies
-    return tuple(result.new_zeros(mask.shape).masked_scatter(mask, result) for result in results)  # type: ignore
+    return tuple(x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results)  # type: ignore[return-value]
 
 
 @torch.no_grad()
-def logprobs_and_values(
-    policy: ActorCritic, batch: Responses, end_ids: Sequence[int], config: PPOConfig
-) -> tuple[Tensor, Tensor]:
-    """`response_logprobs` of the whole batch, in microbatches: log-probabilities and values, (B, R)."""
+def logprobs_and_values(policy: ActorCritic, batch: Responses, microbatch_size: int) -> tuple[Tensor, Tensor]:
+    """Log-probabilities and values of all responses, (B, R), without gradients, in microbatches."""
     parts = [
-        response_logprobs(policy, batch, slice(start, start + config.microbatch_size), end_ids, config)[:2]
-        for start in range(0, len(batch.queries), config.microbatch_size)
+        response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))[:2]
+        for start in range(0, len(batch.queries), microbatch_size)
     ]
     logprobs, values = zip(*parts, strict=True)
     return torch.cat(logprobs), torch.cat(values)
 
 
-def collect_rollout(
-    state: PPOState,
-    reference: ActorCritic,
-    scorer: Scorer,
-    query_ids: Sequence[list[int]],
-    tokenizer: Tokenizer,
-    response_length: int,
-    config: PPOConfig,
-) -> Rollout:
-    """Answer the queries with the policy as it is, have the answers scored, and work out what each token was worth."""
-    state.policy.eval()
-    uniforms = response_uniforms(state.seed, "rollout", state.iteration + 1, range(len(query_ids)), response_length)
-    batch = sample_responses(state.policy, query_ids, tokenizer, uniforms=uniforms, config=config)
-    end_ids = tokenizer.end_ids(config.stop_token)
-    logprobs, values = logprobs_and_values(state.policy, batch, end_ids, config)
-    ref_logprobs, _ = logprobs_and_values(reference, batch, end_ids, config)
-    raw_scores = scorer(batch.prompt_texts, batch.response_texts).to(logprobs.device)
-    for prompt, response, score in zip(batch.prompt_texts, batch.response_texts, raw_scores.tolist(), strict=True):
-        require_finite(f"the answer {response!r} to {prompt!r}", score=score)
-    scores = raw_scores
-    if config.score_clip is not None:  # the scorer's own; the score of a missing end stays as it is set
-        scores = scores.clamp(-config.score_clip, config.score_clip)
-    scores = equations.penalise_missing_eos(
-        scores, batch.has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
+def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[int]], config: PPOConfig) -> Rollout:
+    """Sample a response to each query with the current policy, score it, and estimate each token's advantage."""
+    state.policy.eval()  # dropout off: the probabilities must be those that sampled the tokens
+    uniforms = response_uniforms(
+        state.seed, "rollout", state.iteration + 1, range(len(queries)), env.sampling.max_new_tokens
     )
+    batch = sample_responses(state.policy, queries, env.tokenizer, env.sampling, uniforms)
+    # Recomputed rather than kept from generation: the update computes them in the same way, so the first ratios are 1.
+    logprobs, values = logprobs_and_values(state.policy, batch, config.microbatch_size)  # (B, R)
+    ref_logprobs, _ = logprobs_and_values(env.reference, batch, config.microbatch_size)  # (B, R)
+
+    raw_scores = score_texts(env.scorer, batch.prompt_texts, batch.response_texts).to(logprobs.device)  # (B,)
+    scores = adjusted_scores(raw_scores, batch.has_eos, config)  # (B,)
+
     mask = batch.response_mask
-    rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)
-    if config.whiten_rewards:
-        rewards = equations.rescale(rewards, mask)
-    advantages, returns = equations.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)
+    rewards, kl = token_rewards(scores, logprobs, ref_logprobs, mask, state.kl_coef, config)  # (B, R)
+    advantages, returns = ESTIMATORS["gae"](rewards, values, mask, config)  # (B, R)
     return Rollout(
         **vars(batch),
         logprobs=logprobs,
@@ -184,28 +208,3 @@ def collect_rollout(
         advantages=advantages,
         returns=returns,
     )
-
-
-def rollout_stats(rollout: Rollout, kl_coef: float) -> dict[str, float]:
-    """The curves of a rollout; means over sequences unless said otherwise. See docs/metrics.md."""
-    mask, kl = rollout.response_mask, rollout.kl.sum(dim=1)
-    k2, k3 = (
-        torch.where(mask, equations.kl_estimate(rollout.logprobs, rollout.ref_logprobs, kind), 0).sum(dim=1).mean()
-        for kind in ("k2", "k3")
-    )
-    figures = {
-        "objective/scores": rollout.raw_scores.mean(),
-        "objective/scores_std": rollout.raw_scores.std(correction=0),
-        "objective/kl": kl.mean(),
-        "objective/kl_k2": k2,
-        "objective/kl_k3": k3,
-        "objective/rlhf_reward": (rollout.scores - kl_coef * kl).mean(),
-        "objective/non_score_reward": (-kl_coef * kl).mean(),
-        "objective/kl_coef": kl_coef,
-        "value/explained_variance": equations.explained_variance(rollout.values, rollout.returns, mask),
-        "value/mean": masking.masked_mean(rollout.values, mask),
-        "value/returns": masking.masked_mean(rollout.returns, mask),
-        "response/length": mask.sum(dim=1).float().mean(),
-        "response/eos_rate": rollout.has_eos.float().mean(),
-    }
-    return {name: float(value) for name, value in figures.items()}

@@ -1,4 +1,10 @@
-"""Texts -> scores. A scorer is any function of prompts and responses; the reward model behind the bridge is one."""
+"""Texts -> scores. A scorer is any function of prompts and responses; the reward model behind the text bridge is one.
+
+The bridge: policy and reward model may have different tokenizers, so a response cannot be passed on as token ids. It is
+decoded to text with the policy's tokenizer and encoded again with the reward model's. Text is the only interface, which
+is also why any Python function can replace the reward model. `minippo.tokenizer.reward_tokens` is the one function that
+encodes for the reward model, in its training and here.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +23,19 @@ from minippo.masking import pad
 from minippo.tokenizer import Tokenizer, reward_tokens
 
 Scorer = Callable[[list[str], list[str]], Tensor]
-"""Prompts and responses, B of each -> scores (B,), float32 on the CPU."""
+"""B prompts and B responses -> scores (B,), float32 on the CPU."""
+
+
+def score_texts(scorer: Scorer, prompts: list[str], responses: list[str]) -> Tensor:
+    """Scores (B,). Raises TrainingError, quoting the text, if one is NaN or infinite."""
+    scores = scorer(prompts, responses)
+    for prompt, response, score in zip(prompts, responses, scores.tolist(), strict=True):
+        require_finite({"score": score}, f"response {response!r} to {prompt!r}")
+    return scores
 
 
 class RewardScorer:
-    """The reward model as a scorer: text -> its own tokens -> its score. It never trains."""
+    """The reward model as a scorer: text -> its own tokens -> score. The model is frozen."""
 
     def __init__(self, reward_model: RewardModel, tokenizer: Tokenizer, batch_size: int = 64) -> None:
         self.reward_model = reward_model.eval().requires_grad_(False)
@@ -29,26 +43,25 @@ class RewardScorer:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
-        context = self.reward_model.gpt.config.context
-        rows = reward_tokens(self.tokenizer, prompts, responses, context)
+        rows = reward_tokens(self.tokenizer, prompts, responses, self.reward_model.gpt.config.context)
         return score_tokens(self.reward_model, rows, self.tokenizer.pad_id, self.batch_size)
 
 
 @torch.no_grad()
 def score_tokens(reward_model: RewardModel, rows: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
-    """Scores (B,) on the CPU of rows of reward-model ids; like lengths share a batch."""
+    """Scores (B,), on the CPU, of rows of reward-model tokens. Rows of similar length share a batch."""
     device = reward_model.score_head.weight.device
-    order = sorted(range(len(rows)), key=lambda index: len(rows[index]))
-    scores = torch.zeros(len(rows))
+    by_length = sorted(range(len(rows)), key=lambda index: len(rows[index]))
+    scores = torch.zeros(len(rows))  # (B,)
     for start in range(0, len(rows), batch_size):
-        chosen = order[start : start + batch_size]
-        tokens, mask = pad([rows[index] for index in chosen], pad_id, "right")
-        scores[torch.tensor(chosen)] = reward_model(tokens.to(device), mask.to(device)).cpu()
+        indices = by_length[start : start + batch_size]
+        tokens, mask = pad([rows[index] for index in indices], pad_id, "right")  # (batch_size, S)
+        scores[torch.tensor(indices)] = reward_model(tokens.to(device), mask.to(device)).cpu()
     return scores
 
 
 class FunctionScorer:
-    """Somebody's own function as a scorer. Whatever it does wrong stops the run in a sentence that names it."""
+    """A user's function as a scorer. Errors in it stop training with one sentence that names the function."""
 
     def __init__(self, name: str, function: Scorer) -> None:
         self.name, self.function = name, function
@@ -56,28 +69,25 @@ class FunctionScorer:
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         try:
             scores = self.function(list(prompts), list(responses))
-        except Exception as error:
-            place = traceback.extract_tb(error.__traceback__)[-1]
+        except Exception as error:  # whatever the user's code raises
+            frame = traceback.extract_tb(error.__traceback__)[-1]
             raise TrainingError(
-                f"the scorer {self.name} raised {type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+                f"the scorer {self.name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
-            raise TrainingError(f"the scorer {self.name} should return a tensor, not {type(scores).__name__}")
+            raise TrainingError(f"the scorer {self.name} must return a tensor, not {type(scores).__name__}")
         if scores.shape != (len(responses),):
             raise TrainingError(
-                f"the scorer {self.name} should return the shape ({len(responses)},) for {len(responses)} responses, "
+                f"the scorer {self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "
                 f"not {tuple(scores.shape)}"
             )
-        scores = scores.detach().float().cpu()
-        for prompt, response, score in zip(prompts, responses, scores.tolist(), strict=True):
-            require_finite(f"the scorer {self.name}, asked about {response!r} after {prompt!r}", score=score)
-        return scores
+        return scores.detach().float().cpu()
 
 
 def load_scorer(name: str) -> FunctionScorer:
-    """The scorer `package.module:function`; modules are looked for in the working directory too.
+    """The scorer `package.module:function`; the working directory is searched too.
 
-    Raises ValueError where there is no such function, or where its module cannot be imported.
+    Raises ValueError if the module cannot be imported or has no such function.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
@@ -86,7 +96,7 @@ def load_scorer(name: str) -> FunctionScorer:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module does while it is imported
+    except Exception as error:  # whatever the module raises while it is imported
         raise ValueError(
             f"the module of ppo.scorer {name} cannot be imported: {type(error).__name__}: {error}"
         ) from error

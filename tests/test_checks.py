@@ -14,12 +14,13 @@ from minippo.batches import BatchStream
 from minippo.checks import check_bridge, check_first_rollout
 from minippo.errors import TrainingError
 from minippo.heads import RewardModel
-from minippo.model import GPT, GPTConfig, KVCache
+from minippo.model import GPT, GPTConfig, LayerCache
 from minippo.optim import CPUAdamW
 from minippo.rollout import collect_rollout, response_logprobs
 from minippo.scoring import RewardScorer
 from minippo.state import PPOState
 from minippo.tokenizer import train_bpe
+from tests.environment import environment
 
 REVIEWS = ["A dull, dull film with one lovely café scene.", "I laughed twice, and naïve as it is, it works!"]
 
@@ -33,13 +34,18 @@ def reward_scorer():
     return RewardScorer(model, tokenizer)
 
 
+def check(state, rollout, scorer, tokenizer, config):
+    check_first_rollout(state, environment(state.policy, scorer, tokenizer, config), rollout, config)
+
+
 @pytest.fixture
 def begin(make_policy, queries, tokenizer, reward_scorer):
     def begun(config, *, ref_seed=0, moved=0.0, dtype=torch.float32):
         policy, reference = make_policy(0).to(dtype), make_policy(ref_seed).to(dtype)
         prompts = BatchStream(queries, len(queries), 0, "prompts")
         state = PPOState(policy, CPUAdamW(policy.parameters()), 3, prompts, 0.2)
-        rollout = collect_rollout(state, reference, reward_scorer, next(prompts), tokenizer, 8, config)
+        env = environment(reference, reward_scorer, tokenizer, config)
+        rollout = collect_rollout(state, env, next(prompts), config)
         if moved:
             with torch.no_grad():
                 for parameter in policy.parameters():
@@ -52,62 +58,69 @@ def begin(make_policy, queries, tokenizer, reward_scorer):
 @pytest.mark.parametrize("changes", [{}, {"temperature": 0.8, "min_new_tokens": 2}, {"stop_token": "a"}])
 def test_promises_hold_before_the_first_step(begin, ppo_config, tokenizer, reward_scorer, changes):
     config = replace(ppo_config, **changes)
-    check_first_rollout(*begin(config), reward_scorer, tokenizer, config)
+    state, rollout = begin(config)
+    check(state, rollout, reward_scorer, tokenizer, config)
 
 
 def test_promises_hold_in_bfloat16_within_their_own_bound(begin, ppo_config, tokenizer, reward_scorer):
     state, rollout = begin(ppo_config, dtype=torch.bfloat16)
-    check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    check(state, rollout, reward_scorer, tokenizer, ppo_config)
     state.policy.gpt.position_embedding.weight.data[2:, ::2].add_(1.0)
-    with pytest.raises(TrainingError, match="every ratio should be 1"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    with pytest.raises(TrainingError, match="every ratio must be 1"):
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 def test_a_policy_that_is_not_the_one_that_drew_is_found(begin, ppo_config, tokenizer, reward_scorer):
     state, rollout = begin(ppo_config, moved=1e-3)
-    with pytest.raises(TrainingError, match="every ratio should be 1"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    with pytest.raises(TrainingError, match="every ratio must be 1"):
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 def test_dropout_left_on_is_found(begin, ppo_config, tokenizer, reward_scorer):
     state, rollout = begin(ppo_config)
     state.policy.gpt.set_dropout(0.3)
     state.policy.train()
-    with pytest.raises(TrainingError, match="every ratio should be 1"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    with pytest.raises(TrainingError, match="every ratio must be 1"):
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 def test_a_temperature_in_one_place_only_is_found(begin, ppo_config, tokenizer, reward_scorer):
     state, rollout = begin(ppo_config)
-    with pytest.raises(TrainingError, match="every ratio should be 1"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, replace(ppo_config, temperature=0.9))
+    with pytest.raises(TrainingError, match="every ratio must be 1"):
+        check(
+            state,
+            replace(rollout, sampling=replace(rollout.sampling, temperature=0.9)),
+            reward_scorer,
+            tokenizer,
+            ppo_config,
+        )
 
 
 def test_a_reference_that_is_not_where_the_policy_starts_is_found(begin, ppo_config, tokenizer, reward_scorer):
     state, rollout = begin(ppo_config, ref_seed=1)
     with pytest.raises(TrainingError, match="the policy is the reference"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 def test_a_cache_that_forgets_is_found(begin, ppo_config, tokenizer, reward_scorer, monkeypatch):
     state, rollout = begin(ppo_config)
-    append = KVCache.append
+    append = LayerCache.append
 
-    def forgetful(self, layer, keys, values):
-        keys, values = append(self, layer, keys, values)
+    def forgetful(self, keys, values):
+        keys, values = append(self, keys, values)
         return keys * (torch.arange(keys.shape[2]) == keys.shape[2] - 1).view(1, 1, -1, 1), values
 
-    monkeypatch.setattr(KVCache, "append", forgetful)
-    with pytest.raises(TrainingError, match="with and without the key-value cache should agree"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    monkeypatch.setattr(LayerCache, "append", forgetful)
+    with pytest.raises(TrainingError, match="with and without the key-value cache must agree"):
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        (lambda ids, end: ids[:-1], "should end in its end-of-text"),
-        (lambda ids, end: [*ids, end], "should end in its end-of-text, and only there"),
-        (lambda ids, end: ids[1:], "the reward model should read"),
+        (lambda ids, end: ids[:-1], "must end with its end-of-text"),
+        (lambda ids, end: [*ids, end], "must end with its end-of-text and contain no other"),
+        (lambda ids, end: ids[1:], "the reward model must read"),
     ],
 )
 def test_a_bridge_that_does_not_give_what_training_gave_is_found(
@@ -125,14 +138,14 @@ def test_a_score_that_hangs_on_its_neighbours_is_found(begin, ppo_config, tokeni
     _, rollout = begin(ppo_config)
     forward = RewardModel.forward
     monkeypatch.setattr(RewardModel, "forward", lambda self, tokens, mask: forward(self, tokens, mask) + len(tokens))
-    with pytest.raises(TrainingError, match="must not depend on its batch"):
+    with pytest.raises(TrainingError, match="must not depend on the rest of its batch"):
         check_bridge(reward_scorer, rollout, tokenizer)
 
 
 def test_prompt_and_response_that_decode_otherwise_apart_are_found(begin, ppo_config, tokenizer, reward_scorer):
     _, rollout = begin(ppo_config)
     cut = replace(rollout, prompt_texts=["\ufffd", *rollout.prompt_texts[1:]])
-    with pytest.raises(TrainingError, match="should decode apart as they do together"):
+    with pytest.raises(TrainingError, match="must decode to the same text separately and together"):
         check_bridge(reward_scorer, cut, tokenizer)
 
 
@@ -159,7 +172,7 @@ def exact(begin, ppo_config, tokenizer):
         order = (rollout.is_response * torch.arange(rollout.is_response.shape[1])).amax(dim=1).argsort()
         with torch.no_grad():
             for rows in order.split(ppo_config.microbatch_size):
-                again[rows] = response_logprobs(state.policy, rollout, rows, [tokenizer.eos_id], ppo_config)[0]
+                again[rows] = response_logprobs(state.policy, rollout.select(rows))[0]
         return state, replace(rollout, logprobs=again)
 
     return made
@@ -187,8 +200,8 @@ def test_a_log_ratio_just_beyond_its_tolerance_stops_the_run(
     for share, expected in ((0.9, False), (1.1, True)):
         moved = shifted(rollout.logprobs, row, last, sign * share * LOGPROB_TOLERANCE[dtype])
         found = replace(rollout, logprobs=moved)
-        with stopping(expected, "every ratio should be 1"):
-            check_first_rollout(state, found, reward_scorer, tokenizer, ppo_config)
+        with stopping(expected, "every ratio must be 1"):
+            check(state, found, reward_scorer, tokenizer, ppo_config)
 
 
 @pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
@@ -201,7 +214,7 @@ def test_a_kl_just_beyond_its_tolerance_stops_the_run(exact, ppo_config, tokeniz
         kl = shifted(torch.zeros_like(rollout.kl), row, last, sign * share * LOGPROB_TOLERANCE[dtype])
         found = replace(rollout, kl=kl)
         with stopping(expected, "the policy is the reference"):
-            check_first_rollout(state, found, reward_scorer, tokenizer, ppo_config)
+            check(state, found, reward_scorer, tokenizer, ppo_config)
 
 
 @pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
@@ -214,14 +227,14 @@ def test_a_cached_log_probability_just_beyond_its_tolerance_stops_the_run(
     last = int(rollout.response_mask[row].sum()) - 1
     for share, expected in ((0.9, False), (1.1, True)):
 
-        def cached(policy, batch, rows, end_ids, config, share=share):
+        def cached(policy, batch, share=share):
             moved = shifted(rollout.logprobs, row, last, share * 10 * LOGPROB_TOLERANCE[dtype])
-            return moved[rows]
+            return moved[[rollout.prompt_texts.index(text) for text in batch.prompt_texts]]
 
         monkeypatch.setattr(checks, "cached_logprobs", cached)
         message = "with and without the key-value cache"
         with stopping(expected, message):
-            check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+            check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 @pytest.mark.parametrize("dtype", LOGPROB_TOLERANCE)
@@ -229,7 +242,7 @@ def test_cached_log_probabilities_are_those_of_every_row(exact, ppo_config, toke
     """The function that the test above replaces, against reading each row whole."""
     state, rollout = exact(dtype)
     with torch.no_grad():
-        cached = checks.cached_logprobs(state.policy, rollout, torch.arange(24), [tokenizer.eos_id], ppo_config)
+        cached = checks.cached_logprobs(state.policy, rollout)
     assert (cached - rollout.logprobs).abs().max() <= LOGPROB_TOLERANCE[dtype]
     assert (cached[~rollout.response_mask] == 0).all()
 
@@ -253,9 +266,9 @@ def test_a_score_that_depends_on_its_batch_by_just_more_than_its_tolerance_stops
             return found
 
         monkeypatch.setattr(RewardScorer, "__call__", lambda self, *texts, scores=scores: scores(*texts))
-        message = "must not depend on its batch"
+        message = "must not depend on the rest of its batch"
         with stopping(expected, message):
-            check_first_rollout(state, rollout, scorer, tokenizer, ppo_config)
+            check(state, rollout, scorer, tokenizer, ppo_config)
 
 
 @pytest.mark.parametrize("row", ROWS)
@@ -263,10 +276,10 @@ def test_one_wrong_row_among_right_ones_is_found(exact, ppo_config, tokenizer, r
     state, rollout = exact(torch.float32)
     prompts = list(rollout.prompt_texts)
     prompts[row] += " "
-    message = "should decode apart as they do together"
+    message = "must decode to the same text separately and together"
     found = replace(rollout, prompt_texts=prompts)
     with pytest.raises(TrainingError, match=message):
-        check_first_rollout(state, found, reward_scorer, tokenizer, ppo_config)
+        check(state, found, reward_scorer, tokenizer, ppo_config)
     right, text = checks.reward_tokens, rollout.prompt_texts[row] + rollout.response_texts[row]
 
     def without_end(tokenizer, prompts, responses, context):
@@ -274,14 +287,14 @@ def test_one_wrong_row_among_right_ones_is_found(exact, ppo_config, tokenizer, r
         return [ids[:-1] if prompts[0] + responses[0] == text else ids]
 
     monkeypatch.setattr(checks, "reward_tokens", without_end)
-    with pytest.raises(TrainingError, match="should end in its end-of-text"):
-        check_first_rollout(state, rollout, reward_scorer, tokenizer, ppo_config)
+    with pytest.raises(TrainingError, match="must end with its end-of-text"):
+        check(state, rollout, reward_scorer, tokenizer, ppo_config)
 
 
 def test_the_tolerance_grows_with_the_logits_as_rounding_does(exact, ppo_config, tokenizer, reward_scorer):
     """Public weights have logits around -100, where float32 resolves no less than 8e-6."""
     state, rollout = exact(torch.float32)
-    end, policy = tokenizer.eos_id, state.policy
+    policy = state.policy
     common = policy.gpt.token_embedding.weight.mean(dim=0)
     with torch.no_grad():
         policy.gpt.final_norm.bias.add_(-100 * common / (common @ common))  # moves all logits by about as much
@@ -289,10 +302,10 @@ def test_the_tolerance_grows_with_the_logits_as_rounding_does(exact, ppo_config,
         again = torch.zeros_like(rollout.logprobs)
         order = (rollout.is_response * torch.arange(rollout.is_response.shape[1])).amax(dim=1).argsort()
         for rows in order.split(ppo_config.microbatch_size):
-            again[rows] = response_logprobs(policy, rollout, rows, [end], ppo_config)[0]
+            again[rows] = response_logprobs(policy, rollout.select(rows))[0]
     assert largest > 100
     last = int(rollout.response_mask[11].sum()) - 1
     for share, expected in ((0.0, False), (0.9, False), (1.1, True)):
         found = replace(rollout, logprobs=shifted(again, 11, last, share * 1e-5 * largest / 10))
-        with stopping(expected, "every ratio should be 1"):
-            check_first_rollout(state, found, reward_scorer, tokenizer, ppo_config)
+        with stopping(expected, "every ratio must be 1"):
+            check(state, found, reward_scorer, tokenizer, ppo_config)

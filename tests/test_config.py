@@ -1,10 +1,10 @@
-"""Settings without meaning are refused in a sentence that holds the numbers."""
+"""Invalid settings are refused with one sentence that contains the numbers."""
 
 from __future__ import annotations
 
-import ast
-import inspect
 import math
+import re
+import typing
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from minippo import config as module
-from minippo.config import Config
+from minippo.config import Bounds, Config, LMTrainConfig, OptimizerConfig, PPOConfig, RMConfig
+from minippo.runs.arguments import field_texts
 from minippo.runs.validation import check
 
 
@@ -20,6 +21,10 @@ def changed(config, name: str, value):
     """`config` with the dotted field `name` set to `value`."""
     first, _, rest = name.partition(".")
     return replace(config, **{first: changed(getattr(config, first), rest, value) if rest else value})
+
+
+def option(name: str) -> str:
+    return name.replace("_", "-")
 
 
 def leaves(config, prefix="") -> dict[str, object]:
@@ -30,7 +35,7 @@ def leaves(config, prefix="") -> dict[str, object]:
     return found
 
 
-def test_defaults_are_in_order():
+def test_defaults_are_valid():
     check(Config())
 
 
@@ -93,7 +98,7 @@ def test_defaults_are_in_order():
     ],
 )
 def test_value_out_of_range_is_named_with_its_option(name, value):
-    with pytest.raises(ValueError, match=name.replace("_", "-").replace(".", r"\.")) as error:
+    with pytest.raises(ValueError, match=re.escape(option(name))) as error:
         check(changed(Config(), name, value))
     assert str(value) in str(error.value)
 
@@ -141,23 +146,23 @@ def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbe
     check(changed(roomy, "data.query_length", 64))
 
 
-def test_context_beside_public_weights_is_theirs_and_not_the_configured_one():
+def test_context_of_pretrained_weights_replaces_the_configured_one():
     check(changed(changed(Config(), "model.policy.context", 5), "model.policy.weights", "gpt2"))
     with pytest.raises(ValueError, match="context of 5"):
         check(changed(changed(Config(), "model.policy.context", 5), "model.reward.weights", "gpt2"))
 
 
 def test_minimum_length_beyond_the_response_is_refused():
-    with pytest.raises(ValueError, match=r"min-new-tokens 65 exceeds responses of 64"):
+    with pytest.raises(ValueError, match=r"ppo.min-new-tokens 65 exceeds data.response-length 64"):
         check(changed(Config(), "ppo.min_new_tokens", 65))
 
 
 @pytest.mark.parametrize("model", ["policy", "reward"])
 def test_sizes_of_a_transformer_must_fit_each_other(model):
     wide = changed(Config(), f"model.{model}.channels", 128)
-    with pytest.raises(ValueError, match=f"model.{model}: 128 channels cannot be divided among 3 heads"):
+    with pytest.raises(ValueError, match=f"model.{model}: 3 heads do not divide 128 channels"):
         check(changed(wide, f"model.{model}.heads", 3))
-    with pytest.raises(ValueError, match=f"model.{model}: .* at least 1"):
+    with pytest.raises(ValueError, match=f"model.{model}.layers must be at least 1, not 0"):
         check(changed(Config(), f"model.{model}.layers", 0))
 
 
@@ -169,29 +174,45 @@ def test_settings_never_change():
             setattr(section, name, getattr(section, name))
 
 
-def test_every_field_is_explained():
-    """The line after a field is its docstring, which --help shows."""
-    for class_ in (node for node in ast.parse(inspect.getsource(module)).body if isinstance(node, ast.ClassDef)):
-        if class_.name in ("Config", "ModelConfig", "SFTConfig"):
-            continue  # their sections explain themselves
-        for field, following in zip(class_.body, [*class_.body[1:], None], strict=True):
-            if isinstance(field, ast.AnnAssign):
-                explained = isinstance(following, ast.Expr) and isinstance(following.value, ast.Constant)
-                assert explained, f"{class_.name}.{field.target.id}"
+def test_every_field_has_a_help_text():
+    """The string below a field, or below the field of the base class that it overrides."""
+    for name, value in vars(module).items():
+        if is_dataclass(value) and value not in (Config, Bounds):
+            assert set(field_texts(value)) == {field.name for field in fields(value)}, name
+
+
+def test_a_field_that_overrides_the_base_class_keeps_its_bounds():
+    """Otherwise a stage with a default of its own could lose the bounds that all others have."""
+    for section in (RMConfig, PPOConfig, LMTrainConfig):
+        hints, base = (typing.get_type_hints(each, include_extras=True) for each in (section, OptimizerConfig))
+        assert {name: hints[name] for name in base} == base
+
+
+def test_bounds_are_named_as_a_sentence_needs_them():
+    assert str(Bounds(1)) == "at least 1"
+    assert str(Bounds(0, exclusive=True)) == "above 0"
+    assert str(Bounds(0, 1)) == "from 0 to 1"
+    assert str(Bounds(0, 1, exclusive=True)) == "above 0 and below 1"
+
+
+def test_bounds_of_a_missing_value_are_not_checked():
+    check(replace(Config(), ppo=replace(Config().ppo, kl_target=None)))
+    with pytest.raises(ValueError, match=r"ppo\.kl-target must be above 0, not -1"):
+        check(replace(Config(), ppo=replace(Config().ppo, kl_target=-1.0)))
 
 
 def test_range_of_every_number_is_checked():
-    """-1 means nothing anywhere, except as a score."""
+    """-1 is invalid for every number except scores and margins."""
     meaningful = {"ppo.missing_eos_score", "rm.margin"}
     for name, value in leaves(Config()).items():
         if isinstance(value, int | float) and not isinstance(value, bool) and name not in meaningful:
-            with pytest.raises(ValueError, match=r"-1|at least 1"):
+            with pytest.raises(ValueError, match=f"^{re.escape(option(name))} must be .*, not -1"):
                 check(changed(Config(), name, type(value)(-1)))
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 @pytest.mark.parametrize(("section", "name"), [("rm", "margin"), ("ppo", "missing_eos_score"), ("ppo", "kl_coef")])
-def test_numbers_that_are_none_are_refused_wherever_they_stand(section, name, value):
+def test_nan_and_infinity_are_refused_in_every_section(section, name, value):
     changed = replace(Config(), **{section: replace(getattr(Config(), section), **{name: value})})
     with pytest.raises(ValueError, match=f"{section}.{name.replace('_', '-')} must be"):
         check(changed)
@@ -199,7 +220,7 @@ def test_numbers_that_are_none_are_refused_wherever_they_stand(section, name, va
 
 def test_seed_has_a_limit():
     check(replace(Config(), seed=2**32 - 1))
-    with pytest.raises(ValueError, match="seed must be at most 4294967295, not 4294967296"):
+    with pytest.raises(ValueError, match="seed must be from 0 to 4294967295, not 4294967296"):
         check(replace(Config(), seed=2**32))
 
 

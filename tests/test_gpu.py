@@ -11,6 +11,7 @@ from minippo.optim import CPUAdamW
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
 from minippo.state import PPOState
+from tests.environment import environment
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -37,10 +38,11 @@ def test_optimizer_keeps_its_states_in_cpu_memory_and_steps_as_on_the_cpu(dtype)
 def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, queries, tokenizer, scorer, ppo_config):
     policy, reference = make_policy(0).cuda(), make_policy(0).cuda().eval()
     state = PPOState(policy, CPUAdamW(policy.parameters()), 0, BatchStream(queries, 24, 0, "prompts"), 0.2)
-    rollout = collect_rollout(state, reference, scorer, next(state.prompts), tokenizer, 8, ppo_config)
+    env = environment(reference, scorer, tokenizer, ppo_config, 8)
+    rollout = collect_rollout(state, env, next(state.prompts), ppo_config)
     assert rollout.advantages.device.type == "cuda"
-    check_first_rollout(state, rollout, scorer, tokenizer, ppo_config)
-    found = ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
+    check_first_rollout(state, env, rollout, ppo_config)
+    found = ppo_update(state, rollout, ppo_config)
     assert found["policy/steps"] == ppo_config.num_epochs * ppo_config.num_minibatches
     assert all(torch.isfinite(parameter).all() for parameter in policy.parameters())
 
@@ -51,7 +53,9 @@ def test_responses_are_drawn_as_on_the_cpu(make_policy, queries, tokenizer, scor
     for device in ("cpu", "cuda"):
         policy = make_policy(0).to(device)
         state = PPOState(policy, CPUAdamW(policy.parameters()), 5, BatchStream(queries, 24, 0, "prompts"), 0.2)
-        rollout = collect_rollout(state, policy, scorer, next(state.prompts), tokenizer, 8, ppo_config)
+        rollout = collect_rollout(
+            state, environment(policy, scorer, tokenizer, ppo_config, 8), next(state.prompts), ppo_config
+        )
         responses[device] = rollout.response_texts
     same = sum(a == b for a, b in zip(*responses.values(), strict=True))
     assert same >= len(queries) - 2  # where two tokens are about equally likely, rounding may decide

@@ -58,7 +58,7 @@ def test_policy_and_critic_read_the_same_hidden_states():
     expected = (hidden * policy.value_head.weight[0]).sum(dim=-1) + policy.value_head.bias
     torch.testing.assert_close(values, expected, rtol=1e-5, atol=1e-5)
     assert values.shape == (2, 5)
-    assert torch.equal(policy.logits(policy.hidden(tokens, mask)), logits)
+    assert torch.equal(policy.gpt.logits(policy.gpt.hidden(tokens, mask)), logits)
 
 
 @torch.no_grad()

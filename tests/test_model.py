@@ -145,6 +145,19 @@ def test_a_later_token_changes_no_earlier_logits():
     assert torch.all((after[:, 5:] - before[:, 5:]).abs().amax(dim=-1) > 1e-3)
 
 
+@pytest.mark.parametrize("lengths", [[10, 4, 1], None])
+def test_hidden_states_at_one_position_are_those_of_all_positions_there(lengths):
+    gpt, tokens, index = make_gpt(), random_tokens(3, 10), torch.tensor([9, 3, 6])
+    mask = torch.ones(3, 10, dtype=torch.bool) if lengths is None else left_mask(lengths, 10)
+    results = []
+    for hidden in (gpt.hidden_at(tokens, mask, index), gpt.hidden(tokens, mask)[torch.arange(3), index]):
+        gpt.zero_grad()
+        hidden.square().mean().backward()
+        results.append((hidden.detach(), [parameter.grad.clone() for parameter in gpt.parameters()]))
+    torch.testing.assert_close(results[0], results[1], rtol=1e-5, atol=1e-5)
+    assert results[0][0].shape == (3, 16)
+
+
 # Without padding and with it; the tokens fed one by one, in pieces, or all but one at once.
 @pytest.mark.parametrize("lengths", [None, [10, 4, 1]])
 @pytest.mark.parametrize("pieces", [[1] * 10, [4, 1, 3, 2], [9, 1], [3, 7]])
@@ -154,7 +167,8 @@ def test_with_a_cache_the_logits_are_those_of_the_whole_sequence(lengths, pieces
     mask = left_mask(lengths, 10) if lengths else None
     whole = gpt(tokens, mask)
     cache = KVCache(gpt.config, 3, 10, gpt.token_embedding.weight)
-    cache.keys.fill_(math.nan), cache.values.fill_(math.nan)  # what the memory held before must not matter
+    for layer in cache.layers:  # the memory is not initialised
+        layer.keys.fill_(math.nan), layer.values.fill_(math.nan)
     logits = []
     for piece in tokens.split(pieces, dim=1):
         seen = cache.length
@@ -236,7 +250,7 @@ def test_channels_that_the_heads_cannot_share_are_refused():
 @torch.no_grad()
 def test_ids_that_are_never_sampled_have_no_chance_and_the_others_share_it_all(dtype):
     never = (0, 5, 35, 36)
-    ours, plain, tokens = make_gpt(never_sampled=never).to(dtype), make_gpt().to(dtype), random_tokens(2, 5)
+    ours, plain, tokens = make_gpt(suppress_tokens=never).to(dtype), make_gpt().to(dtype), random_tokens(2, 5)
     logits = ours(tokens)
     assert logits.dtype == dtype
     probabilities = torch.softmax(logits.float() / 2, -1)
@@ -250,20 +264,18 @@ def test_ids_that_are_never_sampled_have_no_chance_and_the_others_share_it_all(d
 
 def test_without_such_ids_the_logits_are_left_alone_and_with_them_the_gradients_are_those_of_the_rest():
     tokens, never = random_tokens(2, 5), (0, 36)
-    ours, plain = make_gpt(never_sampled=never), make_gpt()
+    ours, plain = make_gpt(suppress_tokens=never), make_gpt()
     others = list(range(1, 36))
     torch.log_softmax(ours(tokens), -1)[..., 3].sum().backward()
     torch.log_softmax(plain(tokens)[..., others], -1)[..., 2].sum().backward()
     for found, expected in zip(ours.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(found.grad, expected.grad, rtol=1e-5, atol=1e-5)
-    described = make_gpt(never_sampled=never)
-    described.set_ids(never_sampled=(), eos_id=7)
-    assert described.config.eos_id == 7
-    assert torch.equal(described(tokens), plain(tokens))
+    ours.set_suppress_tokens(())
+    assert torch.equal(ours(tokens), plain(tokens))
 
 
 def test_what_is_never_sampled_is_no_weight():
-    ours = make_gpt(never_sampled=(1, 2))
+    ours = make_gpt(suppress_tokens=(1, 2))
     assert ours.state_dict().keys() == make_gpt().state_dict().keys()
 
 

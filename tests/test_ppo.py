@@ -18,6 +18,7 @@ from minippo.ppo import accumulate_gradient, ppo_update, update_on_minibatch
 from minippo.rollout import Rollout, collect_rollout, response_logprobs
 from minippo.state import PPOState
 from tests.conftest import TEXTS
+from tests.environment import environment
 
 
 @pytest.fixture
@@ -29,7 +30,7 @@ def begin(make_policy, queries, tokenizer, scorer):
         optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
         prompts = BatchStream(queries, len(queries), 0, "prompts")
         state = PPOState(policy, optimizer, 3, prompts, config.kl_coef, demonstrations=demonstrations)
-        rollout = collect_rollout(state, reference, scorer, next(prompts), tokenizer, 8, config)
+        rollout = collect_rollout(state, environment(reference, scorer, tokenizer, config, 8), next(prompts), config)
         if moved:
             torch.manual_seed(9)
             with torch.no_grad():
@@ -51,7 +52,7 @@ def weights(model) -> list[torch.Tensor]:
 def accumulated(state, rollout, config, eos_id):
     """Gradient of a minibatch, and its figures."""
     state.optimizer.zero_grad(set_to_none=True)
-    found = accumulate_gradient(state, rollout, [eos_id], config)
+    found = accumulate_gradient(state, rollout, config)
     return gradient(state), found
 
 
@@ -133,9 +134,9 @@ def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, toke
     state, rollout = begin(config)
     for group in state.optimizer.param_groups:
         group["lr"] = 0.0
-    first = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    first = update_on_minibatch(state, rollout, config)
     grad = gradient(state)
-    assert update_on_minibatch(state, rollout, [tokenizer.eos_id], config) == first
+    assert update_on_minibatch(state, rollout, config) == first
     assert torch.equal(gradient(state), grad)
 
 
@@ -168,7 +169,7 @@ def steps(monkeypatch):
 def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.01, temperature=0.8, min_new_tokens=1)
     state, rollout = begin(config)
-    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    ppo_update(state, rollout, config)
     first, *later = [found for _, found in steps]
     assert first["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert first["policy/approxkl"] < 1e-9
@@ -181,7 +182,7 @@ def test_first_minibatch_has_ratio_one_and_later_ones_move(begin, ppo_config, to
 def test_every_epoch_goes_once_through_all_rows_in_a_new_order(begin, ppo_config, tokenizer, steps):
     state, rollout = begin(ppo_config)
     marked = replace(rollout, raw_scores=torch.arange(24.0))
-    ppo_update(state, marked, [tokenizer.eos_id], ppo_config)
+    ppo_update(state, marked, ppo_config)
     rows = [batch.raw_scores.tolist() for batch, _ in steps]
     assert [len(minibatch) for minibatch in rows] == [8] * 6
     first, second = (list(itertools.chain(*epoch)) for epoch in (rows[:3], rows[3:]))
@@ -196,7 +197,7 @@ def test_order_of_the_rows_depends_on_the_seed_and_the_iteration_alone(begin, pp
         state.seed, state.iteration = seed, iteration
         torch.manual_seed(7)
         expected = torch.random.get_rng_state()
-        ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), [tokenizer.eos_id], ppo_config)
+        ppo_update(state, replace(rollout, raw_scores=torch.arange(24.0)), ppo_config)
         assert torch.equal(torch.random.get_rng_state(), expected)
     runs = [[batch.raw_scores.tolist() for batch, _ in steps[start : start + 6]] for start in (0, 6, 12, 18)]
     assert runs[0] == runs[1]
@@ -206,7 +207,7 @@ def test_order_of_the_rows_depends_on_the_seed_and_the_iteration_alone(begin, pp
 def test_figures_are_means_over_all_minibatches(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.01, entropy_coef=0.01)
     state, rollout = begin(config)
-    found = ppo_update(state, rollout, [tokenizer.eos_id], config)
+    found = ppo_update(state, rollout, config)
     assert set(found) == {*steps[0][1], "policy/steps", "lr"}
     for name in steps[0][1]:
         values = [figures[name] for _, figures in steps]
@@ -230,7 +231,7 @@ def test_gradients_are_clipped_and_stepped_once_a_minibatch(begin, ppo_config, t
 
     monkeypatch.setattr(torch.nn.utils, "clip_grad_norm_", clipped)
     monkeypatch.setattr(state.optimizer, "step", stepped)
-    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    ppo_update(state, rollout, config)
     assert events == ["clip", "step"] * 6
 
 
@@ -238,7 +239,7 @@ def test_logged_gradient_norm_is_that_of_the_whole_minibatch_before_clipping(beg
     state, rollout = begin(ppo_config)
     grad, _ = accumulated(state, rollout, replace(ppo_config, microbatch_size=24), tokenizer.eos_id)
     config = replace(ppo_config, microbatch_size=1, max_grad_norm=1e-3)
-    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    found = update_on_minibatch(state, rollout, config)
     assert found["policy/grad_norm"] == pytest.approx(grad.norm().item(), rel=1e-5)
 
 
@@ -247,7 +248,7 @@ def test_learning_rate_falls_linearly_from_its_first_value(begin, ppo_config, to
     state, rollout = begin(config)
     for iteration, expected in ((0, 0.004), (2, 0.003), (7, 0.0005)):
         state.iteration = iteration
-        assert ppo_update(state, rollout, [tokenizer.eos_id], config)["lr"] == pytest.approx(expected)
+        assert ppo_update(state, rollout, config)["lr"] == pytest.approx(expected)
         assert [group["lr"] for group in state.optimizer.param_groups] == [pytest.approx(expected)]
 
 
@@ -270,7 +271,7 @@ def test_learning_rate_follows_its_schedule_after_the_warm_up(begin, ppo_config,
 
     state.optimizer.step = stepped
     for state.iteration in range(10):
-        ppo_update(state, rollout, [tokenizer.eos_id], config)
+        ppo_update(state, rollout, config)
     expected = [0.004 * share for share in shares for _ in range(6)]  # six steps in an iteration
     assert [max(lr) for lr in used] == [min(lr) for lr in used] == pytest.approx(expected)
 
@@ -279,7 +280,7 @@ def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, pp
     config = replace(ppo_config, lr=0.0, weight_decay=0.1)
     state, rollout = begin(config)
     before = weights(state.policy)
-    found = ppo_update(state, rollout, [tokenizer.eos_id], config)
+    found = ppo_update(state, rollout, config)
     assert all(map(torch.equal, weights(state.policy), before))
     assert found["policy/ratio"] == pytest.approx(1, abs=1e-5)
     assert found["policy/approxkl"] < 1e-9
@@ -289,20 +290,20 @@ def test_learning_rate_of_zero_moves_nothing_and_keeps_every_ratio_one(begin, pp
 def test_update_leaves_the_rollout_alone(begin, ppo_config, tokenizer):
     state, rollout = begin(ppo_config)
     before = {name: x.clone() for name, x in vars(rollout).items() if isinstance(x, torch.Tensor)}
-    ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
+    ppo_update(state, rollout, ppo_config)
     assert all(torch.equal(getattr(rollout, name), tensor) for name, tensor in before.items())
     assert not any(tensor.requires_grad for tensor in vars(rollout).values() if isinstance(tensor, torch.Tensor))
 
 
 def test_kl_coefficient_follows_the_controller_only_where_there_is_a_target(begin, ppo_config, tokenizer):
     state, rollout = begin(ppo_config)
-    ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
+    ppo_update(state, rollout, ppo_config)
     assert state.kl_coef == 0.2
     observed = rollout.kl.double().sum().item() / 24
     for target in (observed * 1.1, observed / 5):
         state.kl_coef = 0.2
         config = replace(ppo_config, kl_target=target, kl_horizon=1000.0)
-        ppo_update(state, rollout, [tokenizer.eos_id], config)
+        ppo_update(state, rollout, config)
         error = max(-0.2, min(0.2, observed / target - 1))
         assert state.kl_coef == pytest.approx(0.2 * (1 + error * 24 / 1000), rel=1e-6)
 
@@ -320,12 +321,12 @@ def test_one_fixed_rollout_is_learnt_until_the_clip_stops_it(begin, ppo_config, 
 
         def log_ratios():
             with torch.no_grad():
-                logprobs = response_logprobs(state.policy, rollout, slice(None), [tokenizer.eos_id], config)[0]
+                logprobs = response_logprobs(state.policy, rollout)[0]
             return (logprobs - rollout.logprobs)[mask].double()
 
         weighted = []
         for _ in range(3):
-            ppo_update(state, rollout, [tokenizer.eos_id], config)
+            ppo_update(state, rollout, config)
             weighted.append((advantages * log_ratios()).mean().item())
         return advantages, log_ratios(), weighted
 
@@ -343,7 +344,7 @@ def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, t
     config = replace(ppo_config, num_epochs=60, lr=0.01, value_coef=1.0, value_clip=None, num_iterations=1000)
     config = replace(config, num_minibatches=1, microbatch_size=24)
     state, rollout = begin(config)
-    found = [ppo_update(state, rollout, [tokenizer.eos_id], config)["value/td_error"] for _ in range(3)]
+    found = [ppo_update(state, rollout, config)["value/td_error"] for _ in range(3)]
     assert found[2] < 0.1 * found[0]
 
 
@@ -353,7 +354,7 @@ def test_value_head_learns_the_returns_of_one_fixed_rollout(begin, ppo_config, t
 def test_epochs_end_at_the_approximate_kl_and_its_step_is_not_taken(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.02, weight_decay=0.1, num_epochs=5)
     state, rollout = begin(config)
-    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    ppo_update(state, rollout, config)
     kls = [found["policy/approxkl"] for _, found in steps]
     assert len(kls) == 15
     limit = sorted(kls)[7]
@@ -361,7 +362,7 @@ def test_epochs_end_at_the_approximate_kl_and_its_step_is_not_taken(begin, ppo_c
     steps.clear()
 
     again, rollout = begin(config)
-    found = ppo_update(again, rollout, [tokenizer.eos_id], replace(config, max_approx_kl=limit))
+    found = ppo_update(again, rollout, replace(config, max_approx_kl=limit))
     assert [seen["policy/approxkl"] for _, seen in steps] == kls[: expected + 1]
     assert found["policy/steps"] == expected
     assert all(again.optimizer.state[p]["step"] == expected for p in again.policy.parameters())
@@ -370,11 +371,11 @@ def test_epochs_end_at_the_approximate_kl_and_its_step_is_not_taken(begin, ppo_c
 def test_a_step_not_taken_moves_neither_weights_nor_moments(begin, ppo_config, tokenizer):
     config = replace(ppo_config, lr=0.02, weight_decay=0.5)
     state, rollout = begin(config)
-    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    ppo_update(state, rollout, config)
     before, moments = weights(state.policy), copy.deepcopy(state.optimizer.state_dict()["state"])
-    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_approx_kl=1e-12))
+    found = ppo_update(state, rollout, replace(config, max_approx_kl=1e-12))
     assert found["policy/steps"] == found["policy/grad_norm"] == 0
-    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_ratio=0.01))
+    found = ppo_update(state, rollout, replace(config, max_ratio=0.01))
     assert found["policy/steps"] == 0
     assert all(map(torch.equal, weights(state.policy), before))
     for index, saved in state.optimizer.state_dict()["state"].items():
@@ -384,11 +385,11 @@ def test_a_step_not_taken_moves_neither_weights_nor_moments(begin, ppo_config, t
 def test_ratio_guard_skips_the_minibatches_beyond_it_and_goes_on(begin, ppo_config, tokenizer, steps):
     config = replace(ppo_config, lr=0.05, num_epochs=4)
     state, rollout = begin(config)
-    ppo_update(state, rollout, [tokenizer.eos_id], config)
+    ppo_update(state, rollout, config)
     limit = sorted(found["policy/ratio"] for _, found in steps)[-3]
     steps.clear()
     state, rollout = begin(config)
-    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(config, max_ratio=limit))
+    found = ppo_update(state, rollout, replace(config, max_ratio=limit))
     skipped = [seen["policy/ratio"] > limit for _, seen in steps]
     assert len(skipped) == 12  # all minibatches were looked at
     assert any(skipped)
@@ -410,7 +411,7 @@ def test_figures_are_means_over_the_steps_taken_wherever_one_is_skipped(
         return figures
 
     monkeypatch.setattr(ppo, "accumulate_gradient", told)
-    found = ppo_update(state, rollout, [tokenizer.eos_id], replace(ppo_config, max_ratio=10.0))
+    found = ppo_update(state, rollout, replace(ppo_config, max_ratio=10.0))
     counted = [loss for place, loss in enumerate(losses) if place not in skipped] or losses
     assert found["policy/steps"] == 6 - len(skipped)
     assert found["loss/value"] == pytest.approx(sum(counted) / len(counted), rel=1e-6)
@@ -421,11 +422,11 @@ def test_a_ratio_beyond_all_numbers_is_skipped_by_the_guard_and_stops_a_run_with
     state, rollout = begin(ppo_config)
     before = weights(state.policy)
     far = replace(rollout, logprobs=rollout.logprobs.masked_fill(rollout.response_mask, -200.0))
-    found = ppo_update(state, far, [tokenizer.eos_id], replace(ppo_config, max_ratio=10.0))
+    found = ppo_update(state, far, replace(ppo_config, max_ratio=10.0))
     assert found["policy/steps"] == 0
     assert all(map(torch.equal, weights(state.policy), before))
-    with pytest.raises(TrainingError, match=r"update: the \w+ \w+ is (inf|nan)"):
-        ppo_update(state, far, [tokenizer.eos_id], ppo_config)
+    with pytest.raises(TrainingError, match=r"\w+/\w+ is (inf|nan)"):
+        ppo_update(state, far, ppo_config)
 
 
 # ---------------------------------------------------------------------------------------------- pretraining term
@@ -438,11 +439,11 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     rows = [[*tokenizer.encode(text)[: 9 + 3 * place], tokenizer.eos_id] for place, text in enumerate(TEXTS)]
     config = replace(ppo_config, ptx_coef=1.7, microbatch_size=microbatch_size, max_grad_norm=1e9)
     plain_state, rollout = begin(config, moved=0.03)
-    update_on_minibatch(plain_state, rollout, [tokenizer.eos_id], config)
+    update_on_minibatch(plain_state, rollout, config)
     plain = gradient(plain_state)
     state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(rows, len(rows), 0, "rows"))
     start = copy.deepcopy(state.policy)
-    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    found = update_on_minibatch(state, rollout, config)
     ours = gradient(state)
 
     exact = start.double()
@@ -472,7 +473,7 @@ def test_pretraining_gradient_is_clipped_together_with_the_others(begin, ppo_con
         return step()
 
     monkeypatch.setattr(state.optimizer, "step", stepped)
-    found = update_on_minibatch(state, rollout, [tokenizer.eos_id], config)
+    found = update_on_minibatch(state, rollout, config)
     assert norms == [pytest.approx(0.01, rel=1e-3)]
     assert found["policy/grad_norm"] > 10  # of both together, before clipping
 
@@ -487,8 +488,8 @@ def test_a_loss_that_is_no_number_stops_before_the_step(begin, ppo_config, token
     before = weights(state.policy)
     broken = getattr(rollout, name).clone()
     broken[:, 0] = math.nan
-    with pytest.raises(TrainingError, match=r"update: the loss (policy|value) is nan"):
-        ppo_update(state, replace(rollout, **{name: broken}), [tokenizer.eos_id], config)
+    with pytest.raises(TrainingError, match=r"loss/(policy|value) is nan"):
+        ppo_update(state, replace(rollout, **{name: broken}), config)
     assert all(map(torch.equal, weights(state.policy), before))
 
 
@@ -496,6 +497,6 @@ def test_a_gradient_that_is_no_number_stops_before_the_step(begin, ppo_config, t
     state, rollout = begin(ppo_config)
     before = weights(state.policy)
     state.policy.gpt.final_norm.bias.register_hook(lambda gradient: gradient * math.inf)
-    with pytest.raises(TrainingError, match=r"update: the gradient norm is (nan|inf)"):
-        ppo_update(state, rollout, [tokenizer.eos_id], ppo_config)
+    with pytest.raises(TrainingError, match=r"policy/grad_norm is (nan|inf)"):
+        ppo_update(state, rollout, ppo_config)
     assert all(map(torch.equal, weights(state.policy), before))

@@ -21,11 +21,11 @@ from minippo.rollout import (
     collect_rollout,
     logprobs_and_values,
     response_logprobs,
-    rollout_stats,
     sample_responses,
 )
 from minippo.state import PPOState
 from minippo.streams import response_uniforms
+from tests.environment import environment
 
 RESPONSE_LENGTH = 8
 
@@ -49,7 +49,9 @@ def collect(policy, reference, queries, tokenizer, scorer):
         coefficient = config.kl_coef if kl_coef is None else kl_coef
         prompts = BatchStream(rows, len(rows), 0, "prompts")
         state = PPOState(model, CPUAdamW(model.parameters()), seed, prompts, coefficient, iteration)
-        return collect_rollout(state, reference, judge or scorer, rows, tokenizer, RESPONSE_LENGTH, config)
+        return collect_rollout(
+            state, environment(reference, judge or scorer, tokenizer, config, RESPONSE_LENGTH), rows, config
+        )
 
     return collected
 
@@ -160,7 +162,7 @@ def test_everything_is_zero_where_masked(collect, ppo_config):
 
 def test_judged_tokens_are_zero_where_masked(collect, ppo_config, policy, tokenizer):
     rollout = collect(ppo_config)
-    for judged in response_logprobs(policy, rollout, slice(None), [tokenizer.eos_id], ppo_config):
+    for judged in response_logprobs(policy, rollout):
         assert (judged[~rollout.response_mask] == 0).all()
 
 
@@ -172,7 +174,7 @@ def test_each_row_gets_the_numbers_that_it_gets_alone(
     """Unequal prompts are padded; temperature and forbidden end-of-text hold for policy and reference alike."""
     config = replace(ppo_config, temperature=temperature, min_new_tokens=first)
     rollout = collect(config)
-    entropies = response_logprobs(policy, rollout, slice(None), [tokenizer.eos_id], config)[2]
+    entropies = response_logprobs(policy, rollout)[2]
     for row, query in enumerate(queries):
         response = real_tokens(rollout, row)
         alone = judged_alone(policy, query, response, temperature, tokenizer.eos_id, first)
@@ -205,7 +207,7 @@ def test_ids_that_no_text_has_are_never_drawn_and_count_for_nothing(collect, ppo
     plain, config = make_policy(0), replace(ppo_config, temperature=0.6)
     never = torch.tensor([i for i, _ in Counter(collect(config).responses.flatten().tolist()).most_common(6)][1:])
     model = make_policy(0)
-    model.gpt.set_ids(never_sampled=tuple(never.tolist()))
+    model.gpt.set_suppress_tokens(never.tolist())
     rollout = collect(config, model=model)
     assert not torch.isin(rollout.responses[rollout.response_mask], never).any()
     for row, query in enumerate(queries):
@@ -253,7 +255,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_answer(collect, p
         scores[5] = torch.nan
         return scores
 
-    with pytest.raises(TrainingError, match=f"to {re.escape(repr(tokenizer.decode(queries[5])))}: the score is nan"):
+    with pytest.raises(TrainingError, match=f"to {re.escape(repr(tokenizer.decode(queries[5])))}: score is nan"):
         collect(ppo_config, judge=judge)
 
 
@@ -268,7 +270,7 @@ def test_prompt_and_response_are_joined_without_their_pads(collect, ppo_config, 
 
 def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy, tokenizer):
     rollout = collect(ppo_config)
-    logprobs, values = logprobs_and_values(policy, rollout, [tokenizer.eos_id], ppo_config)
+    logprobs, values = logprobs_and_values(policy, rollout, ppo_config.microbatch_size)
     assert torch.equal((logprobs - rollout.logprobs).exp(), torch.ones_like(logprobs))
     assert torch.equal(values, rollout.values)
 
@@ -276,14 +278,14 @@ def test_ratios_are_exactly_one_at_identical_shapes(collect, ppo_config, policy,
 @pytest.mark.parametrize("rows", [1, 5, 24])
 def test_ratios_are_one_within_rounding_at_other_shapes(collect, ppo_config, policy, tokenizer, rows):
     rollout = collect(ppo_config)
-    logprobs, _ = logprobs_and_values(policy, rollout, [tokenizer.eos_id], replace(ppo_config, microbatch_size=rows))
+    logprobs, _ = logprobs_and_values(policy, rollout, rows)
     assert ((logprobs - rollout.logprobs).exp() - 1).abs().max() < 1e-5
 
 
 def test_dropout_is_off_in_a_rollout_and_stays_off_for_its_update(collect, ppo_config, make_policy, tokenizer):
     model = make_policy(0, dropout=0.5).train()
     rollout = collect(ppo_config, model=model)
-    logprobs, values = logprobs_and_values(model, rollout, [tokenizer.eos_id], ppo_config)
+    logprobs, values = logprobs_and_values(model, rollout, ppo_config.microbatch_size)
     assert torch.equal(logprobs, rollout.logprobs)
     assert torch.equal(values, rollout.values)
     plain = collect(ppo_config, model=make_policy(0))
@@ -350,7 +352,8 @@ def test_prompt_and_response_decode_apart_and_together_to_the_same_text(policy, 
     if not queries:
         return
     uniforms = response_uniforms(0, "test", 0, range(len(queries)), 6)
-    batch = sample_responses(policy, queries, tokenizer, uniforms=uniforms, config=PPOConfig())
+    sampling = environment(policy, None, tokenizer, PPOConfig(), response_length=6).sampling
+    batch = sample_responses(policy, queries, tokenizer, sampling, uniforms)
     for row, query in enumerate(queries):
         response = batch.responses[row][batch.response_mask[row]].tolist()
         assert batch.prompt_texts[row] + batch.response_texts[row] == tokenizer.decode(query + response)
@@ -387,17 +390,19 @@ def test_selected_rows_keep_every_column_together(collect, ppo_config):
     for field in fields(Rollout):
         whole, chosen = getattr(rollout, field.name), getattr(part, field.name)
         for place, row in enumerate(rows.tolist()):
-            if isinstance(whole, list):
+            if field.name == "sampling":
+                assert chosen is whole
+            elif isinstance(whole, list):
                 assert chosen[place] == whole[row]
             else:
                 assert torch.equal(chosen[place], whole[row])
-        assert len(chosen) == 3
+        assert field.name == "sampling" or len(chosen) == 3
 
 
 def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config):
     config = replace(ppo_config, missing_eos="replace", missing_eos_score=-1.0)
     rollout = collect(config)
-    found = rollout_stats(rollout, config.kl_coef)
+    found = rollout.stats(config.kl_coef)
     rows = range(len(rollout.queries))
     lengths = [len(real_tokens(rollout, row)) for row in rows]
     kl = [sum(rollout.kl[row, : lengths[row]].tolist()) for row in rows]

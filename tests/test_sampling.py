@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minippo.errors import TrainingError
-from minippo.heads import ActorCritic
 from minippo.model import GPT, GPTConfig, KVCache
 from minippo.sampling import choose, generate
 from minippo.weights import save_pretrained
@@ -70,16 +69,15 @@ def unpadded(responses, mask):
     return [row[real].tolist() for row, real in zip(responses, mask, strict=True)]
 
 
-@pytest.mark.parametrize("wrap", [lambda gpt: gpt, ActorCritic])
 @pytest.mark.parametrize("min_new_tokens", [0, 4])
 @pytest.mark.parametrize("temperature", [1.0, 0.7])
-def test_every_row_draws_what_it_would_draw_alone(wrap, min_new_tokens, temperature, monkeypatch):
+def test_every_row_draws_what_it_would_draw_alone(min_new_tokens, temperature, monkeypatch):
     kept = []
     original = KVCache.keep_rows
     monkeypatch.setattr(KVCache, "keep_rows", lambda cache, rows: (kept.append(len(rows)), original(cache, rows)))
     gpt, (queries, query_mask) = make_gpt(eos_bias=1.0), queries_of([6, 1, 3, 5, 2, 6, 4, 1, 2, 3])
     responses, mask = generate(
-        wrap(gpt),
+        gpt,
         queries,
         query_mask,
         max_new_tokens=12,
@@ -175,7 +173,7 @@ def test_no_end_is_possible_within_the_minimum_length(temperature):
 
 
 def test_padded_vocabulary_is_never_sampled():
-    gpt = make_gpt(vocab_size=20, never_sampled=tuple(range(V, 20)))
+    gpt = make_gpt(vocab_size=20, suppress_tokens=tuple(range(V, 20)))
     with torch.no_grad():
         gpt.token_embedding.weight[V:] *= 100  # those logits would be the largest
     queries, query_mask = queries_of([3] * 30)

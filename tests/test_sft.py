@@ -19,10 +19,10 @@ from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
 from minippo.runs import Run, read_metrics
-from minippo.sft import make_backbone, train_language_model
+from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
-from minippo.weights import save_pretrained
+from minippo.weights import file_format, save_pretrained
 from tests.in_memory import texts_of
 
 
@@ -76,7 +76,7 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
 def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     config = LMTrainConfig(tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
-    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
     lines = read_metrics(tmp_path, "sft-policy")
     assert lines[0]["loss/lm"] > 1.5
     # Which film it is cannot be told beforehand, one token in each row; all else can.
@@ -110,7 +110,7 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_pa
 
     monkeypatch.setattr(GPT, "hidden", counted)
     config = LMTrainConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
-    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
     assert read_metrics(tmp_path, "sft-policy")[-2]["step"] == len(seen)
@@ -120,7 +120,7 @@ def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
     before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     run = Run(tmp_path, Config(), "cpu")
-    loss = train_language_model(gpt, by_split(rows), LMTrainConfig(tokens=0), tokenizer, run, "policy")
+    loss = train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), LMTrainConfig(tokens=0))
     assert all(torch.equal(parameter, before[name]) for name, parameter in gpt.named_parameters())
     assert loss == pytest.approx(held_out_loss(gpt, rows[:1], tokenizer.pad_id, 999))
 
@@ -128,7 +128,7 @@ def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
 def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     config = LMTrainConfig(tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
-    train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
     lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path, "sft-policy") if "lr" in line}
     assert lr[10] == pytest.approx(1e-2 * 10 / 40)
     assert lr[40] == pytest.approx(1e-2)
@@ -151,7 +151,7 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
     stored = load_file(tmp_path / "model.safetensors")
     stored["transformer.wte.weight"] = stored["transformer.wte.weight"][:290].clone()
     save_file(stored, tmp_path / "model.safetensors")
-    with pytest.raises(ValueError, match=f"290 embeddings and the tokenizer gpt2 {tokenizer.vocab_size} ids"):
+    with pytest.raises(ValueError, match=f"290 embeddings, but the tokenizer gpt2 has {tokenizer.vocab_size} ids"):
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
 
 
@@ -165,9 +165,9 @@ def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(
         (BackboneConfig("gaps", weights=str(tmp_path)), {256, 257, 259, 260, 261, 262, 263}),
     ):
         gpt = make_backbone(config, gaps)
-        assert set(gpt.config.never_sampled) == textless
-        assert gpt.config.eos_id == 258
-    assert make_backbone(BackboneConfig("gpt2"), tokenizer).config.never_sampled == ()
+        assert set(gpt.config.suppress_tokens) == textless
+        assert file_format(gpt).eos_id == 258
+    assert make_backbone(BackboneConfig("gpt2"), tokenizer).config.suppress_tokens == ()
 
 
 def test_context_is_that_of_the_weights_and_too_small_a_one_is_refused_before_all_else(tmp_path, monkeypatch, capsys):
@@ -204,8 +204,10 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
     with torch.no_grad():
         gpt.final_norm.weight[0] = math.nan
     config = LMTrainConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
-    with pytest.raises(TrainingError, match="sft policy: step 1: the loss is nan"):
-        train_language_model(gpt, by_split(rows), config, tokenizer, Run(tmp_path, Config(), "cpu"), "policy")
+    run = Run(tmp_path, Config(), "cpu")
+    with pytest.raises(TrainingError, match="loss/lm is nan"):
+        train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
+    assert run.position == "sft-policy, step 1"  # which the message of the stage begins with
 
 
 def test_each_backbone_is_trained_on_rows_as_its_model_will_read_them(tmp_path, monkeypatch):

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import train_rm
+from minippo.batches import comparison_batches
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
 from minippo.data import Comparison, comparison_rows, prompt_rows
 from minippo.equations import ranking_loss
+from minippo.evaluation import comparison_scores, pairwise_accuracy, score_differences
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
@@ -23,14 +25,7 @@ from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
 from tests.in_memory import texts_of
-from train_rm import (
-    comparison_batches,
-    normalise_on_reference,
-    pairs_won,
-    score_batch,
-    score_differences,
-    scores_of,
-)
+from train_rm import normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
 RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
@@ -110,7 +105,7 @@ def test_hidden_tokens_become_end_of_text_while_the_last_one_stays(tokenizer):
 def test_batches_cover_every_comparison_once_and_never_mix_sizes(token_groups, sizes, batch_size, seed):
     rows = [[[0] * (1 + (7 * place + index) % 5) for index in range(size)] for place, size in enumerate(sizes)]
     rows = token_groups(rows)
-    batches = list(comparison_batches(rows, batch_size, torch.Generator().manual_seed(seed)))
+    batches = list(comparison_batches(rows.sizes, rows.longest, batch_size, torch.Generator().manual_seed(seed)))
     assert Counter(itertools.chain(*batches)) == Counter(range(len(rows)))
     for batch in batches:
         assert len({len(rows[index]) for index in batch}) == 1
@@ -121,33 +116,33 @@ def test_batches_cover_every_comparison_once_and_never_mix_sizes(token_groups, s
 def test_batches_are_drawn_anew_every_epoch(token_groups):
     rows = token_groups([[[0], [0]]] * 40)
     generator = torch.Generator().manual_seed(0)
-    first, second = (list(comparison_batches(rows, 8, generator)) for _ in range(2))
+    first, second = (list(comparison_batches(rows.sizes, rows.longest, 8, generator)) for _ in range(2))
     assert {frozenset(batch) for batch in first} != {frozenset(batch) for batch in second}
-    assert first == list(comparison_batches(rows, 8, torch.Generator().manual_seed(0)))
+    assert first == list(comparison_batches(rows.sizes, rows.longest, 8, torch.Generator().manual_seed(0)))
 
 
 def test_every_pair_counts_and_a_tie_is_no_win():
-    assert pairs_won([[2.0, 1.0]]) == 1
-    assert pairs_won([[1.0, 1.0]]) == 0
-    assert pairs_won([[1.0, 2.0]]) == 0
+    assert pairwise_accuracy([[2.0, 1.0]]) == 1
+    assert pairwise_accuracy([[1.0, 1.0]]) == 0
+    assert pairwise_accuracy([[1.0, 2.0]]) == 0
     # 3 > 1, 3 > 2, 1 < 2: two of three; with the pair, three of four
-    assert pairs_won([[3.0, 1.0, 2.0], [1.0, 0.0]]) == 3 / 4
+    assert pairwise_accuracy([[3.0, 1.0, 2.0], [1.0, 0.0]]) == 3 / 4
 
 
 @given(st.lists(st.lists(st.integers(-3, 3), min_size=2, max_size=5), min_size=1, max_size=6))
 def test_accuracy_agrees_with_counting_pair_by_pair(scores):
     pairs = [pair for row in scores for pair in itertools.combinations(row, 2)]
-    assert pairs_won(scores) == sum(better > worse for better, worse in pairs) / len(pairs)
+    assert pairwise_accuracy(scores) == sum(better > worse for better, worse in pairs) / len(pairs)
 
 
 def test_accuracy_of_a_model_is_that_of_its_scores(tokenizer, reward_model):
     rows = tokenise([*PAIRS, *RANKINGS], tokenizer, context=64)
     reward_model.gpt.set_dropout(0.5)
     reward_model.train()
-    found = pairs_won(scores_of(reward_model, rows, tokenizer.pad_id))  # dropout off all the same
+    found = pairwise_accuracy(comparison_scores(reward_model, rows, tokenizer.pad_id))  # dropout off all the same
     with torch.no_grad():
         scores = [[reward_model(torch.tensor([ids])).item() for ids in row] for row in rows]
-    assert found == pairs_won(scores)
+    assert found == pairwise_accuracy(scores)
     assert 0 < found < 1
 
 
@@ -165,7 +160,7 @@ def test_preference_loss_overfits_one_batch(tokenizer, reward_model):
         loss.backward()
         optimizer.step()
     assert loss < 0.01
-    assert pairs_won(scores_of(reward_model, rows, tokenizer.pad_id)) == 1
+    assert pairwise_accuracy(comparison_scores(reward_model, rows, tokenizer.pad_id)) == 1
 
 
 class SmallCorpus:
@@ -204,15 +199,19 @@ def run(tmp_path, tokenizer, make_policy):
     return run
 
 
+def inputs(model, corpus, rows, validation_rows) -> train_rm.Inputs:
+    return train_rm.Inputs(model, corpus, rows, validation_rows, test=[], test_rows=[], queries=[], report={})
+
+
 def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
     held_out = tokenise(corpus.pairs, tokenizer, 64)
-    train_rm.train(model, corpus, held_out, held_out, tokenizer, run)
+    train_rm.train_on_comparisons(run, inputs(model, corpus, held_out, held_out))
     assert corpus.epochs == [1, 2]  # the first one's are given
     lines = read_metrics(run.folder, "rm")
     assert [line["step"] for line in lines] == list(range(1, 10))  # 2 batches of pairs and 1 of rankings, 3 epochs
     assert [line["step"] for line in lines if "eval/accuracy" in line] == [2, 4, 6, 8, 9]
-    assert lines[-1]["eval/accuracy"] == pairs_won(scores_of(model, held_out, tokenizer.pad_id))
+    assert lines[-1]["eval/accuracy"] == pairwise_accuracy(comparison_scores(model, held_out, tokenizer.pad_id))
     assert all({"loss/rm", "rm/accuracy", "rm/grad_norm", "lr"} <= line.keys() for line in lines)
 
 
@@ -222,7 +221,7 @@ def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
         torch.manual_seed(len(texts))  # the state of the global generator does not matter
         model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
         rows = tokenise(corpus.pairs, tokenizer, 64)
-        train_rm.train(model, corpus, rows, rows, tokenizer, run)
+        train_rm.train_on_comparisons(run, inputs(model, corpus, rows, rows))
         texts.append((run.folder / "metrics.jsonl").read_text())
     assert texts[0] == texts[1]
 
@@ -234,7 +233,7 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
         model, corpus = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS])
         model.gpt.set_dropout(0.2)
         rows = tokenise(corpus.pairs, tokenizer, 64)
-        train_rm.train(model, corpus, rows, rows, tokenizer, run)
+        train_rm.train_on_comparisons(run, inputs(model, corpus, rows, rows))
         found = read_metrics(run.folder, "rm")
         lines.append([{k: v for k, v in line.items() if k != "eval/accuracy"} for line in found])
     assert lines[0] == lines[1]
@@ -244,10 +243,10 @@ def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer,
     model, corpus = train_rm.make_reward_model(run), SmallCorpus(PAIRS)
     texts, original = [], train_rm.sample_responses
 
-    def recorded(policy, queries, *rest, **settings):
-        assert settings["config"].temperature == 0.8
-        assert settings["uniforms"].shape[1] == 8
-        batch = original(policy, queries, *rest, **settings)
+    def recorded(policy, queries, tokenizer, sampling, uniforms):
+        assert sampling.temperature == 0.8
+        assert uniforms.shape[1] == 8
+        batch = original(policy, queries, tokenizer, sampling, uniforms)
         texts.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))
         return batch
 

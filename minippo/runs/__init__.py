@@ -1,46 +1,57 @@
-"""runs."""
+"""Runs: their folders, options, checkpoints, metrics and results, and what the three stages share.
 
-from minippo.runs.checkpoint import check_data, checkpoints, restore, save
-from minippo.runs.loading import scorer_of
+A run is a folder, `runs/NAME/`, that holds the three stages and everything they report; docs/log.md lists its files.
+"""
+
+from minippo.runs.arguments import Argument, command_line
+from minippo.runs.checkpoint import Checkpoints, restore
+from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
+from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
-from minippo.runs.options import (
-    Options,
-    broken_run_exits,
-    command_line,
-    output_of_any_text,
-    parse_options,
-    wrong_input_exits,
+from minippo.runs.options import Options, parse_options
+from minippo.runs.presets import differences, load_config
+from minippo.runs.results import (
+    language_model_line,
+    read_answers,
+    reward_model_line,
+    run_report,
+    side_by_side,
+    table,
+    write_answers,
 )
-from minippo.runs.presets import load_config
-from minippo.runs.results import answered, report, side_by_side, table
-from minippo.runs.run import Run, load_run, open_run, peak_memory_mb
-from minippo.runs.stage import print_report
-from minippo.runs.validation import MAX_SEED, check_context
+from minippo.runs.run import Run, load_run, open_run
+from minippo.runs.stage import due, run_stage
+from minippo.runs.validation import check_context
 
 __all__ = [
-    "MAX_SEED",
+    "Argument",
+    "Checkpoints",
     "Metrics",
     "Options",
     "Run",
-    "answered",
     "broken_run_exits",
     "check_context",
-    "check_data",
-    "checkpoints",
     "command_line",
+    "differences",
+    "due",
+    "language_model_line",
     "load_config",
+    "load_environment",
+    "load_policy",
     "load_run",
+    "load_run_scorer",
     "open_run",
     "output_of_any_text",
     "parse_options",
-    "peak_memory_mb",
-    "print_report",
+    "read_answers",
     "read_metrics",
-    "report",
     "restore",
-    "save",
-    "scorer_of",
+    "reward_model_line",
+    "run_report",
+    "run_stage",
+    "sampling_params",
     "side_by_side",
     "table",
+    "write_answers",
     "wrong_input_exits",
 ]

@@ -1,7 +1,4 @@
-"""Save and load models with heads, and everything that a PPO run is.
-
-Tensors go to safetensors, the rest to JSON: no file of a run can execute code when it is opened.
-"""
+"""Checkpoints of a PPO run. Tensors go to safetensors, everything else to JSON: opening a file never executes code."""
 
 from __future__ import annotations
 
@@ -10,69 +7,84 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from minippo.state import PPOState
 from minippo.storage import atomic_folder
-from minippo.weights import load_pretrained, save_model
-from minippo.weights.heads import _with_heads
-
-KEPT_CHECKPOINTS = 2
+from minippo.weights import load_weights, save_model, save_tensors
 
 
-def save(state: PPOState, folder: Path) -> Path:
-    """Write `folder`/step-N; it gets its name when it is whole, and only then the oldest of three goes."""
-    place = folder / f"step-{state.iteration:06d}"
-    tensors, steps = {}, {}
-    optimizer = state.optimizer.state_dict()
-    for index, moments in optimizer["state"].items():
-        steps[str(index)] = moments["step"]
-        tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items() if name != "step"}
-    rest = {
-        "seed": state.seed,
-        "iteration": state.iteration,
-        "kl_coef": state.kl_coef,
-        "data": state.data,
-        "prompts_drawn": state.prompts.rows_drawn,
-        "demonstrations_drawn": state.demonstrations.rows_drawn if state.demonstrations else 0,
-        "optimizer_steps": steps,
-        "param_groups": optimizer["param_groups"],
-    }
-    with atomic_folder(place) as partial:
-        save_model(state.policy, partial / "policy")
-        save_file(tensors, partial / "state.safetensors")
-        (partial / "state.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
-    for old in checkpoints(folder)[:-KEPT_CHECKPOINTS]:
-        shutil.rmtree(old)
-    return place
+class Checkpoints:
+    """The folders step-N in `folder`, of which the newest `keep` are kept.
+
+    `data` is the fingerprint of the corpus. A checkpoint stores its position in the data as a number of rows, which
+    means something else in another corpus, so it is only restored with the data that it was made with.
+    """
+
+    def __init__(self, folder: Path, data: str = "", keep: int = 2) -> None:
+        self.folder, self.data, self.keep = folder, data, keep
+
+    def paths(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".partial")
+
+    def save(self, state: PPOState) -> Path:
+        """Write a checkpoint; older ones are deleted after it is complete."""
+        path = self.folder / f"step-{state.iteration:06d}"
+        tensors, steps = {}, {}
+        optimizer = state.optimizer.state_dict()
+        for index, moments in optimizer["state"].items():
+            steps[str(index)] = moments["step"]
+            tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items() if name != "step"}
+        rest = {
+            "seed": state.seed,
+            "iteration": state.iteration,
+            "kl_coef": state.kl_coef,
+            "data": self.data,
+            "prompts_drawn": state.prompts.rows_drawn,
+            "demonstrations_drawn": state.demonstrations.rows_drawn if state.demonstrations else 0,
+            "optimizer_steps": steps,
+            "param_groups": optimizer["param_groups"],
+        }
+        with atomic_folder(path) as partial:
+            save_model(state.policy, partial / "policy")
+            save_tensors(tensors, partial / "state.safetensors")
+            (partial / "state.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
+        for old in self.paths()[: -self.keep]:
+            shutil.rmtree(old)
+        return path
+
+    def check_latest(self) -> None:
+        """Raise ValueError if the newest checkpoint cannot be continued with this data and this version."""
+        for path in self.paths()[-1:]:
+            rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            if "seed" not in rest:
+                raise ValueError(
+                    f"{path} was written by an older version of minippo, whose random numbers cannot be continued; "
+                    "choose another --run-dir"
+                )
+            if rest["data"] != self.data:
+                raise ValueError(
+                    f"{path} was made with other data; continue with that data, or choose another --run-dir "
+                    "(--init-from takes over the earlier stages)"
+                )
+
+    def restore_latest(self, state: PPOState) -> bool:
+        """Restore `state` from the newest checkpoint: weights, optimizer, positions in the data, KL coefficient.
+
+        Returns False if there is none.
+        """
+        for path in self.paths()[-1:]:
+            restore(state, path)
+            return True
+        return False
 
 
-def check_data(data: str, place: Path) -> None:
-    """Raise ValueError unless the checkpoint was drawing from the data of this fingerprint: its place is a number."""
-    rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    if "seed" not in rest:
-        raise ValueError(
-            f"{place} was written by an older version of minippo, whose random numbers cannot be continued; choose "
-            "another --run-dir"
-        )
-    if rest["data"] != data:
-        raise ValueError(
-            f"{place} was made with other data; go on with its own, or choose another --run-dir "
-            "(--init-from takes over the earlier stages)"
-        )
-
-
-def checkpoints(folder: Path) -> list[Path]:
-    """The whole checkpoints in `folder`, oldest first."""
-    return sorted(path for path in folder.glob("step-*") if path.suffix != ".partial")
-
-
-def restore(state: PPOState, place: Path) -> None:
-    """Bring `state` to where `save` found it: weights, moments, random draws, place in the data, coefficient."""
-    tensors = load_file(place / "state.safetensors")
-    rest = json.loads((place / "state.json").read_text(encoding="utf-8"))
-    state.policy.gpt.load_state_dict(load_pretrained(place / "policy").state_dict())
-    _with_heads(state.policy, place / "policy")
+def restore(state: PPOState, path: Path) -> None:
+    """Restore `state` as it was when the checkpoint `path` was saved."""
+    tensors = load_file(path / "state.safetensors")
+    rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    load_weights(state.policy, path / "policy")  # in place: the optimizer holds these parameters
     moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")

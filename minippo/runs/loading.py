@@ -1,17 +1,45 @@
-"""Models of earlier stages."""
+"""The models of earlier stages, as later stages use them."""
 
 from __future__ import annotations
 
+from minippo.config import Config
+from minippo.heads import ActorCritic
+from minippo.rollout import Environment
 from minippo.runs.run import Run
+from minippo.sampling import SamplingParams
 from minippo.scoring import RewardScorer, Scorer, load_scorer
-from minippo.weights import load_reward_model
+from minippo.tokenizer import Tokenizer
+from minippo.weights import load_actor_critic, load_reward_model
 
 
-def scorer_of(run: Run) -> Scorer:
-    """What scores the run's texts: the function that `ppo.scorer` names, or the reward model behind the bridge.
+def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
+    """How a run draws responses. Raises ValueError if `ppo.stop_token` is not one token."""
+    eos_id, *stop_ids = tokenizer.end_ids(config.ppo.stop_token)
+    return SamplingParams(
+        max_new_tokens=config.data.response_length,
+        eos_id=eos_id,
+        pad_id=tokenizer.pad_id,
+        stop_ids=tuple(stop_ids),
+        temperature=config.ppo.temperature,
+        min_new_tokens=config.ppo.min_new_tokens,
+    )
 
-    Raises ValueError where the function cannot be found.
-    """
+
+def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
+    """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
+    return load_actor_critic(run.earlier(stage) / "policy", value_head).to(run.device)
+
+
+def load_run_scorer(run: Run) -> Scorer:
+    """The function that `ppo.scorer` names, or the run's reward model. Raises ValueError if there is no such
+    function."""
     if run.config.ppo.scorer:
         return load_scorer(run.config.ppo.scorer)
-    return RewardScorer(load_reward_model(run.stage("rm")).to(run.device), run.tokenizers()[1])
+    return RewardScorer(load_reward_model(run.earlier("rm")).to(run.device), run.tokenizers()[1])
+
+
+def load_environment(run: Run) -> Environment:
+    """What PPO and its evaluation need besides the policy: the frozen reference, the scorer, tokenizer and sampling."""
+    tokenizer, _ = run.tokenizers()
+    reference = load_policy(run, "sft").eval().requires_grad_(False)
+    return Environment(reference, load_run_scorer(run), tokenizer, sampling_params(run.config, tokenizer))

@@ -1,134 +1,98 @@
-"""The command line of the three stages: a preset or file, overridden field by field. How wrong input is answered."""
+"""The options of the three training stages: a preset or YAML file, and every field of the configuration."""
 
 from __future__ import annotations
 
-import io
-import os
-import re
+import argparse
+import shlex
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, redirect_stderr
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal, TypeVar
-
-import tyro
+from typing import Literal
 
 from minippo.config import Config
-from minippo.errors import TrainingError
-from minippo.runs.presets import load_config
+from minippo.runs.arguments import command_line, options_text
+from minippo.runs.exits import wrong_input_exits
+from minippo.runs.presets import differences, load_config
 from minippo.runs.validation import check
 
-T = TypeVar("T")
+FIRST_SECTIONS = {"sft": ("sft", "model", "data"), "rm": ("rm",), "ppo": ("ppo", "eval")}
+"""The sections that `--help` of a stage lists first."""
+
+MAKE_TARGETS = {"sft": "sft", "rm": "train-rm", "ppo": "train-ppo"}
 
 
 @dataclass(frozen=True)
 class Options(Config):
-    """Every field of the configuration is an option: `--ppo.kl-coef 0.1`."""
+    """Options of the training stages."""
 
     config: str = "reviews"
-    """Preset (reviews, smoke, imdb-small, imdb) or YAML file to start from. The defaults on this page are its own."""
+    """Preset (reviews, smoke, imdb-small, imdb) or YAML file to start from. The defaults shown here are those of the
+    chosen preset."""
     run_dir: Path | None = None
-    """Folder of the run, which holds all three stages. By default runs/ and the preset's name."""
+    """Run directory, shared by the three stages. None: runs/ followed by the name of the preset or file."""
     init_from: Path | None = None
-    """Take the earlier stages from this run."""
+    """Copy the earlier stages from this run directory instead of training them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute; "auto" takes a GPU where there is one."""
+    """Device to train on. "auto" uses a GPU if there is one."""
 
     @property
     def settings(self) -> Config:
-        """The configuration alone, which a run stores."""
+        """The configuration without the other options. This is what a run stores."""
         return Config(**{field.name: getattr(self, field.name) for field in fields(Config)})
 
     @property
     def run_folder(self) -> Path:
-        """`run_dir`, or its default."""
+        """`run_dir` or its default."""
         return self.run_dir or Path("runs") / Path(self.config).stem
 
 
-def parse_options(description: str, arguments: Sequence[str] | None = None) -> Options:
-    """Options from the command line; a wrong one ends the program with a sentence and status 2."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+def parse_options(description: str, arguments: Sequence[str] | None = None, stage: str = "sft") -> Options:
+    """Read the options of a stage ("sft", "rm" or "ppo"), by default from `sys.argv`.
+
+    Invalid options end the program with one sentence and exit status 2.
+    """
+    arguments = sys.argv[1:] if arguments is None else arguments
     with wrong_input_exits():
         name = _config_argument(arguments)
         base = load_config(name)
     defaults = Options(**{field.name: getattr(base, field.name) for field in fields(Config)}, config=name)
-    options = command_line(Options, description, arguments, defaults)
+    options = command_line(Options, description, arguments, defaults, first=FIRST_SECTIONS[stage])
     with wrong_input_exits():
         check(options.settings)
     return options
 
 
-def command_line(
-    options: type[T], description: str | None = None, arguments: Sequence[str] | None = None, default: T | None = None
-) -> T:
-    """The options that the command line gives; a wrong one ends the program with a sentence and status 2."""
-    drawn = io.StringIO()
-    module = getattr(sys.modules["__main__"], "__spec__", None)  # there is one where Python was started with -m
-    program = f"python -m {module.name}" if module else None
-    try:
-        with redirect_stderr(drawn):
-            return tyro.cli(options, prog=program, args=arguments, default=default, description=description)
-    except SystemExit as end:
-        if end.code == 2:
-            print(f"error: {sentence_in(drawn.getvalue())}", file=sys.stderr)
-        raise
+def new_run_commands(options: Options, stages: dict[str, str]) -> str:
+    """The commands that train `stages` with these options in a new run directory, for Python and for make.
 
+    The earlier stages are taken from the present run directory.
 
-def sentence_in(box: str) -> str:
-    """What stands in a box of tyro's, as one sentence: what is wrong, and the nearest right option if it knows one."""
-    lines = [line.strip("│╭╰─╮╯ ") for line in box.splitlines()[1:]]  # the first holds the title
-    wrong = lines[: lines.index("")] if "" in lines else lines
-    nearest = re.findall(r"(?:Perhaps you meant|Arguments similar to \S+):\s+(--[\w.-]+)", " ".join(lines))
-    said = re.sub(r"^Missing from .*?: ", "missing: ", " ".join(wrong).rstrip(".").removeprefix("Error parsing "))
-    meant = f"; perhaps you meant {' and '.join(nearest)}" if nearest else ""
-    return f"{said[:1].lower()}{said[1:]}{meant} (--help lists all)"
-
-
-@contextmanager
-def wrong_input_exits() -> Iterator[None]:
-    """Turn a ValueError or a missing file into one sentence and exit status 2.
-
-    Held around what happens before anything is trained or written; later such an error is ours and keeps its traceback.
+    Args:
+        stages: Consecutive stages and the commands that run them, such as {"ppo": "python train_ppo.py"}.
     """
-    try:
-        yield
-    except (ValueError, FileNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-
-
-@contextmanager
-def output_of_any_text() -> Iterator[None]:
-    """For programs that print what models say: a letter that the terminal cannot spell becomes a question mark, and
-    where nobody reads on (`| head`) the program ends without a word, with status 1."""
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
-    try:
-        yield
-        sys.stdout.flush()
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # as Python advises, for the last flush
-        raise SystemExit(1) from None
-
-
-@contextmanager
-def broken_run_exits() -> Iterator[None]:
-    """Turn a TrainingError into its sentence and exit status 1."""
-    try:
-        yield
-    except TrainingError as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(1) from None
+    folder, number = options.run_folder, 2
+    while (new := folder.with_name(f"{folder.name}-{number}")).exists():
+        number += 1
+    first, last = next(iter(stages)), next(reversed(stages))
+    preset = load_config(options.config)
+    settings = options_text({name: ours for name, (ours, _) in differences(options.settings, preset).items()})
+    commands = [f"{command} --config {options.config} --run-dir {new} {settings}" for command in stages.values()]
+    common = f"RUN_DIR={new} ARGS={shlex.quote(settings)}"
+    if options.config != "reviews":
+        common = f"CONFIG={options.config} {common}"
+    make = [f"make {MAKE_TARGETS[last]} {common}"]  # also runs the stages before the last
+    if first != "sft":
+        commands[0] += f" --init-from {folder}"
+        make = [f"make {MAKE_TARGETS[first]} INIT_FROM={folder} {common}", *(make if last != first else [])]
+    return "\n".join(f"  {command}" for command in (*commands, "or", *make))
 
 
 def _config_argument(arguments: Sequence[str]) -> str:
-    # Needed before the rest can be parsed: the other options' defaults come from it.
-    name = "reviews"
-    for index, argument in enumerate(arguments):
-        if argument == "--config":
-            if index + 1 == len(arguments):
-                raise ValueError("--config needs the name of a preset or of a file")
-            name = arguments[index + 1]
-        elif argument.startswith("--config="):
-            name = argument.removeprefix("--config=")
+    """The value of --config, which determines the defaults of the other options and so has to be read before them."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    parser.add_argument("--config", nargs="?", default="reviews")
+    name = parser.parse_known_args(arguments)[0].config
+    if name is None:
+        raise ValueError("--config needs the name of a preset or the path of a YAML file")
     return name

@@ -1,16 +1,18 @@
-"""The result of a run, as text."""
+"""The results of a finished run, as files and as text."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
-from minippo.evaluation import Answer
+from minippo.evaluation import Answer, Evaluator
 from minippo.runs.run import Run
+from minippo.storage import write_text
 
 TITLES = {
-    "score": "score, trained for",
+    "score": "score (trained on)",
     "gold_score": "gold score",
     "gold": "judged positive",
     "kl": "KL to the reference, nats",
@@ -21,16 +23,31 @@ TITLES = {
 }
 
 
+def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> None:
+    """Write each prompt with both answers, the reference's ("before") and the policy's ("after"), to answers.jsonl."""
+    rows = [
+        {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
+        for query, b, a in zip(evaluator.queries, evaluator.reference_answers, answers, strict=True)
+    ]
+    write_text(run.folder / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+
+
+def read_answers(run: Run) -> list[dict[str, Any]]:
+    """The rows of a finished run's answers.jsonl."""
+    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines(), which splits at U+2028 too
+        return [json.loads(line) for line in file]
+
+
 def table(before: dict[str, float], after: dict[str, float]) -> str:
-    """Both sets of figures side by side, as Markdown that reads well in a terminal too."""
+    """Metrics before and after PPO, as Markdown that is readable in a terminal."""
     lines = [f"| {'':26} | {'before':>8} | {'after':>8} |", f"| {'-' * 26} | {'-' * 8} | {'-' * 8} |"]
     lines += [f"| {title:26} | {before[k]:8.3f} | {after[k]:8.3f} |" for k, title in TITLES.items() if k in after]
     return "\n".join(lines)
 
 
 def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) -> str:
-    """The first `count` prompts with both answers, Markdown."""
-    newline = "\n> "  # every line of a prompt is quoted
+    """The first `count` prompts with both answers, as Markdown."""
+    newline = "\n> "  # quotes every line of a prompt
     blocks = [
         f"> {a.prompt.replace(chr(10), newline)}\n\n"
         f"- before ({b.score:+.2f}): {b.response.strip()}\n"
@@ -40,27 +57,34 @@ def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) 
     return "\n\n".join(blocks)
 
 
-def answered(run: Run) -> list[dict[str, Any]]:
-    """The rows of a finished run's `answers.jsonl`."""
-    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines: it splits at U+2028 as well
-        return [json.loads(line) for line in file]
+def reward_model_line(run: Run) -> str:
+    """Held-out accuracy of the run's reward model, the best possible one if the corpus defines it, and calibration."""
+    summary = run.summary()
+    names = {"held-out accuracy": "rm_accuracy", "best possible": "rm_accuracy_limit"}
+    names["calibration error"] = "rm_calibration_error"
+    values = {name: summary.get(key) for name, key in names.items()}
+    return "reward model: " + ", ".join(f"{name} {x:.3f}" for name, x in values.items() if x is not None)
 
 
-def report(run: Run) -> str:
-    """The result of a finished run, as Markdown: the table, then prompts with both answers."""
-    summary, rows = run.summary(), answered(run)
+def language_model_line(run: Run) -> str:
+    """Held-out losses of the two language models of stage 1."""
+    losses = {name: run.summary().get(f"sft_{name}_loss") for name in ("policy", "reward")}
+    trained = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
+    return f"language models: held-out loss {', '.join(trained)} nats per token" if trained else "nothing to train"
+
+
+def run_report(run: Run) -> str:
+    """The result of a finished run as Markdown: a table, then prompts with both answers."""
+    summary, rows = run.summary(), read_answers(run)
     before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
-    function = run.config.ppo.scorer
-    scored_by = f"scores: {function}" if function else f"reward model: held-out accuracy {summary['rm_accuracy']:.3f}"
-    if not function and summary.get("rm_accuracy_limit") is not None:
-        scored_by += f", best possible {summary['rm_accuracy_limit']:.3f}"
-    judged = "the gold score" if "gold_after" in summary else function or "the reward model"
-    wins = f"wins against the reference's answer, by {judged}: {summary['win_rate']:.3f}"
+    scorer = run.config.ppo.scorer
+    judge = "the gold score" if "gold_after" in summary else scorer or "the reward model"
+    wins = f"wins against the reference's answer, by {judge}: {summary['win_rate']:.3f}"
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["stage_seconds"].items())
     return "\n\n".join(
         [
             f"{run.folder}: {len(rows)} held-out prompts ({seconds})",
-            scored_by + "\n" + wins,
+            (f"scores: {scorer}" if scorer else reward_model_line(run)) + "\n" + wins,
             table(summary["before"], summary["after"]),
             side_by_side(before, after, run.config.eval.samples),
         ]

@@ -16,14 +16,14 @@ from typing import Any
 import torch
 
 from minippo.config import Config
-from minippo.runs.options import Options
+from minippo.runs.options import Options, new_run_commands
 from minippo.runs.presets import differences, dump_config, load_config
 from minippo.storage import publish_folder, write_text
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
 # The stages in their order, the sections of the configuration that shape each, and the command that runs it.
 STAGES = {
-    "sft": (("data", "model", "sft", "seed"), "python -m minippo.sft"),
+    "sft": (("data", "model", "sft", "seed"), "python -m minippo sft"),
     "rm": (("rm",), "python train_rm.py"),
     "ppo": (("ppo", "eval"), "python train_ppo.py"),
 }
@@ -50,6 +50,8 @@ class Run:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda, but PyTorch sees no GPU here")
         self.folder, self.config, self.source = folder, config, source
+        self.position = ""
+        """Where training is, for error messages."""
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
     def stage(self, name: str) -> Path:
@@ -63,6 +65,14 @@ class Run:
     def is_finished(self, stage: str) -> bool:
         """Whether the stage has been run to its end."""
         return self.stage(stage).is_dir()
+
+    def require_finished(self, stage: str) -> None:
+        """Raise ValueError, with the command that runs the stage, unless it is finished."""
+        if not self.is_finished(stage):
+            raise ValueError(
+                f"{self.folder} has no finished {stage}/: train the {NAMES[stage]} first ({STAGES[stage][1]} "
+                f"--config {self.folder / 'config.yaml'} --run-dir {self.folder})"
+            )
 
     def begin(self, stage: str) -> Path:
         """Write the settings, take over the stages of the source, and return the folder for this stage to write into.
@@ -146,7 +156,7 @@ def open_run(options: Options, stage: str) -> Run:
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} has files but no config.yaml, so it is no run; choose another --run-dir")
     if (folder / "config.yaml").is_file():
-        _same_run(folder, config, stage)
+        _same_run(options, config, stage)
     own = [name for name in earlier if (folder / name).is_dir()]
     run = Run(folder, config, options.device, source)
     if source is not None and own and own != earlier and run.summary().get("init_from") != str(source):
@@ -167,20 +177,29 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     return Run(folder, load_config(str(folder / "config.yaml")), device)
 
 
-def _same_run(folder: Path, config: Config, stage: str) -> None:
-    """Raise ValueError unless the folder's finished stages, and the one to run, were made with these settings."""
+def _same_run(options: Options, config: Config, stage: str) -> None:
+    """Raise ValueError if a stage in the folder, finished or not, was trained with other settings."""
+    folder, stages = options.run_folder, list(STAGES)
     stored = load_config(str(folder / "config.yaml"))
-    begun = [name for name in STAGES if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
-    sections = {section for name in begun for section in STAGES[name][0]}
-    changed = [
-        f"{name} is {theirs}, now {ours}"
+    begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
+    stage_of = {section: name for name in begun for section in STAGES[name][0]}
+    if "rm" in begun:
+        stage_of |= dict.fromkeys(SAMPLING, "rm")
+    changed = {
+        name: (stage_of.get(name) or stage_of[name.partition(".")[0]], f"{name} is {theirs}, now {ours}")
         for name, (ours, theirs) in differences(config, stored).items()
-        if name not in LOCATIONS and (name.split(".")[0] in sections or ("rm" in begun and name in SAMPLING))
-    ]
+        if name not in LOCATIONS and (name in stage_of or name.partition(".")[0] in stage_of)
+    }
     if changed:
+        first = min(stages.index(name) for name, _ in changed.values())
+        last = max(stages.index(name) for name in (*begun, stage))
+        commands = new_run_commands(options, {name: STAGES[name][1] for name in stages[first : last + 1]})
+        sentences = [sentence for _, sentence in changed.values()]
+        listed = "; ".join([*sentences[:3], *(["and more"] if sentences[3:] else [])])
         raise ValueError(
-            f"{folder} holds another run: {'; '.join(changed[:3])}{'; and more' if changed[3:] else ''}. Choose "
-            f"another --run-dir, or go on with its settings (--config {folder / 'config.yaml'} --run-dir {folder})"
+            f"{folder} was trained with other settings: {listed}. To train with the new settings elsewhere:\n\n"
+            f"{commands}\n\n"
+            f"To continue with the old settings, use --config {folder / 'config.yaml'} --run-dir {folder}."
         )
 
 

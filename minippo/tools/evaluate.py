@@ -1,4 +1,7 @@
-"""Evaluate a finished run again."""
+"""Answer the held-out prompts of a finished run again, and print the result.
+
+python -m minippo evaluate --run-dir runs/reviews
+"""
 
 from __future__ import annotations
 
@@ -7,41 +10,48 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
-
 from minippo.data import judge_of
-from minippo.evaluation import final_evaluation
-from minippo.runs import answered, broken_run_exits, command_line, load_run, report, scorer_of, wrong_input_exits
+from minippo.evaluation import Evaluator
+from minippo.runs import (
+    Argument,
+    broken_run_exits,
+    command_line,
+    load_environment,
+    load_policy,
+    load_run,
+    output_of_any_text,
+    read_answers,
+    run_report,
+    write_answers,
+    wrong_input_exits,
+)
 from minippo.storage import write_text
-from minippo.weights import load_actor_critic
 
 
 @dataclass(frozen=True)
 class EvaluateOptions:
     """Evaluate a finished run again and print the result."""
 
-    run_dir: Annotated[Path, tyro.conf.arg(aliases=["--run"])] = Path("runs/reviews")
+    run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
     """Folder of the run."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where to compute."""
 
 
 def main() -> None:
-    """`python -m minippo.evaluate --run-dir RUN`."""
+    """`python -m minippo evaluate --run-dir RUN`."""
     options = command_line(EvaluateOptions, __doc__)
     with wrong_input_exits():
         run = load_run(options.run_dir, options.device)
-        if not run.is_finished("ppo"):
-            raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
-        tokenizer, _ = run.tokenizers()
-        scorer = scorer_of(run)
-        queries = [row["query"] for row in answered(run)]  # so it needs no data, wherever it has been moved
-    policy = load_actor_critic(run.stage("ppo") / "policy").to(run.device)
-    reference = load_actor_critic(run.stage("sft") / "policy").to(run.device)
-    with broken_run_exits():
-        found = final_evaluation(run, policy, reference, scorer, tokenizer, queries, judge_of(run.config))
-    write_text(run.folder / "summary.json", json.dumps(run.summary() | found, indent=2) + "\n")
-    print(report(run))
+        run.require_finished("ppo")
+        env = load_environment(run)
+        queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
+    with output_of_any_text(), broken_run_exits():
+        evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
+        answers = evaluator.answer(load_policy(run, "ppo"))
+        write_answers(run, evaluator, answers)
+        write_text(run.folder / "summary.json", json.dumps(run.summary() | evaluator.summary(answers), indent=2) + "\n")
+        print(run_report(run))
 
 
 if __name__ == "__main__":

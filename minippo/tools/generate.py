@@ -1,23 +1,32 @@
-"""Let a trained policy answer: `python -m minippo.generate --run runs/reviews --prompt "A drama about a shy boxer."`
+"""Print responses of a trained policy, token by token.
 
-Without `--prompt` it asks for prompts, one a line.
+python -m minippo generate --run runs/reviews --prompt "A drama about a shy boxer."
+
+Without --prompt it reads prompts from the terminal, one per line.
 """
 
 from __future__ import annotations
 
-import math
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
 
-import tyro
 from torch import Tensor
 
+from minippo.config import Bounds, Count, CountOrZero, Seed
 from minippo.heads import ActorCritic
 from minippo.masking import pad
-from minippo.runs import MAX_SEED, Run, broken_run_exits, command_line, load_run, output_of_any_text, wrong_input_exits
+from minippo.runs import (
+    Argument,
+    Run,
+    broken_run_exits,
+    command_line,
+    load_run,
+    output_of_any_text,
+    wrong_input_exits,
+)
 from minippo.sampling import generate
 from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
@@ -26,54 +35,54 @@ from minippo.weights import load_actor_critic
 
 @dataclass(frozen=True)
 class GenerateOptions:
-    """Answers of a run's policy, token by token."""
+    """Options of `generate`."""
 
-    run: Annotated[Path, tyro.conf.arg(aliases=["--run-dir"])]
-    """Folder of the run."""
+    run: Annotated[Path, Argument(alias="--run-dir")]
+    """Run directory."""
     prompt: tuple[str, ...] = ()
-    """What to answer, one or more; without any, prompts are read from the terminal."""
+    """One or more prompts. Without any, prompts are read from the terminal."""
     reference: bool = False
-    """Show the reference policy's answers too."""
-    n: int = 1
-    """Answers to each prompt."""
-    max_new_tokens: int | None = None
-    """The most tokens of an answer; by default the run's data.response_length."""
-    temperature: float | None = None
-    """By default the run's ppo.temperature; 0 always takes the likeliest token."""
-    top_k: int = 0
-    """Draw from the k likeliest tokens only; 0: from all."""
-    top_p: float = 1.0
-    """Draw from the likeliest tokens that together have this probability."""
-    seed: int = 1
-    """Determines the draws."""
+    """Also print the responses of the reference policy."""
+    n: Count = 1
+    """Number of responses per prompt."""
+    max_new_tokens: Annotated[int | None, Bounds(1)] = None
+    """Maximum response length in tokens. None: the run's data.response_length."""
+    temperature: Annotated[float | None, Bounds(0)] = None
+    """Sampling temperature. 0 always takes the most likely token. None: the run's ppo.temperature."""
+    top_k: CountOrZero = 0
+    """Sample only from the k most likely tokens. 0: from all tokens."""
+    top_p: Annotated[float, Bounds(0, 1)] = 1.0
+    """Sample only from the most likely tokens whose probabilities add up to p. 1: from all tokens."""
+    seed: Seed = 1
+    """Random seed of the samples."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on. "auto" uses a GPU if there is one."""
 
 
 @dataclass
 class Stream:
-    """Ids one after the other -> text as far as it is certain: the bytes of a character that is not whole wait."""
+    """Decodes ids one by one. The bytes of an incomplete character are held back until it is complete."""
 
     tokenizer: Tokenizer
     ids: list[int] = field(default_factory=list)
-    shown: int = 0
+    num_shown: int = 0
 
     def push(self, token: int) -> str:
-        """The text that `token` adds."""
+        """The text that `token` completes."""
         self.ids.append(token)
         return self._new(self.tokenizer.decode(self.ids).rstrip("\ufffd"))
 
     def rest(self) -> str:
-        """What still waits at the end."""
+        """The text held back at the end of the response."""
         return self._new(self.tokenizer.decode(self.ids))
 
     def _new(self, text: str) -> str:
-        new, self.shown = text[self.shown :], max(self.shown, len(text))
+        new, self.num_shown = text[self.num_shown :], max(self.num_shown, len(text))
         return new
 
 
-def stream_answer(model: ActorCritic, query: list[int], run: Run, options: GenerateOptions, number: int) -> None:
-    """Print answer `number` to `query` while it is sampled."""
+def stream_response(model: ActorCritic, query: list[int], run: Run, options: GenerateOptions, number: int) -> None:
+    """Sample response `number` to `query` and print it as it grows."""
     tokenizer, _ = run.tokenizers()
     config, stream = run.config.ppo, Stream(tokenizer)
     eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
@@ -83,7 +92,7 @@ def stream_answer(model: ActorCritic, query: list[int], run: Run, options: Gener
 
     queries, query_mask = (tensor.to(run.device) for tensor in pad([query], tokenizer.pad_id, "left"))
     generate(
-        model,
+        model.gpt,
         queries,
         query_mask,
         max_new_tokens=max_new_tokens(run, options),
@@ -101,83 +110,82 @@ def stream_answer(model: ActorCritic, query: list[int], run: Run, options: Gener
 
 
 def max_new_tokens(run: Run, options: GenerateOptions) -> int:
-    """The most tokens of an answer."""
+    """Maximum response length in tokens."""
     return run.config.data.response_length if options.max_new_tokens is None else options.max_new_tokens
 
 
 def query_of(prompt: str, model: ActorCritic, run: Run, options: GenerateOptions) -> list[int]:
-    """The ids of `prompt`. Raises ValueError where it is empty, or too long to be answered within the context."""
+    """The ids of `prompt`. Raises ValueError if it is empty or leaves too little of the context for the response."""
     ids = run.tokenizers()[0].encode(prompt)
-    room = model.gpt.config.context - max_new_tokens(run, options)
+    context, num_new = model.gpt.config.context, max_new_tokens(run, options)
     if not ids:
         raise ValueError("the prompt is empty")
-    if len(ids) > room:
+    if len(ids) + num_new > context:
         raise ValueError(
-            f"the prompt has {len(ids)} tokens; beside {max_new_tokens(run, options)} new ones the policy's context of "
-            f"{model.gpt.config.context} holds {max(0, room)}"
+            f"the prompt has {len(ids)} tokens, but with responses of {num_new} tokens (--max-new-tokens) the policy's "
+            f"context of {context} has room for {max(0, context - num_new)}"
         )
     return ids
 
 
 def prompts_from_terminal() -> Iterator[str]:
-    """One prompt a line, until the end of the input; at a terminal until an empty line. Empty ones are passed over."""
+    """Read one prompt per line until the end of the input, or at a terminal until an empty line. Skips empty lines."""
     while True:
-        asked = sys.stdin.isatty()
-        if asked:
+        interactive = sys.stdin.isatty()
+        if interactive:
             print("> ", end="", flush=True)
         line = sys.stdin.readline()
-        if not line or (asked and line == "\n"):
+        if not line or (interactive and line == "\n"):
             return
         if line != "\n":
             yield line.rstrip("\n")
 
 
 def check(options: GenerateOptions) -> None:
-    """Raise ValueError where an option means nothing."""
-    for name, value, least in (("n", options.n, 1), ("top-k", options.top_k, 0), ("seed", options.seed, 0)):
-        if value < least:
-            raise ValueError(f"{name} must be at least {least}, not {value}")
-    if options.max_new_tokens is not None and options.max_new_tokens < 1:
-        raise ValueError(f"max-new-tokens must be at least 1, not {options.max_new_tokens}")
-    if options.temperature is not None and not 0 <= options.temperature < math.inf:
-        raise ValueError(f"temperature must be 0 or more and finite, not {options.temperature}")
-    if options.seed > MAX_SEED:
-        raise ValueError(f"seed must be at most {MAX_SEED}, not {options.seed}")
-    if not 0 < options.top_p <= 1:
-        raise ValueError(f"top-p must be above 0 and at most 1, not {options.top_p}")
+    """Raise ValueError if the options contradict each other."""
+    if options.top_p == 0:
+        raise ValueError("top-p must be above 0 and at most 1, not 0")
+    if options.n > 1 and (options.temperature == 0 or options.top_k == 1):
+        greedy = "--temperature 0" if options.temperature == 0 else "--top-k 1"
+        raise ValueError(f"{greedy} gives the same response every time, so --n must be 1, not {options.n}")
 
 
-def answer_all(prompts: Iterable[str], models: dict[str, ActorCritic], run: Run, options: GenerateOptions) -> None:
-    """Print the answers of each model to each prompt; what cannot be answered is said, and the next prompt may be."""
+def check_files(run: Run, *names: str) -> None:
+    """Raise ValueError if one of these files is missing from the run directory."""
+    for name in names:
+        if not (run.folder / name).is_file():
+            raise ValueError(f"{run.folder} is not a complete run directory: {name} is missing")
+
+
+def print_responses(prompts: Iterable[str], models: dict[str, ActorCritic], run: Run, options: GenerateOptions) -> None:
+    """Print the responses of each model to each prompt. A prompt that cannot be used is reported and skipped."""
     for prompt in prompts:
         try:
             query = query_of(prompt, models["policy"], run, options)
-        except ValueError as error:  # in a conversation the next line may be better
+        except ValueError as error:  # at the terminal, the next prompt may be fine
             print(f"error: {error}", file=sys.stderr)
             continue
         for number in range(options.n):
             for name, model in models.items():
                 label = f"{name} {number + 1}" if options.n > 1 else name
                 print(f"[{label}] {prompt}", end="", flush=True)
-                stream_answer(model, query, run, options, number)
+                stream_response(model, query, run, options, number)
 
 
 def main() -> None:
-    """`python -m minippo.generate --run RUN`."""
+    """`python -m minippo generate --run RUN`."""
     options = command_line(GenerateOptions, __doc__)
     with wrong_input_exits():
         check(options)
         run = load_run(options.run, options.device)
+        stages = {"policy": "ppo", "reference": "sft"} if options.reference else {"policy": "ppo"}
         if not run.is_finished("ppo"):
             raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
-        models = {"policy": load_actor_critic(run.stage("ppo") / "policy").to(run.device).eval()}
-        if options.reference:
-            models["reference"] = load_actor_critic(run.stage("sft") / "policy").to(run.device).eval()
-        for prompt in options.prompt:  # all of them before the first is answered
+        check_files(run, "tokenizers/policy.tiktoken", *(f"{stage}/policy/config.json" for stage in stages.values()))
+        models = {
+            name: load_actor_critic(run.stage(stage) / "policy").to(run.device).eval() for name, stage in stages.items()
+        }
+        for prompt in options.prompt:  # check all prompts before sampling
             query_of(prompt, models["policy"], run, options)
     with output_of_any_text(), broken_run_exits():
-        answer_all(options.prompt or prompts_from_terminal(), models, run, options)
-
-
-if __name__ == "__main__":
-    main()
+        print_responses(options.prompt or prompts_from_terminal(), models, run, options)

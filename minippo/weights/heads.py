@@ -1,4 +1,4 @@
-"""Models with heads, saved and loaded."""
+"""Load and save models with heads."""
 
 from __future__ import annotations
 
@@ -6,32 +6,39 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
 from minippo.heads import ActorCritic, RewardModel
+from minippo.weights.format import save_tensors
 from minippo.weights.pretrained import load_pretrained, load_score_head, save_pretrained
 
 PUBLIC = ("gpt.", "score_head.")
-"""The parts of a model that the public files hold."""
+"""The parts of a model that `save_pretrained` writes."""
 
 
 def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
-    """What the public format can say in its files, what `model` has besides in `heads.safetensors`."""
+    """Write the files of `save_pretrained`, and what they do not store in `heads.safetensors`."""
     save_pretrained(model, folder)
     heads = {key: value for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
-    save_file({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
+    save_tensors({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
 
 
 def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
-    """A policy and its critic; from a folder without heads, a critic of the kind `value_head` that starts at 0."""
+    """A policy and its critic. If the folder has no heads, the critic is of the kind `value_head` and returns 0."""
     heads = folder / "heads.safetensors"
     if heads.is_file():
         value_head = "mlp" if "value_head.2.weight" in load_file(heads) else "linear"
     return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
 
 
+def load_weights(model: ActorCritic, folder: Path) -> None:
+    """Load the weights of `folder` into `model` in place, so that an optimizer keeps its parameters."""
+    model.gpt.load_state_dict(load_pretrained(folder).state_dict())
+    _with_heads(model, folder)
+
+
 def load_reward_model(folder: Path) -> RewardModel:
-    """A reward model with its gain and bias; from a folder without heads, with a gain of 1 and a bias of 0."""
+    """A reward model with its gain and bias. If the folder has no heads, the gain is 1 and the bias 0."""
     model = RewardModel(load_pretrained(folder))
     with torch.no_grad():
         model.score_head.weight.copy_(load_score_head(folder))
@@ -43,5 +50,5 @@ def _with_heads(model: Any, folder: Path) -> Any:
         missing, unexpected = model.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
         missing = [key for key in missing if not key.startswith(PUBLIC)]
         if missing or unexpected:
-            raise ValueError(f"{folder}/heads.safetensors lacks {missing} and has {unexpected} too many")
+            raise ValueError(f"{folder}/heads.safetensors lacks {missing} and has the unknown tensors {unexpected}")
     return model

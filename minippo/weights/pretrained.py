@@ -1,4 +1,8 @@
-"""Public weights in and out: GPT-2 and OPT, from a folder or the hub, in the format that other tools read."""
+"""Load and save transformers: GPT-2 and OPT, from a folder or the hub, in the format that other tools read.
+
+A model whose architecture has been changed in `model.py` is saved in a native format instead: config.json holds the
+fields of its `GPTConfig` and model.safetensors the tensors under their own names.
+"""
 
 from __future__ import annotations
 
@@ -7,130 +11,186 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.storage import read_object
-from minippo.weights.families import FAMILIES, from_public, tensor_names, to_public
+from minippo.weights.architecture import computes_the_same, empty_model, own_tensors, some_of, unsupported
+from minippo.weights.config_json import NATIVE, from_native, from_public, to_native, to_public
+from minippo.weights.families import FAMILIES, TensorNames, tensor_names
+from minippo.weights.format import FileFormat, file_format, save_tensors, set_file_format
 from minippo.weights.shards import StoredTensors, find_config, finder
 
 SCORE_HEAD = "score.weight"
-"""What both families call the head of a model with one score."""
+"""Both families' name for the head of a model with one score."""
 
 
-class _NoInitialisation(TorchFunctionMode):
-    """Leave new tensors as they are. (Random numbers on "meta" would import PyTorch's compiler, for seconds.)"""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
+def _read_config(name_or_path: str | Path) -> tuple[GPTConfig, FileFormat | None]:
+    """The architecture of a stored model and its public format, None if it is native."""
+    public = read_object(find_config(finder(name_or_path), name_or_path))
+    if public.get("model_type") == NATIVE:
+        return from_native(public, str(name_or_path)), None
+    return from_public(public, str(name_or_path))
 
 
 def pretrained_config(name_or_path: str | Path) -> GPTConfig:
-    """The sizes of public weights; of a model on the hub nothing but its config.json is fetched.
+    """The architecture of stored weights. From the hub, only config.json is downloaded.
 
-    Raises FileNotFoundError where there is none, and ValueError for a model that this transformer cannot be.
+    Raises FileNotFoundError if it is missing, and ValueError if `model.py` does not implement the architecture.
     """
-    path = find_config(finder(name_or_path), name_or_path)
-    return from_public(read_object(path), str(name_or_path))
+    return _read_config(name_or_path)[0]
 
 
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
-    """A GPT-2 or a pre-norm OPT, by its name on the hub ("gpt2-medium", "facebook/opt-125m", ...) or from a folder.
+    """Load a GPT-2 or a pre-norm OPT by its name on the hub ("gpt2-medium", "facebook/opt-125m", ...) or from a folder.
 
-    Its files are config.json and model.safetensors or else pytorch_model.bin, either also in pieces with an index.
+    Reads config.json and model.safetensors, or else pytorch_model.bin; both may be split into shards with an index.
 
-    The files are mapped and copied tensor by tensor, so that at no time more memory is used than by the result, or by
-    the file where that is larger, and a tenth. Raises FileNotFoundError where a file is missing, and ValueError for a
-    model that this transformer cannot be, for missing tensors, for tensors of the transformer that would go unread, for
-    NaN and infinite weights, and for files that hold something else.
+    The files are mapped and copied tensor by tensor, so that the peak memory is that of the result, or of the file if
+    that is larger, plus a tenth. Raises FileNotFoundError if a file is missing, and ValueError for an architecture that
+    `model.py` does not implement, missing tensors, unused tensors of the transformer, NaN or infinite weights, and
+    files of another kind.
     """
-    config = pretrained_config(name_or_path)
-    stored = _stored(name_or_path, config)
-    _check_all_is_read(stored, config)
+    config, form = _read_config(name_or_path)
+    gpt = empty_model(config, dtype)
+    with torch.no_grad():
+        if form is None:
+            _fill_from_native(gpt, name_or_path)
+        else:
+            _require_public(gpt, form, f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and")
+            _fill_from_public(gpt, form, name_or_path)
+    return gpt
+
+
+def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> None:
+    stored, all_names = _stored(name_or_path, form), tensor_names(form.family, gpt.config.layers)
+    _check_all_is_read(stored, all_names, form, gpt.config)
     if "lm_head.weight" in stored:
-        name = tensor_names(config)[0].public[0]
+        name = all_names[0].public[0]
         if not torch.equal(stored[name], stored["lm_head.weight"]):
-            raise ValueError(f"{stored.source}: the output embedding is not the input embedding, as it is here")
-    with torch.device("meta"), _NoInitialisation():  # neither memory nor time for what is overwritten at once
-        gpt = GPT(config)
-    ours = {name: torch.empty(tensor.shape, dtype=dtype) for name, tensor in gpt.state_dict().items()}
-    for names in tensor_names(config):
-        targets = [ours[name] for name in names.ours]
-        # One public tensor fills all of these; of several, each fills its part of the one there is.
+            raise ValueError(f"{stored.source}: output and input embedding differ, but must be the same")
+    own = own_tensors(gpt)  # they share the memory of the model, so that filling them fills the model
+    if form.family == "opt":
+        own["unread_positions"] = torch.zeros_like(own["position_embedding.weight"][:2])
+    for names in all_names:
+        targets = [own[name] for name in names.ours]
+        # One public tensor fills several of ours (OPT's positions), or several fill one (OPT's queries, keys, values).
         filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
         for name, into in zip(names.public, filled, strict=True):
             rows = stored[name].t() if names.transposed else stored[name]
             expected = (sum(map(len, into)), *into[0].shape[1:])
             if rows.shape != expected:
                 raise ValueError(
-                    f"{stored.source}: by its config.json {name!r} should have the shape {expected}, "
+                    f"{stored.source}: according to config.json, {name!r} should have the shape {expected}, "
                     f"not {tuple(rows.shape)}{' (transposed)' if names.transposed else ''}"
                 )
             for target, part in zip(into, rows.split([len(target) for target in into]), strict=True):
                 target.copy_(part)
-    gpt.load_state_dict(ours, assign=True)
-    gpt.set_ids()  # puts the one buffer that is in no file where the weights are
-    return gpt
+    set_file_format(gpt, **(vars(form) | {"unread_positions": own.get("unread_positions")}))
 
 
-def _check_all_is_read(stored: StoredTensors, config: GPTConfig) -> None:
-    """Raise ValueError where the transformer has further tensors, as those of further blocks. Heads may have any."""
-    read = {name for names in tensor_names(config) for name in names.public}
-    roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[config.family].no_weights
+def _check_all_is_read(
+    stored: StoredTensors, all_names: list[TensorNames], form: FileFormat, config: GPTConfig
+) -> None:
+    """Raise ValueError if the file has tensors that our transformer lacks, such as further blocks.
+
+    It may have any heads.
+    """
+    read = {name for names in all_names for name in names.public}
+    roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[form.family].no_weights
     further = [name for name in stored if name.split(".")[0] in roots and name not in read]
     unread = [name for name in further if not name.endswith(no_weights)]
     if unread:
         raise ValueError(
-            f"{stored.source}: by its config.json, with {config.layers} blocks, {len(unread)} of its tensors would go "
-            f"unread ({unread[0]!r})"
+            f"{stored.source} has tensors that the model of its config.json, with {config.layers} blocks, does not "
+            f"use: {some_of(unread)}"
         )
 
 
+def _fill_from_native(gpt: GPT, name_or_path: str | Path) -> None:
+    stored, own, parameters = _stored(name_or_path, None), own_tensors(gpt), dict(gpt.named_parameters())
+    missing = [name for name in own if name not in stored]
+    unread = [name for name in stored if name not in own and name != SCORE_HEAD]
+    other = [name for name in own if name in stored and stored.read(name).shape != own[name].shape]
+    for names, problem in ((missing, "lacks"), (unread, "has the unknown tensors"), (other, "has another shape for")):
+        if names:
+            raise ValueError(f"{stored.source} was saved with another minippo/model.py: it {problem} {some_of(names)}")
+    for name, target in own.items():
+        # A buffer may be infinite, such as a causal mask.
+        target.copy_(stored[name] if name in parameters else stored.read(name))
+
+
+def _stored(name_or_path: str | Path, form: FileFormat | None) -> StoredTensors:
+    return StoredTensors(finder(name_or_path), name_or_path, FAMILIES[form.family].prefix if form else "")
+
+
 def load_score_head(folder: str | Path) -> Tensor:
-    """The head of a model with one score, (1, C). Raises ValueError where the folder's model has none."""
-    return _stored(folder, pretrained_config(folder))[SCORE_HEAD].float()
+    """The head of a model with one score, (1, C). Raises ValueError if the model has none."""
+    return _stored(folder, _read_config(folder)[1])[SCORE_HEAD].float()
 
 
-def _stored(name_or_path: str | Path, config: GPTConfig) -> StoredTensors:
-    return StoredTensors(finder(name_or_path), name_or_path, FAMILIES[config.family].prefix)
+# ---------------------------------------------------------------------------------------------- saving
 
 
 def save_pretrained(model: nn.Module, folder: str | Path) -> None:
-    """Write config.json and model.safetensors as `transformers` loads them.
+    """Write config.json and model.safetensors in the format that `transformers` loads, or natively if `model.py` has
+    been changed so that the format cannot express the model.
 
     A `GPT`, or the transformer of an `ActorCritic`, becomes a language model. A `RewardModel` becomes a classifier with
-    one label, whose logit is the raw score, before gain and bias. Value head, gain and bias have no place in these
-    files; a checkpoint keeps them beside.
+    one label, whose logit is the raw score, before gain and bias. These files do not store value head, gain and bias;
+    `save_model` does.
     """
-    gpt = getattr(model, "gpt", model)
-    family, folder = FAMILIES[gpt.config.family], Path(folder)
-    weights = gpt.state_dict()
-    stored: dict[str, Tensor] = {}
-    for names in tensor_names(gpt.config):
-        parts = [weights[name].cpu() for name in names.ours]
+    gpt, folder = getattr(model, "gpt", model), Path(folder)
+    form = file_format(gpt)
+    native = bool(unsupported(gpt, form.family))
+    tensors = {name: tensor.cpu().contiguous() for name, tensor in own_tensors(gpt).items()}
+    tensors = tensors if native else _public_tensors(tensors, form, gpt.config)
+    config = to_native(gpt.config) if native else to_public(gpt.config, form)
+    if isinstance(model, RewardModel):
+        tensors[SCORE_HEAD] = model.score_head.weight.detach().cpu()
+        if not native:
+            config |= _classifier(config, FAMILIES[form.family].classifier)
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    save_tensors(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def check_exportable(name_or_path: str | Path) -> None:
+    """Raise ValueError if the stored model cannot be written in a public format. Reads no weights."""
+    config, form = _read_config(name_or_path)
+    _require_public(empty_model(config), form or FileFormat(), f"{name_or_path} cannot be exported:")
+    if not computes_the_same():
+        raise ValueError(
+            f"{name_or_path} cannot be exported: minippo/model.py has been changed and computes something else than a "
+            "public model with the same parameters"
+        )
+
+
+def _require_public(gpt: GPT, form: FileFormat, refusal: str) -> None:
+    if reasons := unsupported(gpt, form.family):
+        raise ValueError(f"{refusal} the public format {form.family!r} cannot express the model: {'; '.join(reasons)}")
+
+
+def _public_tensors(weights: dict[str, Tensor], form: FileFormat, config: GPTConfig) -> dict[str, Tensor]:
+    """Our tensors, split, transposed and named as in the family's files."""
+    positions = weights["position_embedding.weight"]
+    unread = torch.zeros(2, config.channels) if form.unread_positions is None else form.unread_positions
+    weights = weights | {"unread_positions": unread.to("cpu", positions.dtype)}
+    family, public = FAMILIES[form.family], {}
+    for names in tensor_names(form.family, config.layers):
+        parts = [weights[name] for name in names.ours]
         rows = parts[0] if len(parts) == 1 else torch.cat(parts)
         for name, part in zip(names.public, rows.chunk(len(names.public)), strict=True):
-            stored[family.prefix + name] = (part.t() if names.transposed else part).contiguous()
-    public = to_public(gpt.config)
-    if isinstance(model, RewardModel):
-        stored[SCORE_HEAD] = model.score_head.weight.detach().cpu()
-        public |= _classifier(public, family.classifier)
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(public, indent=2) + "\n", encoding="utf-8")
-    save_file(stored, folder / "model.safetensors", metadata={"format": "pt"})
+            public[family.prefix + name] = (part.t() if names.transposed else part).contiguous()
+    return public
 
 
 def _classifier(public: dict[str, Any], architecture: str) -> dict[str, Any]:
-    """What config.json says of a model with one score.
+    """The keys of config.json for a model with one score.
 
-    `transformers` finds the last token of a row as the last one that is not `pad_token_id`. Rows end in end-of-text, so
-    that must not be the pad; any other id will do, even one that a text has, for it never stands last.
+    `transformers` takes the last token that is not `pad_token_id` for the last token of a row. Rows end in end-of-text,
+    so that must not be the pad. Any other id will do, even one that occurs in texts: it is never the last token.
     """
     eos_id, pad_id = public["eos_token_id"], public["pad_token_id"]
     return {

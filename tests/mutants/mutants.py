@@ -82,16 +82,17 @@ MUTANTS = [
     Mutant("minippo/model.py", "causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen)", "causal = torch.ones(T, seen + T, dtype=torch.bool, device=device).tril(seen + 1)", covering("model")),  # sees the future
     Mutant("minippo/model.py", "return F.pad(attention_mask[:, :-1], (0, 1), value=True)[:, None, None, :]", "return torch.ones_like(attention_mask)[:, None, None, :]", covering("model")),  # pads attended to
     Mutant("minippo/model.py", "        end = self.length + keys.shape[2]\n", "        end = self.length + keys.shape[2]\n        keys = keys * 0.99\n", covering("model")),
-    Mutant("minippo/model.py", "            cache.length += T\n", "            cache.length += 1\n", covering("model")),
+    Mutant("minippo/model.py", "        self.length = end\n", "        self.length += 1\n", covering("model")),
     Mutant("minippo/model.py", "        if seen + T > self.config.context:", "        if seen + T > self.config.context + 1:", covering("model")),  # dies in the embedding
-    Mutant("minippo/model.py", "        if self.config.never_sampled:\n", "        if False:\n", covering("model", "never")),
+    Mutant("minippo/model.py", "        if self.config.suppress_tokens:", "        if False:", covering("model", "never")),
     Mutant("minippo/model.py", "max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min)", "-torch.inf", covering("model", "never")),  # 0 * inf in the entropy
     Mutant("minippo/model.py", "x + self.dropout(self.down(wide))", "self.dropout(self.down(wide))", covering("model")),
+    Mutant("minippo/model.py", "allowed = take(allowed.transpose(1, 2), index).transpose(1, 2)", "allowed = allowed[:, :, -1:]", covering("model", "one_position")),  # sees what comes later
     Mutant("minippo/model.py", 'approximate="tanh"', 'approximate="none"', covering("model")),
-    Mutant("minippo/model.py", "self.keys, self.values = self.keys[:, rows], self.values[:, rows]", "self.keys, self.values = self.keys[:, rows], self.values[:, : len(rows)]", covering("sampling")),
+    Mutant("minippo/model.py", "layer.keys, layer.values = layer.keys[rows], layer.values[rows]", "layer.keys, layer.values = layer.keys[rows], layer.values[: len(rows)]", covering("sampling")),
     # ------------------------------------------------------------------ heads
     Mutant("minippo/heads.py", "        nn.init.zeros_(last.weight)\n", "", covering("heads")),
-    Mutant("minippo/heads.py", "read_at=last_response_index(attention_mask)", "read_at=last_response_index(attention_mask) - 1", covering("heads")),
+    Mutant("minippo/heads.py", "attention_mask, last_response_index(attention_mask))", "attention_mask, last_response_index(attention_mask) - 1)", covering("heads")),
     Mutant("minippo/heads.py", "return self.gain * self.score_head(last_hidden).flatten().float() + self.bias", "return torch.sigmoid(self.score_head(last_hidden).flatten().float())", covering("heads")),  # no scale
     Mutant("minippo/heads.py", "self.bias.sub_(mean).div_(deviation)", "self.bias.sub_(mean)", covering("heads")),
     # ------------------------------------------------------------------ sampling
@@ -166,25 +167,33 @@ MUTANTS = [
     Mutant("minippo/weights/families.py", "(\"self_attn.q_proj\", \"self_attn.k_proj\", \"self_attn.v_proj\")", "(\"self_attn.k_proj\", \"self_attn.q_proj\", \"self_attn.v_proj\")", covering("weights", "transformers")),
     Mutant("minippo/weights/families.py", "TensorNames((\"unread_positions\", \"position_embedding.weight\"), ", "TensorNames((\"position_embedding.weight\", \"unread_positions\"), ", covering("weights", "transformers")),  # no offset
     Mutant("minippo/weights/families.py", "        \"do_layer_norm_before\": ((True,),", "        \"do_layer_norm_before\": ((True, False),", covering("weights", "350m")),
-    Mutant("minippo/weights/families.py", "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", covering("weights", "dropout")),
-    Mutant("minippo/weights/families.py", "never_sampled=tuple(never_sampled)", "never_sampled=()", covering("weights", "bit_equal")),
+    Mutant("minippo/weights/config_json.py", "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", covering("weights", "dropout")),
+    Mutant("minippo/weights/config_json.py", "suppress_tokens=tuple(suppress_tokens)", "suppress_tokens=()", covering("weights", "bit_equal")),
     Mutant("minippo/weights/pretrained.py", "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", covering("weights", "raw_scores")),  # the end is taken for a pad
-    Mutant("minippo/weights/pretrained.py", "            if rows.shape != expected:\n", "            if False:\n", covering("weights", "shape")),  # one row is spread over all
+    Mutant("minippo/weights/pretrained.py", "        if rows.shape != expected:\n", "        if False:\n", covering("weights", "shape")),  # one row is spread over all
     Mutant("minippo/weights/pretrained.py", "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", covering("weights", "output_embedding")),
+    Mutant("minippo/weights/format.py", "    path.chmod(mode)\n", "", covering("format", "permissions")),  # readable by its owner alone
+    Mutant("minippo/weights/pretrained.py", "{\"unread_positions\": own.get(\"unread_positions\")}", "{\"unread_positions\": None}", covering("format")),  # back to zeros
+    Mutant("minippo/weights/pretrained.py", "    native = bool(unsupported(gpt, form.family))\n", "    native = False\n", covering("native")),
+    Mutant("minippo/weights/pretrained.py", "stored[name] if name in parameters else stored.read(name)", "stored.read(name)", covering("native")),  # NaN weights
+    Mutant("minippo/weights/architecture.py", "tensors.setdefault(id(tensor), (name, tensor.detach()))", "tensors.setdefault(name, (name, tensor.detach()))", covering("native")),  # tied weights twice
+    Mutant("minippo/weights/architecture.py", "    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:\n", "    if other := []:\n", covering("native")),
+    Mutant("minippo/weights/architecture.py", "        if not torch.allclose(logits, torch.tensor(expected), rtol=0, atol=1e-4):\n", "        if False:\n", covering("native")),
     Mutant("minippo/weights/shards.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
     Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "other_forms")),
     Mutant("minippo/tools/export.py", "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", covering("export", "classifier")),
-    Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.never_sampled) or None", "\"suppress_tokens\": None", covering("export", "answer")),
+    Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.suppress_tokens) or None", "\"suppress_tokens\": None", covering("export", "answer")),
     Mutant("minippo/tools/export.py", "\"min_new_tokens\": min_new_tokens or None", "\"min_new_tokens\": None", covering("export", "at_least")),
+    Mutant("minippo/tools/export.py", "            check_exportable(model_folder(run, name))\n", "            pass\n", covering("export", "changed")),
     Mutant("minippo/tools/export.py", "        make_folder(options.out)\n", "", covering("export", "cannot_be_written")),
     # ------------------------------------------------------------------ broken public files
     Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "of_use")),  # true passes for 1
     Mutant("minippo/storage.py", "    if key not in holder and NoneType not in kinds:", "    if key not in holder:", covering("tokenizer", "alone_are_enough")),
     Mutant("minippo/storage.py", "(ValueError, RecursionError)", "ValueError", covering("tokenizer", "beside_the_merges")),
-    Mutant("minippo/weights/families.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "of_use")),
-    Mutant("minippo/weights/families.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "of_use")),
-    Mutant("minippo/weights/families.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "of_use")),  # the last row, from behind
-    Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, config)\n", "", covering("weights", "blocks")),  # layers are dropped
+    Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "of_use")),
+    Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "of_use")),
+    Mutant("minippo/weights/config_json.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "of_use")),  # the last row, from behind
+    Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, all_names, form, gpt.config)\n", "", covering("weights", "blocks")),  # layers are dropped
     Mutant("minippo/weights/pretrained.py", " if not name.endswith(no_weights)]", "]", covering("weights", "causal_masks")),
     Mutant("minippo/weights/shards.py", "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", covering("weights", "no_numbers")),
     Mutant("minippo/weights/shards.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "told_apart")),
@@ -241,13 +250,13 @@ MUTANTS = [
     Mutant("minippo/runs/checkpoint.py", "    if rest[\"data\"] != data:\n", "    if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
-    Mutant("minippo/runs/validation.py", "    check_finite(config)\n", "", covering("config", "none")),
+    Mutant("minippo/runs/validation.py", "        if not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "response_uniforms(config.seed, f\"{split} answers\"", "response_uniforms(0, f\"{split} answers\"", covering("evaluate")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", covering("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + covering("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
     Mutant("train_ppo.py", "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", covering("pipeline", "resumed")),
-    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{where}{key} is no field; did you mean {near!r}?\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
-    Mutant("minippo/runs/options.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
+    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
+    Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
     Mutant("minippo/sft.py", "require_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", covering("sft")),

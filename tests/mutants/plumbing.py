@@ -214,16 +214,16 @@ PLUMBING = [
     Mutant("minippo/tools/generate.py", "        stop_ids=stop_ids,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "        top_k=options.top_k,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "\"generate\", 0, [number]", "\"generate\", 0, [0]", OF_COMMANDS),  # n times the same answer
-    Mutant("minippo/tools/generate.py", "run.stage(\"sft\") / \"policy\"", "run.stage(\"ppo\") / \"policy\"", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "\"reference\": \"sft\"}", "\"reference\": \"ppo\"}", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.config.data.response_length if", "64 if", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.tokenizers()[0].encode(prompt)", "run.tokenizers()[1].encode(prompt)", OF_COMMANDS),
     Mutant("minippo/tools/score.py", "[options.prompt] * len(batch)", "[\"\"] * len(batch)", OF_COMMANDS),
     Mutant("minippo/tools/score.py", "line.rstrip(\"\\n\")", "line.strip()", OF_COMMANDS),  # the space before an answer
     # ------------------------------------------------------------------ export.py
-    Mutant("minippo/tools/export.py", "load_actor_critic(run.stage(\"ppo\") / \"policy\")", "load_actor_critic(run.stage(\"sft\") / \"policy\")", OF_EXPORT),
-    Mutant("minippo/tools/export.py", "load_pretrained(run.stage(\"sft\") / \"policy\")", "load_pretrained(run.stage(\"ppo\") / \"policy\")", OF_EXPORT),
+    Mutant("minippo/tools/export.py", "\"policy\": \"ppo\"", "\"policy\": \"sft\"", OF_EXPORT),
+    Mutant("minippo/tools/export.py", "\"reference\": \"sft\"", "\"reference\": \"ppo\"", OF_EXPORT),
     Mutant("minippo/tools/export.py", "reward if name == \"reward_model\" else policy", "policy", OF_EXPORT),
-    Mutant("minippo/tools/export.py", "            save_model(model, folder)\n", "            save_pretrained(model, folder)\n", OF_EXPORT),  # without value head, gain and bias
+    Mutant("minippo/tools/export.py", "                save_model(model, folder)\n", "                save_pretrained(model, folder)\n", OF_EXPORT),  # without value head, gain and bias
     Mutant("minippo/tools/export.py", "tokenizer.end_ids(ppo.stop_token)", "tokenizer.end_ids(\"\")", OF_EXPORT),
     # ------------------------------------------------------------------ metrics.py
     Mutant("minippo/runs/metrics.py", "row[\"stage\"] == stage and row[\"step\"] >= first_step", "row[\"step\"] >= first_step", OF_METRICS),  # other stages' lines go too

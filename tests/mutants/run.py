@@ -24,7 +24,6 @@ import scipy.special
 import scipy.stats  # noqa: F401
 import tiktoken  # noqa: F401
 import transformers  # noqa: F401
-import tyro  # noqa: F401
 
 from tests.mutants.mutants import Mutant
 from tests.mutants.plumbing import EVERY_MUTANT

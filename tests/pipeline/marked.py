@@ -315,15 +315,15 @@ class Record:
 @contextmanager
 def recorded(record: Record) -> Iterator[None]:
     """Watch every forward pass of a transformer, tokenizer training and score normalisation."""
-    hidden, normalise = GPT.hidden, RewardModel.normalise
+    embed, normalise = GPT.embed, RewardModel.normalise
 
-    def watched_hidden(self: GPT, tokens, *args, **kwargs):
+    def watched_embed(self: GPT, tokens, *args, **kwargs):
         cache = next((x for x in (*args, *kwargs.values()) if isinstance(x, KVCache)), None)
         continues = cache is not None and cache.length > 0
-        states = hidden(self, tokens, *args, **kwargs)
+        states, allowed = embed(self, tokens, *args, **kwargs)
         if not continues:
             record.passes.append(Pass(states.requires_grad, CONTEXTS[self.config.context], tokens.tolist()))
-        return states
+        return states, allowed
 
     def watched_normalise(self: RewardModel, scores):
         record.passes.append("normalise")
@@ -336,7 +336,7 @@ def recorded(record: Record) -> Iterator[None]:
         return train_bpe(texts, *args, **kwargs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(GPT, "hidden", watched_hidden)
+        patch.setattr(GPT, "embed", watched_embed)
         patch.setattr(RewardModel, "normalise", watched_normalise)
         replace_everywhere(patch, train_bpe, watched_train_bpe)
         yield

@@ -1,4 +1,5 @@
-"""Every option of `generate`, `score`, `evaluate` and `export`, and of the stages beside their fields, acts.
+"""Every option of the commands has an effect, and so have the stages' options that are not fields of the
+configuration.
 
 The options are those of the dataclasses: a new one without a test in `TESTS` fails.
 """
@@ -19,8 +20,8 @@ from safetensors.torch import load_file, save_file
 
 from minippo import sft
 from minippo.config import Config
-from minippo.runs import Options
-from minippo.tools import evaluate, export, generate, score
+from minippo.runs import Options, read_answers
+from minippo.tools import compare, curves, evaluate, export, generate, score
 from tests.pipeline.recording import Call, recorded
 from tests.pipeline.test_every_field import differences
 from tests.pipeline.tiny_run import STAGES, TinyRun, command, contents, outcome, tokenizers_of
@@ -85,7 +86,7 @@ def test_generate_answers_with_the_policy_and_the_settings_of_the_run(run, other
     for each in (run, other):
         text, (call,) = answers(folder=each.folder)
         said.append(text)
-        assert torch.equal(call.model.gpt.token_embedding.weight, embedding(each.folder / "ppo" / "policy"))
+        assert torch.equal(call.model.token_embedding.weight, embedding(each.folder / "ppo" / "policy"))
         assert call.temperature == each.config.ppo.temperature
         assert call.max_new_tokens == each.config.data.response_length
         assert call.min_new_tokens == each.config.ppo.min_new_tokens
@@ -119,7 +120,7 @@ def test_generate_shows_the_reference_too(run, answers):
     both, (_, call) = answers("--reference")
     assert both.startswith(alone)
     assert both.removeprefix(alone).startswith(f"[reference] {PROMPT}")
-    assert torch.equal(call.model.gpt.token_embedding.weight, embedding(run.folder / "sft" / "policy"))
+    assert torch.equal(call.model.token_embedding.weight, embedding(run.folder / "sft" / "policy"))
 
 
 @shows(generate.GenerateOptions, "n")
@@ -252,7 +253,7 @@ def test_evaluate_answers_anew_with_the_models_that_are_there(run, output, tmp_p
     weights = {name: tensor.flip(0) if "ln_f" in name else tensor for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
     output(evaluate.main, "--run-dir", copied.folder, "--device", "cpu")
-    old, new = (evaluate.answered(load(folder)) for folder in (run.folder, copied.folder))
+    old, new = (read_answers(load(folder)) for folder in (run.folder, copied.folder))
     values = ("response", "score") if model != "rm" else ("score",)
     for side in ("before", "after"):
         for value in values:
@@ -285,6 +286,27 @@ def test_export_takes_the_models_of_this_run_to_this_folder(run, other, output, 
             assert ours.keys() == theirs.keys()
             assert all(torch.equal(ours[key], theirs[key]) for key in ours)
     assert differences(contents(tmp_path / "one"), contents(tmp_path / "two"))
+
+
+# ---------------------------------------------------------------------------------------------- compare, curves
+
+
+@shows(compare.CompareOptions, "runs", "mean")
+def test_compare_prints_these_runs(run, other, output):
+    rows = output(compare.main, run.folder, other.folder).splitlines()
+    assert [cell.strip() for cell in rows[0].split("|")] == ["", "", str(run.folder), str(other.folder), ""]
+    assert [cell.strip() for cell in rows[3].split("|")] == ["", "seed", "1", "2", ""]
+    means = output(compare.main, run.folder, other.folder, "--mean").splitlines()
+    assert all(mean.startswith(row) for mean, row in zip(means, rows, strict=True))
+    assert means[0].count("|") == rows[0].count("|") + 2
+
+
+@shows(curves.CurvesOptions, "runs", "out")
+def test_curves_plots_these_runs_into_this_file(run, other, output, tmp_path, monkeypatch):
+    plotted = []
+    monkeypatch.setattr(curves, "plot", lambda rows, path: plotted.append((list(rows), path)))
+    assert output(curves.main, run.folder, other.folder, "--out", tmp_path / "a.png") == f"{tmp_path / 'a.png'}\n"
+    assert plotted == [([str(run.folder), str(other.folder)], tmp_path / "a.png")]
 
 
 # ---------------------------------------------------------------------------------------------- the stages
@@ -348,7 +370,15 @@ def test_device_is_the_one_asked_for(arguments, output, capsys, monkeypatch, nam
 
 def all_options() -> Iterator[Any]:
     """Every option of every command, the fields of the configuration apart."""
-    commands = (generate.GenerateOptions, score.ScoreOptions, evaluate.EvaluateOptions, export.ExportOptions, Options)
+    commands = (
+        generate.GenerateOptions,
+        score.ScoreOptions,
+        evaluate.EvaluateOptions,
+        export.ExportOptions,
+        compare.CompareOptions,
+        curves.CurvesOptions,
+        Options,
+    )
     configured = {field.name for field in fields(Config)}
     for options in commands:
         for field in fields(options):

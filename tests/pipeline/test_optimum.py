@@ -22,6 +22,7 @@ from minippo.rollout import collect_rollout
 from minippo.state import PPOState
 from minippo.tokenizer import Tokenizer
 from minippo.tokenizer.vocab_json import END_OF_TEXT
+from tests.environment import environment
 
 BETA = 0.3
 PROMPTS = "ab"
@@ -86,8 +87,8 @@ def test_ppo_reaches_the_optimum_that_is_known_in_closed_form():
     optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, 0.999), config.adam_eps)
     state = PPOState(policy, optimizer, 0, BatchStream(queries, 256, 0, "prompts"), BETA)
     for _ in range(config.num_iterations):
-        rollout = collect_rollout(state, reference, scorer, next(state.prompts), TREE, 2, config)
-        ppo_update(state, rollout, [TREE.eos_id], config)
+        rollout = collect_rollout(state, environment(reference, scorer, TREE, config, 2), next(state.prompts), config)
+        ppo_update(state, rollout, config)
         state.iteration += 1
 
     for prompt in PROMPTS:

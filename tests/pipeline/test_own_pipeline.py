@@ -171,7 +171,7 @@ def test_too_long_and_unusable_data_is_refused_before_the_stage_that_reads_it(fo
 @pytest.mark.parametrize(
     ("missing", "main", "part"),
     [
-        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but 0 usable demonstrations are left"),
+        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but there are only 0 usable"),
         ("preferences", train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
         ("demonstrations", train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
     ],
@@ -215,7 +215,7 @@ def test_no_demonstrations_are_needed_where_nothing_is_trained_on_them(folder, f
 def test_two_demonstrations_are_not_enough_for_any_use(folder):
     config = load_config(str(folder / "sizes.yaml"))
     check_demonstrations(config, 3)
-    with pytest.raises(ValueError, match="but 2 usable demonstrations are left and at least 3 are needed"):
+    with pytest.raises(ValueError, match="but there are only 2 usable demonstrations; at least 3 are needed"):
         check_demonstrations(config, 2)
 
 

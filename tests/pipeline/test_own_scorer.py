@@ -78,8 +78,8 @@ def fails(prompts, responses):
         (lambda p, r: torch.zeros(len(r), 1), "shape (3,) for 3 responses, not (3, 1)"),
         (lambda p, r: torch.zeros(2), "shape (3,) for 3 responses, not (2,)"),
         (lambda p, r: torch.zeros(()), "not ()"),
-        (lambda p, r: torch.tensor([0, math.nan, 0]), "asked about 'two' after 'p2': the score is nan"),
-        (lambda p, r: torch.tensor([0, 0, -math.inf]), "asked about 'three' after 'p3': the score is -inf"),
+        (lambda p, r: torch.tensor([0, math.nan, 0]), "response 'two' to 'p2': score is nan"),
+        (lambda p, r: torch.tensor([0, 0, -math.inf]), "response 'three' to 'p3': score is -inf"),
     ],
 )
 def test_what_a_scorer_does_wrong_stops_the_run_and_names_it(function, part):

@@ -6,6 +6,7 @@ import io
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.config import PPOConfig
-from minippo.runs import checkpoints, read_metrics
+from minippo.runs import Checkpoints, metrics, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.tokenizer import load_tokenizer
 from minippo.tools import evaluate, generate, score
@@ -232,7 +233,7 @@ def test_samples_are_kept_of_every_evaluation(finished):
 
 
 def test_two_newest_checkpoints_remain(finished):
-    assert [path.name for path in checkpoints(finished / "ppo")] == ["step-000004", "step-000005"]
+    assert [path.name for path in Checkpoints(finished / "ppo").paths()] == ["step-000004", "step-000005"]
     policy = finished / "ppo" / "policy" / "model.safetensors"
     assert same_tensors(finished / "ppo" / "step-000005" / "policy" / "model.safetensors", policy)
     assert not same_tensors(finished / "sft" / "policy" / "model.safetensors", policy)
@@ -244,9 +245,9 @@ def test_two_newest_checkpoints_remain(finished):
 def test_finished_stages_are_reused_with_a_message(finished, stage, sizes, capsys):
     before = files(finished)
     for main, message in (
-        (sft.main, "the reference policy is there already"),
-        (train_rm.main, "the reward model is there already"),
-        (train_ppo.main, "the policy is there already"),
+        (sft.main, "reference policy already trained"),
+        (train_rm.main, "reward model already trained"),
+        (train_ppo.main, "policy already trained"),
     ):
         stage(main, "--config", sizes, "--run-dir", finished, "--device", "cpu")
         assert message in capsys.readouterr().out
@@ -313,7 +314,7 @@ def test_generate_reads_prompts_to_the_end_and_passes_over_what_it_cannot_answer
         "A drama",
         "A film.",
     ]
-    assert "the policy's context of 48 holds 46" in err
+    assert "the policy's context of 48 has room for 46" in err
 
 
 def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monkeypatch):
@@ -335,11 +336,15 @@ def test_score_prints_what_the_reward_model_scores(finished, stage, capsys, monk
 @pytest.mark.parametrize(
     ("main", "arguments", "part"),
     [
-        (generate.main, ["--prompt", "word " * 60], "tokens; beside 10 new ones the policy's context of 48 holds 38"),
+        (
+            generate.main,
+            ["--prompt", "word " * 60],
+            "the policy's context of 48 has room for 38",
+        ),
         (generate.main, ["--prompt", ""], "the prompt is empty"),
         (generate.main, ["--prompt", "x", "--n", "0"], "n must be at least 1, not 0"),
-        (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be above 0 and at most 1, not 1.5"),
-        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be 0 or more and finite, not -1.0"),
+        (generate.main, ["--prompt", "x", "--top-p", "1.5"], "top-p must be from 0 to 1, not 1.5"),
+        (generate.main, ["--prompt", "x", "--temperature", "-1"], "temperature must be at least 0, not -1.0"),
         (score.main, ["x", "--batch-size", "0"], "batch-size must be at least 1, not 0"),
     ],
 )
@@ -444,8 +449,12 @@ def test_evaluation_does_not_disturb_training(finished, ppo_from, tmp_path):
 @pytest.mark.parametrize("when", ["update", "log", "save"])
 def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from, tmp_path, capsys, monkeypatch, when):
     """Killed in the fourth iteration, with a checkpoint of the second: in the update, before the line, after it."""
-    place = {"update": "ppo_update", "log": "peak_memory_mb", "save": "save"}[when]
-    calls, original = [], getattr(train_ppo, place)
+    owner, name = {
+        "update": (train_ppo, "ppo_update"),
+        "log": (metrics, "peak_memory_mb"),
+        "save": (train_ppo.Checkpoints, "save"),
+    }[when]
+    calls, original = [], getattr(owner, name)
     references = []
     collect = train_ppo.collect_rollout
 
@@ -455,18 +464,18 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
             raise Killed
         return original(*arguments)
 
-    def watched(state, reference, *rest):
-        references.append({name: tensor.clone() for name, tensor in reference.gpt.state_dict().items()})
-        return collect(state, reference, *rest)
+    def watched(state, env, *rest):
+        references.append({name: tensor.clone() for name, tensor in env.reference.gpt.state_dict().items()})
+        return collect(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", watched)
     with monkeypatch.context() as patch:
-        patch.setattr(train_ppo, place, dies)
+        patch.setattr(owner, name, dies)
         with pytest.raises(Killed):
             ppo_from(tmp_path / "run")
     run = tmp_path / "run"
     assert not (run / "ppo").exists()
-    assert [path.name for path in checkpoints(run / "ppo.unfinished")] == ["step-000000", "step-000002"]
+    assert [path.name for path in Checkpoints(run / "ppo.unfinished").paths()] == ["step-000000", "step-000002"]
     capsys.readouterr()
     ppo_from(run)
     assert "resuming after iteration 2" in capsys.readouterr().out
@@ -523,13 +532,13 @@ def test_half_written_checkpoint_is_not_resumed_from(finished, ppo_from, tmp_pat
 def test_reference_and_reward_model_are_bit_equal_after_ppo(finished, ppo_from, tmp_path, monkeypatch):
     seen, original = [], train_ppo.collect_rollout
 
-    def watched(state, reference, scorer, *rest):
+    def watched(state, env, *rest):
         if not seen:
-            for model in (reference, scorer.reward_model):
+            for model in (env.reference, env.scorer.reward_model):
                 seen.append((model, {name: tensor.clone() for name, tensor in model.state_dict().items()}))
-        assert not reference.training
-        assert not scorer.reward_model.training
-        return original(state, reference, scorer, *rest)
+        assert not env.reference.training
+        assert not env.scorer.reward_model.training
+        return original(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", watched)
     stages = {name: files(finished / name) for name in ("sft", "rm", "tokenizers")}
@@ -555,7 +564,7 @@ def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path,
     with pytest.raises(SystemExit) as end:
         ppo_from(tmp_path / "run")
     assert end.value.code == 1
-    assert "iteration 1: before the first step every ratio should be 1" in capsys.readouterr().err
+    assert "ppo, iteration 1: before the first update every ratio must be 1" in capsys.readouterr().err
     assert [line["step"] for line in read_metrics(tmp_path / "run", "ppo")] == [0]
     assert not (tmp_path / "run" / "ppo").exists()
 
@@ -565,10 +574,11 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpo
 ):
     original, calls = train_ppo.collect_rollout, []
 
-    def broken(state, reference, scorer, *rest):
+    def broken(state, env, *rest):
         calls.append(1)
-        judge = (lambda p, r: scorer(p, r) * math.nan) if len(calls) == 4 else scorer
-        return original(state, reference, judge, *rest)
+        if len(calls) == 4:
+            env = replace(env, scorer=lambda p, r: torch.full((len(p),), math.nan))
+        return original(state, env, *rest)
 
     monkeypatch.setattr(train_ppo, "collect_rollout", broken)
     with pytest.raises(SystemExit) as end:
@@ -576,8 +586,8 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpo
     assert end.value.code == 1
     said = capsys.readouterr().err
     last = max((tmp_path / "run" / "ppo.unfinished").glob("step-*"))
-    assert "iteration 4: the answer" in said
-    assert f"the score is nan. The last good checkpoint is {last}" in said
+    assert "ppo, iteration 4: response" in said
+    assert f"score is nan. The last checkpoint is {last}" in said
     assert 0 < int(last.name.removeprefix("step-")) < 4
 
 
@@ -586,5 +596,5 @@ def test_other_settings_in_a_finished_runs_folder_are_refused(finished, stage, s
     with pytest.raises(SystemExit) as end:
         stage(train_ppo.main, "--config", sizes, "--run-dir", finished, "--device", "cpu", "--ppo.kl-coef", "0.9")
     assert end.value.code == 2
-    assert f"holds another run: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
+    assert f"was trained with other settings: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
     assert files(finished) == before

@@ -183,7 +183,7 @@ def test_summary_holds_the_means_of_these_answers(run, before, after):
 def test_printed_report_shows_these_figures_and_answers(run, before, after):
     old, new = second.figures(before), second.figures(after)
     titles = {
-        "score, trained for": "score", "gold score": "gold_score", "judged positive": "gold",
+        "score (trained on)": "score", "gold score": "gold_score", "judged positive": "gold",
         "KL to the reference, nats": "kl", "length, tokens": "response_length", "ends by itself": "eos_rate",
         "grammatical sentences": "grammatical", "distinct bigrams": "distinct_2",
     }  # fmt: skip
@@ -267,7 +267,7 @@ def test_accuracy_limit_and_calibration_are_those_of_the_test_comparisons(run, r
     for line in (stage_line, report_line):
         assert number_after("held-out accuracy", line) == pytest.approx(accuracy, abs=PRINTED)
         assert number_after("best possible", line) == pytest.approx(limit, abs=PRINTED)
-    assert number_after("calibration error", stage_line) == pytest.approx(error, abs=PRINTED)
+        assert number_after("calibration error", line) == pytest.approx(error, abs=PRINTED)
 
 
 def test_logged_accuracy_is_that_of_the_validation_comparisons(run, raw_scores):

@@ -17,7 +17,7 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.masking import pad
-from minippo.runs import load_config, load_run
+from minippo.runs import load_config, load_run, load_run_scorer
 from minippo.sampling import generate
 from minippo.streams import generator, response_uniforms, seed_global
 from minippo.tokenizer import load_tokenizer
@@ -99,7 +99,7 @@ def again(model_folder: Path, run: Path, prompts: list[list[int]], uniforms: tor
     config, tokenizer = load_config(str(run / "config.yaml")), load_tokenizer(run / "tokenizers" / "policy.tiktoken")
     queries, query_mask = pad(prompts, tokenizer.pad_id, "left")
     responses, mask = generate(
-        load_actor_critic(model_folder).eval(),
+        load_actor_critic(model_folder).gpt.eval(),
         queries,
         query_mask,
         max_new_tokens=uniforms.shape[1],
@@ -160,7 +160,7 @@ def test_normalisation_rollouts_and_evaluations_share_no_number(finished):
 def test_answers_of_different_purposes_to_one_prompt_have_uncorrelated_scores(finished):
     folder, draws = finished
     n, (prompts, *_) = 1000, rollouts(draws)[1]
-    scorer = evaluate.scorer_of(load_run(folder, "cpu"))
+    scorer = load_run_scorer(load_run(folder, "cpu"))
     tokenizer = load_tokenizer(folder / "tokenizers" / "policy.tiktoken")
     scores = []
     for name, step in (

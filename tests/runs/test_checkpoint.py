@@ -16,9 +16,11 @@ from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, param_groups
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
-from minippo.runs import check_data, checkpoint, checkpoints, restore, save
+from minippo.runs import Checkpoints, checkpoint, restore
 from minippo.state import PPOState
-from minippo.weights import heads, load_actor_critic, load_reward_model, save_model
+from minippo.weights import format as weight_files
+from minippo.weights import load_actor_critic, load_reward_model, save_model
+from tests.environment import environment
 
 
 @pytest.fixture
@@ -39,8 +41,10 @@ def advance(make_policy, tokenizer, scorer, ppo_config):
     config = replace(ppo_config, kl_target=3.0, kl_horizon=100.0, lr=0.01, ptx_coef=0.5)
 
     def advanced(state: PPOState):
-        rollout = collect_rollout(state, make_policy(1), scorer, next(state.prompts), tokenizer, 8, config)
-        found = ppo_update(state, rollout, [tokenizer.eos_id], config)
+        rollout = collect_rollout(
+            state, environment(make_policy(1), scorer, tokenizer, config, 8), next(state.prompts), config
+        )
+        found = ppo_update(state, rollout, config)
         state.iteration += 1
         return rollout.prompt_texts, rollout.response_texts, found, state.kl_coef
 
@@ -57,7 +61,7 @@ def test_restored_run_goes_on_bit_for_bit(make_state, advance, tmp_path):
     state = make_state()
     advance(state)
     advance(state)
-    place = save(state, tmp_path)
+    place = Checkpoints(tmp_path).save(state)
     expected = [advance(state), advance(state)]
 
     other = make_state(policy_seed=5, seed=77)
@@ -79,7 +83,7 @@ def test_restored_run_goes_on_bit_for_bit(make_state, advance, tmp_path):
 def test_restoring_keeps_the_parameters_that_the_optimizer_holds(make_state, advance, tmp_path):
     state = make_state()
     advance(state)
-    place = save(state, tmp_path)
+    place = Checkpoints(tmp_path).save(state)
     other = make_state(policy_seed=5)
     held = [parameter for group in other.optimizer.param_groups for parameter in group["params"]]
     restore(other, place)
@@ -89,7 +93,7 @@ def test_restoring_keeps_the_parameters_that_the_optimizer_holds(make_state, adv
 
 def test_run_that_has_not_begun_can_be_saved_and_restored(make_state, advance, tmp_path):
     state = make_state()
-    place = save(state, tmp_path)
+    place = Checkpoints(tmp_path).save(state)
     other = make_state(policy_seed=5, seed=8)
     restore(other, place)
     assert advance(other) == advance(state)
@@ -99,18 +103,18 @@ def test_the_two_newest_checkpoints_are_kept_oldest_first(make_state, tmp_path):
     state = make_state()
     for iteration in (8, 9, 10, 99, 100):
         state.iteration = iteration
-        save(state, tmp_path)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000099", "step-000100"]
+        Checkpoints(tmp_path).save(state)
+    assert [path.name for path in Checkpoints(tmp_path).paths()] == ["step-000099", "step-000100"]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000099", "step-000100"]
 
 
 def test_checkpoint_saved_twice_is_replaced(make_state, advance, tmp_path):
     state = make_state()
-    save(state, tmp_path)
+    Checkpoints(tmp_path).save(state)
     advance(state)
     state.iteration = 0
-    place = save(state, tmp_path)
-    assert checkpoints(tmp_path) == [place]
+    place = Checkpoints(tmp_path).save(state)
+    assert Checkpoints(tmp_path).paths() == [place]
     assert same_weights(load_actor_critic(place / "policy"), state.policy)
 
 
@@ -118,7 +122,7 @@ def test_checkpoint_saved_twice_is_replaced(make_state, advance, tmp_path):
 def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_path, monkeypatch, file):
     state = make_state()
     state.iteration = 1
-    first = save(state, tmp_path)
+    first = Checkpoints(tmp_path).save(state)
     whole = {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()}
 
     def full_disk(tensors, path, **options):
@@ -131,17 +135,16 @@ def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_p
 
     state.iteration = 2
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", full_disk)
-        patch.setattr(heads, "save_file", full_disk)
+        patch.setattr(weight_files, "save_file", full_disk)
         if file == "state.json":
             patch.setattr(checkpoint.json, "dumps", no_json)
         with pytest.raises(OSError, match="no space"):
-            save(state, tmp_path)
-    assert checkpoints(tmp_path) == [first]
+            Checkpoints(tmp_path).save(state)
+    assert Checkpoints(tmp_path).paths() == [first]
     assert {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()} == whole
 
-    second = save(state, tmp_path)  # what was left over is in nobody's way
-    assert checkpoints(tmp_path) == [first, second]
+    second = Checkpoints(tmp_path).save(state)  # what was left over is in nobody's way
+    assert Checkpoints(tmp_path).paths() == [first, second]
     restore(make_state(), second)
     assert not list(tmp_path.glob("*.partial"))
 
@@ -150,7 +153,7 @@ def test_older_checkpoint_goes_only_when_the_new_one_is_whole(make_state, tmp_pa
     state = make_state()
     for iteration in (1, 2):
         state.iteration = iteration
-        save(state, tmp_path)
+        Checkpoints(tmp_path).save(state)
 
     def killed(*_):
         raise KeyboardInterrupt
@@ -159,14 +162,14 @@ def test_older_checkpoint_goes_only_when_the_new_one_is_whole(make_state, tmp_pa
     with monkeypatch.context() as patch:
         patch.setattr(storage.os, "replace", killed)
         with pytest.raises(KeyboardInterrupt):
-            save(state, tmp_path)
-    assert [path.name for path in checkpoints(tmp_path)] == ["step-000001", "step-000002"]
+            Checkpoints(tmp_path).save(state)
+    assert [path.name for path in Checkpoints(tmp_path).paths()] == ["step-000001", "step-000002"]
 
 
 def test_no_file_of_a_checkpoint_can_execute_code(make_state, advance, tmp_path):
     state = make_state()
     advance(state)
-    files = [path for path in save(state, tmp_path).rglob("*") if path.is_file()]
+    files = [path for path in Checkpoints(tmp_path).save(state).rglob("*") if path.is_file()]
     assert {path.suffix for path in files} == {".json", ".safetensors"}
     for path in files:
         if path.suffix == ".json":
@@ -230,9 +233,7 @@ def test_heads_of_another_kind_of_model_are_refused(make_policy, tmp_path):
 
 
 def test_checkpoint_of_other_data_is_refused(make_state, tmp_path):
-    state = make_state()
-    state.data = "ours"
-    place = save(state, tmp_path)
-    check_data("ours", place)
+    Checkpoints(tmp_path, "ours").save(make_state())
+    Checkpoints(tmp_path, "ours").check_latest()
     with pytest.raises(ValueError, match=r"step-000000 was made with other data"):
-        check_data("theirs", place)
+        Checkpoints(tmp_path, "theirs").check_latest()

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import math
+import time
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from minippo.runs import Metrics, read_metrics
+from minippo.config import Config
+from minippo.runs import Metrics, Run, read_metrics
 
 
 def lines(folder, name="metrics"):
@@ -21,16 +24,27 @@ def curves(folder) -> dict[str, list[tuple[int, float]]]:
     return {tag: [(event.step, event.value) for event in events.Scalars(tag)] for tag in events.Tags()["scalars"]}
 
 
+def log_timed(metrics: Metrics, step: int, loss: float) -> None:
+    with metrics.timer("step"):
+        pass
+    metrics.log(step, {"loss": loss})
+
+
 def test_every_step_leaves_one_line_and_timing_stays_apart(tmp_path):
-    metrics = Metrics(tmp_path, "ppo")
-    metrics.log(1, {"objective/kl": 0.5}, {"seconds": 2.0})
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo")
+    with metrics.timer("rollout"):
+        time.sleep(0.01)
+    metrics.log(1, {"objective/kl": 0.5}, num_tokens=5)
     metrics.log(2, {"objective/kl": 0.25, "eval/score": 1.0})
     metrics.close()
     assert lines(tmp_path) == [
         {"stage": "ppo", "step": 1, "objective/kl": 0.5},
         {"stage": "ppo", "step": 2, "objective/kl": 0.25, "eval/score": 1.0},
     ]
-    assert lines(tmp_path, "timing") == [{"stage": "ppo", "step": 1, "seconds": 2.0}]
+    (timing,) = lines(tmp_path, "timing")
+    assert set(timing) == {"stage", "step", "seconds/rollout", "tokens_per_second", "peak_memory_mb"}
+    assert 0.01 <= timing["seconds/rollout"] < 1
+    assert timing["tokens_per_second"] == 5 / timing["seconds/rollout"]
 
 
 @settings(max_examples=50, deadline=None)
@@ -39,6 +53,7 @@ def test_figures_are_written_bit_for_bit(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("figures")
     metrics = Metrics.__new__(Metrics)  # without TensorBoard, which is slow to open
     metrics.stage, metrics.paths = "ppo", {name: folder / f"{name}.jsonl" for name in ("metrics", "timing")}
+    metrics.seconds, metrics.bar = {}, None
     metrics.writer = type("Silent", (), {"add_scalar": lambda *_: None})()
     metrics.log(1, {"loss": value})
     (line,) = read_metrics(folder, "ppo")
@@ -48,7 +63,7 @@ def test_figures_are_written_bit_for_bit(tmp_path_factory, value):
 
 def test_stages_are_read_apart(tmp_path):
     for stage in ("rm", "ppo"):
-        metrics = Metrics(tmp_path, stage)
+        metrics = Metrics(Run(tmp_path, Config(), "cpu"), stage)
         metrics.log(1, {"loss": 1.0 if stage == "rm" else 2.0})
         metrics.close()
     assert read_metrics(tmp_path, "rm") == [{"stage": "rm", "step": 1, "loss": 1.0}]
@@ -56,15 +71,15 @@ def test_stages_are_read_apart(tmp_path):
 
 
 def test_stage_that_starts_again_takes_its_own_later_lines_back(tmp_path):
-    rm = Metrics(tmp_path, "rm")
-    rm.log(9, {"loss": 1.0}, {"seconds": 1.0})
+    rm = Metrics(Run(tmp_path, Config(), "cpu"), "rm")
+    log_timed(rm, 9, 1.0)
     rm.close()
-    killed = Metrics(tmp_path, "ppo", first_step=1)
+    killed = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=0)
     for step in (1, 2, 3):
-        killed.log(step, {"loss": float(step)}, {"seconds": 1.0})
+        log_timed(killed, step, float(step))
     killed.close()
-    resumed = Metrics(tmp_path, "ppo", first_step=3)
-    resumed.log(3, {"loss": 33.0}, {"seconds": 1.0})
+    resumed = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=2)
+    log_timed(resumed, 3, 33.0)
     resumed.close()
     for name in ("metrics", "timing"):
         assert [(line["stage"], line["step"]) for line in lines(tmp_path, name)] == [
@@ -77,37 +92,40 @@ def test_stage_that_starts_again_takes_its_own_later_lines_back(tmp_path):
 
 
 def test_line_that_a_kill_cut_short_is_dropped(tmp_path):
-    metrics = Metrics(tmp_path, "ppo")
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo")
     metrics.log(1, {"loss": 1.0})
     metrics.close()
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"stage": "ppo", "st')
-    resumed = Metrics(tmp_path, "ppo", first_step=2)
+    resumed = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=1)
     resumed.log(2, {"loss": 2.0})
     resumed.close()
     assert [line["step"] for line in read_metrics(tmp_path, "ppo")] == [1, 2]
 
 
 def test_tensorboard_shows_the_same_curves(tmp_path):
-    metrics = Metrics(tmp_path, "ppo")
-    metrics.log(1, {"objective/kl": 0.5}, {"seconds/rollout": 3.0})
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo")
+    with metrics.timer("rollout"):
+        pass
+    metrics.log(1, {"objective/kl": 0.5})
     metrics.log(2, {"objective/kl": 0.75})
     metrics.close()
-    assert curves(tmp_path / "tensorboard" / "ppo") == {
-        "objective/kl": [(1, 0.5), (2, 0.75)],
-        "seconds/rollout": [(1, 3.0)],
-    }
+    shown = curves(tmp_path / "tensorboard" / "ppo")
+    assert shown["objective/kl"] == [(1, 0.5), (2, 0.75)]
+    (timing,) = lines(tmp_path, "timing")
+    for name in ("seconds/rollout", "peak_memory_mb"):
+        assert shown[name] == [(1, pytest.approx(timing[name]))]
 
 
 def test_tensorboard_forgets_what_a_resumed_or_restarted_stage_does_again(tmp_path):
-    for stage, first in (("ppo", 2), ("rm", 0)):
-        killed = Metrics(tmp_path, stage)
+    for stage, first in (("ppo", 1), ("rm", 0)):
+        killed = Metrics(Run(tmp_path, Config(), "cpu"), stage)
         for step in (1, 2, 3):
             killed.log(step, {"loss": float(step)})
         killed.close()
         for path in (tmp_path / "tensorboard" / stage).iterdir():  # as if begun in an earlier second
             path.rename(path.with_name(path.name.replace("tfevents.", "tfevents.0")))
-        again = Metrics(tmp_path, stage, first_step=first)
+        again = Metrics(Run(tmp_path, Config(), "cpu"), stage, start=first)
         again.log(2, {"loss": 22.0})
         again.close()
     assert curves(tmp_path / "tensorboard" / "ppo")["loss"] == [(1, 1.0), (2, 22.0)]
@@ -115,12 +133,12 @@ def test_tensorboard_forgets_what_a_resumed_or_restarted_stage_does_again(tmp_pa
 
 
 def test_samples_are_kept_of_every_evaluation_and_taken_back_with_the_lines(tmp_path):
-    metrics = Metrics(tmp_path, "ppo", first_step=1)
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=0)
     for step in (2, 4, 12):
-        metrics.samples(step, f"> prompt\n\n- answer {step}")
+        metrics.log_samples(step, f"> prompt\n\n- answer {step}")
     metrics.close()
-    resumed = Metrics(tmp_path, "ppo", first_step=4)
-    resumed.samples(4, "> prompt\n\n- another answer")
+    resumed = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=3)
+    resumed.log_samples(4, "> prompt\n\n- another answer")
     resumed.close()
     text = (tmp_path / "samples.md").read_text()
     assert (

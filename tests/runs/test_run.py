@@ -152,7 +152,9 @@ def test_run_made_with_other_settings_is_refused_with_both_values(
 ):
     folder = stored(tmp_path / "run", *finished)
     said = refused(options(folder, **changes), stage)
-    assert said.startswith(f"{folder} holds another run: {sentence}. Choose another --run-dir")
+    assert said.startswith(
+        f"{folder} was trained with other settings: {sentence}. To train with the new settings elsewhere"
+    )
 
 
 @pytest.mark.parametrize(

@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
-from minippo.evaluation import Answer, Judge, answer, distinct_n, figures, win_rate
-from minippo.runs import Run, report, side_by_side, table
+from minippo.evaluation import Answer, Evaluator, Judge, answer_stats, distinct_n, win_rate
+from minippo.runs import Run, run_report, side_by_side, table
+from tests.environment import environment
 
 
 def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:") -> Answer:
@@ -50,7 +51,7 @@ def test_figures_are_means_over_answers_and_over_sentences():
         said("good good.", score=-0.5, kl=1.0, length=6, ended=False),
         said("", score=0.25, kl=-0.5, length=1, ended=True),
     ]
-    assert figures(answers, JUDGE) == pytest.approx(
+    assert answer_stats(answers, JUDGE) == pytest.approx(
         {
             "score": 0.25,
             "kl": 2.5 / 3,
@@ -65,7 +66,7 @@ def test_figures_are_means_over_answers_and_over_sentences():
 
 
 def test_figures_without_a_judge_leave_its_figures_out():
-    assert set(figures([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
+    assert set(answer_stats([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
 
 
 def settings(ppo: PPOConfig, seed: int = 5) -> Config:
@@ -77,7 +78,8 @@ def answers_of(make_policy, queries, tokenizer, scorer, ppo_config):
     def answered(policy=None, *, reference=None, config=ppo_config, seed=5, split="test", batch_size=128):
         policy = policy or make_policy(0)
         reference = reference or make_policy(1)
-        return answer(policy, reference, scorer, queries, tokenizer, settings(config, seed), split, batch_size)
+        env = environment(reference, scorer, tokenizer, config)
+        return Evaluator(env, queries, split, None, settings(config, seed)).answer(policy, batch_size)
 
     return answered
 
@@ -103,7 +105,8 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
     def spy(prompts, responses):
         return torch.zeros(len(prompts))
 
-    answers = answer(policy, reference, spy, queries, tokenizer, settings(config), "test")
+    env = environment(reference, spy, tokenizer, config)
+    answers = Evaluator(env, queries, "test", None, settings(config)).answer(policy)
     for query, found in zip(queries, answers, strict=True):
         ids = tokenizer.encode(found.response) + [tokenizer.eos_id] * found.ended
         if len(ids) != found.length or tokenizer.decode(ids) != found.response:
@@ -151,7 +154,7 @@ def test_table_sets_both_columns_side_by_side():
     before, after = ({"score": 0.5, "kl": 0.0}, {"score": 1.25, "kl": 7.0})
     rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table(before, after).splitlines()]
     assert rows[0] == ["", "before", "after"]
-    assert rows[2:] == [["score, trained for", "0.500", "1.250"], ["KL to the reference, nats", "0.000", "7.000"]]
+    assert rows[2:] == [["score (trained on)", "0.500", "1.250"], ["KL to the reference, nats", "0.000", "7.000"]]
 
 
 def test_samples_show_both_answers_to_the_first_prompts():
@@ -170,13 +173,13 @@ def test_report_reads_back_any_text(tmp_path, judged):
         json.dumps({"prompt": a.prompt, "before": asdict(a), "after": asdict(a)}, ensure_ascii=False) for a in answers
     ]
     (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    found = figures(answers, JUDGE if judged else None)
+    found = answer_stats(answers, JUDGE if judged else None)
     run = Run(tmp_path, replace(Config(), eval=EvalConfig(samples=1)), "cpu")
     more = {"gold_after": 1.0} if judged else {}
     run.add_to_summary(
         "ppo", 3.0, {}, before=found, after=found, rm_accuracy=0.7, rm_accuracy_limit=None, win_rate=0.5, **more
     )
-    text = report(run)
+    text = run_report(run)
     assert "2 held-out prompts (ppo 3 s)" in text
     assert "held-out accuracy 0.700\n" in text
     assert f"by {'the gold score' if judged else 'the reward model'}: 0.500" in text

@@ -17,7 +17,7 @@ from minippo.runs import Run
 from minippo.sampling import generate
 from minippo.tokenizer import load_tokenizer, reward_tokens
 from minippo.tools import export
-from minippo.weights import load_actor_critic, load_reward_model, save_model, save_pretrained
+from minippo.weights import load_actor_critic, load_reward_model, save_model, save_pretrained, set_file_format
 
 transformers = pytest.importorskip("transformers")
 TEXTS = [
@@ -38,14 +38,15 @@ CL100K = (
 
 def make_gpt(tokenizer, family, rows, seed):
     torch.manual_seed(seed)
-    gpt = GPT(GPTConfig(rows, 32, layers=2, heads=2, channels=16, family=family))
+    gpt = GPT(GPTConfig(rows, 32, layers=2, heads=2, channels=16))
     with torch.no_grad():
         for tensor in gpt.state_dict().values():
             if tensor.dim() == 2:
                 tensor.normal_(std=1.0)
         gpt.token_embedding.weight[tokenizer.vocab_size :] *= 9  # were they not forbidden, they would win
     never = (*tokenizer.non_text_ids, *range(tokenizer.vocab_size, rows))
-    gpt.set_ids(never_sampled=never, eos_id=tokenizer.eos_id)
+    gpt.set_suppress_tokens(never)
+    set_file_format(gpt, family=family, eos_id=tokenizer.eos_id)
     return gpt
 
 
@@ -92,14 +93,14 @@ def test_language_models_answer_as_ours_do(run, exported):
         batch = tokenizer(TEXTS[:3], return_tensors="pt", padding=True, truncation=True, max_length=16)
         mask = batch["attention_mask"].bool()
         expected, _ = generate(
-            ours, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
+            ours.gpt, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id, temperature=0.0,
         )  # fmt: skip
         found = theirs.generate(**batch, max_new_tokens=9, do_sample=False)[:, mask.shape[1] :]
         assert torch.equal(found, expected[:, : found.shape[1]])
         with torch.no_grad():
             logits = theirs(batch["input_ids"][:1]).logits
-            kept = [i for i in range(logits.shape[-1]) if i not in ours.gpt.config.never_sampled]
+            kept = [i for i in range(logits.shape[-1]) if i not in ours.gpt.config.suppress_tokens]
             expected = ours(batch["input_ids"][:1])[0]
         assert len(kept) == run.tokenizers()[0].vocab_size
         torch.testing.assert_close(logits[..., kept], expected[..., kept], rtol=1e-4, atol=1e-4)
@@ -179,7 +180,7 @@ def test_answers_are_as_long_as_ours_are_at_least(run, exported, tmp_path, monke
         options = {"max_new_tokens": 9, "do_sample": False, "pad_token_id": 1}
         found = theirs.generate(queries, attention_mask=mask.long(), eos_token_id=end, **options)[:, 3:]
         expected, real = generate(
-            ours, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
+            ours.gpt, queries, mask, max_new_tokens=9, eos_id=end, pad_id=1, temperature=0.0, min_new_tokens=least
         )
         assert torch.equal(found, expected[:, : found.shape[1]])
         assert real.sum(dim=1).min() >= max(1, least)
@@ -199,11 +200,11 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(run,
         raise PermissionError(13, "Permission denied", str(path))
 
     monkeypatch.setattr(export, "load_model", None)
-    assert "cannot be made (--out): No such file or directory" in refused("/proc/exported")
+    assert "cannot be created (--out): No such file or directory" in refused("/proc/exported")
     monkeypatch.setattr(export.os, "access", lambda path, mode: False)
     assert "out cannot be written to (--out)" in refused(tmp_path / "out")
     monkeypatch.setattr(export.Path, "mkdir", mkdir)
-    assert "new cannot be made (--out): Permission denied" in refused(tmp_path / "new")
+    assert "new cannot be created (--out): Permission denied" in refused(tmp_path / "new")
 
 
 def test_run_without_later_stages_is_exported_as_far_as_it_is(run, tmp_path, monkeypatch, capsys):
@@ -230,12 +231,12 @@ def test_wrong_input_is_refused_and_nothing_is_written(run, make_tokenizer, tmp_
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("{}\n")
     for source, out, message in (
-        (run.folder, full, "holds 1 files already (mine.txt"),
-        (run.folder, full / "mine.txt", "mine.txt is a file, not a folder"),
-        (run.folder, full / "mine.txt" / "deeper", "mine.txt is a file, not a folder"),
+        (run.folder, full, "is not empty: it contains mine.txt; choose another --out"),
+        (run.folder, full / "mine.txt", "mine.txt is a file, not a directory"),
+        (run.folder, full / "mine.txt" / "deeper", "mine.txt is a file, not a directory"),
         (tmp_path / "empty", tmp_path / "out", "is no run"),
         (tmp_path / "begun", tmp_path / "out", "no finished stage"),
-        (tmp_path / "odd", tmp_path / "out", "cannot be written as merges: no merge makes its token 'abc'"),
+        (tmp_path / "odd", tmp_path / "out", "cannot be expressed as merges: no merge results in the token 'abc'"),
     ):
         monkeypatch.setattr("sys.argv", ["export", "--run", str(source), "--out", str(out)])
         with pytest.raises(SystemExit) as end:
@@ -244,6 +245,30 @@ def test_wrong_input_is_refused_and_nothing_is_written(run, make_tokenizer, tmp_
         assert message in capsys.readouterr().err
     assert [path.name for path in full.iterdir()] == ["mine.txt"]
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("run", ["gpt2"], indirect=True)
+def test_a_changed_model_is_refused_before_anything_is_written(run, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("torch.nn.functional.gelu", lambda x, approximate: x.sigmoid() * x)
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
+    with pytest.raises(SystemExit) as end:
+        export.main()
+    assert end.value.code == 2
+    (sentence,) = capsys.readouterr().err.splitlines()
+    assert sentence.startswith(f"error: {run.folder}/ppo/policy cannot be exported: minippo/model.py has been changed")
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("run", ["gpt2"], indirect=True)
+def test_a_model_is_exported_whole_or_not_at_all(run, tmp_path, monkeypatch):
+    def full_disk(*_):
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
+    monkeypatch.setattr(export, "save_pretrained", full_disk)  # of the reference, after the policy
+    with pytest.raises(OSError, match="no space left"):
+        export.main()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["policy", "reference.partial"]
 
 
 # ---------------------------------------------------------------------------------------------- tokenizers
@@ -273,5 +298,5 @@ def test_the_spare_id_is_of_a_byte_that_no_text_and_no_longer_token_has(tokenize
         return make_tokenizer({"<|endoftext|>": 256 + len(tokens)}, tokens)
 
     assert with_tokens(b"a\xff", b"\xfe\xfe").spare_id == 0xFD
-    with pytest.raises(ValueError, match="no id to pad with"):
+    with pytest.raises(ValueError, match="no unused id for padding"):
         _ = with_tokens(*(bytes([65, byte]) for byte in range(256))).spare_id

@@ -1,8 +1,9 @@
-"""Using a finished run: answers that stream, and scores of texts."""
+"""`generate` and `score`: decoding token by token, batches of texts, and invalid input."""
 
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 
@@ -10,12 +11,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minippo.tools import generate, score
 from minippo.tools.generate import Stream
 from minippo.tools.score import batches
+from tests.pipeline.tiny_run import command
 
 
 @given(st.text(max_size=30))
-def test_a_stream_gives_the_text_and_never_a_half_character(tokenizer, text):
+def test_stream_gives_the_whole_text_and_never_an_incomplete_character(tokenizer, text):
     stream = Stream(tokenizer)
     parts = [stream.push(token) for token in tokenizer.encode(text)]
     assert "".join(parts) + stream.rest() == text
@@ -23,7 +26,7 @@ def test_a_stream_gives_the_text_and_never_a_half_character(tokenizer, text):
         assert all("\ufffd" not in part for part in parts)
 
 
-def test_a_stream_shows_a_character_once_it_is_whole(tokenizer):
+def test_stream_shows_a_character_once_it_is_complete(tokenizer):
     euro = tokenizer.encode("€")  # three bytes, none of them merged
     assert len(euro) == 3
     stream = Stream(tokenizer)
@@ -31,22 +34,22 @@ def test_a_stream_shows_a_character_once_it_is_whole(tokenizer):
     assert stream.rest() == ""
 
 
-def test_a_stream_that_ends_within_a_character_says_so(tokenizer):
+def test_stream_that_ends_within_a_character_shows_the_replacement_character(tokenizer):
     stream = Stream(tokenizer)
     assert [stream.push(token) for token in tokenizer.encode("€")[:2]] == ["", ""]
     assert stream.rest() == "\ufffd"
 
 
-def test_a_stream_leaves_the_end_of_text_out(tokenizer):
+def test_stream_omits_the_end_of_text_token(tokenizer):
     stream = Stream(tokenizer)
     assert "".join(stream.push(token) for token in [*tokenizer.encode("The end."), tokenizer.eos_id]) == "The end."
 
 
 @given(st.lists(st.integers(), max_size=20), st.integers(1, 7))
-def test_batches_hold_everything_in_order(items, size):
-    found = list(batches(map(str, items), size))
-    assert [x for batch in found for x in batch] == list(map(str, items))
-    assert all(len(batch) == size for batch in found[:-1])
+def test_batches_contain_all_texts_in_order(items, size):
+    result = list(batches(map(str, items), size))
+    assert [x for batch in result for x in batch] == list(map(str, items))
+    assert all(len(batch) == size for batch in result[:-1])
 
 
 def test_batches_do_not_wait_for_the_end_of_the_input():
@@ -58,8 +61,8 @@ def test_batches_do_not_wait_for_the_end_of_the_input():
 
 
 @pytest.mark.parametrize("program", ["print('日本')", "[print('x', flush=True) for _ in range(100_000)]"])
-def test_output_may_be_closed_and_need_not_know_every_letter(program):
-    """In a process of its own, whose output is read as far as its first line."""
+def test_output_may_be_closed_early_and_may_lack_characters(program):
+    """Runs in its own process, of whose output only the first line is read."""
     source = f"from minippo.runs import output_of_any_text\nwith output_of_any_text():\n    {program}\n"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(
@@ -69,3 +72,60 @@ def test_output_may_be_closed_and_need_not_know_every_letter(program):
         process.stdout.close()
         assert process.stderr.read() == b""
         assert process.wait() == (first != b"??\n")
+
+
+@pytest.fixture
+def refused(capsys):
+    """Run a command that must end with status 2; returns its one sentence."""
+
+    def run(main, *arguments: object) -> str:
+        capsys.readouterr()  # drop the output of training
+        with pytest.raises(SystemExit) as end:
+            command(main, *arguments)
+        out, err = capsys.readouterr()
+        assert (end.value.code, out, err.count("\n")) == (2, "", 1)
+        return err.strip()
+
+    return run
+
+
+@pytest.mark.parametrize("greedy", ["--temperature 0", "--top-k 1"])
+def test_several_responses_without_randomness_are_refused(refused, tmp_path, greedy):
+    said = refused(generate.main, "--run", tmp_path, "--n", 3, *greedy.split())
+    assert said == f"error: {greedy} gives the same response every time, so --n must be 1, not 3"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--n", "0"], "n must be at least 1, not 0"),
+        (["--max-new-tokens", "0"], "max-new-tokens must be at least 1, not 0"),
+        (["--temperature", "-0.5"], "temperature must be at least 0, not -0.5"),
+        (["--temperature", "inf"], "temperature must be a finite number, not inf"),
+        (["--top-k", "-1"], "top-k must be at least 0, not -1"),
+        (["--top-p", "0"], "top-p must be above 0 and at most 1, not 0"),
+        (["--top-p", "1.5"], "top-p must be from 0 to 1, not 1.5"),
+        (["--seed", str(2**32)], "seed must be from 0 to 4294967295, not 4294967296"),
+        (["--promt", "x"], "unknown option --promt; did you mean --prompt? (--help lists all)"),
+    ],
+)
+def test_invalid_options_are_refused_before_the_run_is_read(refused, tmp_path, arguments, sentence):
+    assert refused(generate.main, "--run", tmp_path, *arguments) == f"error: {sentence}"
+
+
+@pytest.mark.parametrize(
+    ("main", "more", "missing"),
+    [
+        (generate.main, ["--prompt", "A film."], "ppo/policy/config.json"),
+        (generate.main, ["--prompt", "A film.", "--reference"], "sft/policy/config.json"),
+        (generate.main, ["--prompt", "A film."], "tokenizers/policy.tiktoken"),
+        (score.main, ["A film."], "rm/config.json"),
+        (score.main, ["A film."], "tokenizers/reward.tiktoken"),
+    ],
+)
+def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused, tmp_path, main, more, missing):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    (folder / missing).unlink()
+    said = refused(main, "--run", folder, "--device", "cpu", *more)
+    assert said == f"error: {folder} is not a complete run directory: {missing} is missing"

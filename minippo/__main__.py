@@ -1,0 +1,51 @@
+"""The commands: `python -m minippo COMMAND`, or `minippo COMMAND` after installation."""
+
+from __future__ import annotations
+
+import difflib
+import sys
+from importlib import import_module
+from pathlib import Path
+
+# Name -> module, whose `main` reads the options from sys.argv, and description. A module is imported only to run its
+# command, so that `--help` does not wait for PyTorch.
+COMMANDS = {
+    "sft": ("minippo.sft", "stage 1: train the reference policy on demonstrations"),
+    "evaluate": ("minippo.tools.evaluate", "evaluate a trained policy on the test prompts and print the results"),
+    "generate": ("minippo.tools.generate", "print responses of a trained policy to your prompts"),
+    "score": ("minippo.tools.score", "score texts with the reward model of a run"),
+    "compare": ("minippo.tools.compare", "print the settings and results of several runs as a table"),
+    "curves": ("minippo.tools.curves", "plot the learning curves of one or more runs"),
+    "export": ("minippo.tools.export", "convert the models of a run for the transformers library"),
+    "trace": ("minippo.tools.trace", "print the tensors of one PPO iteration, step by step"),
+}
+
+
+def usage(program: str) -> str:
+    """The text of --help."""
+    commands = "\n".join(f"  {name:10} {text}" for name, (_, text) in COMMANDS.items())
+    return (
+        f"usage: {program} COMMAND [options]\n\n{commands}\n\n"
+        f"{program} COMMAND --help lists the options of a command.\n"
+        "Stages 2 and 3 are scripts: python train_rm.py, then python train_ppo.py."
+    )
+
+
+def main() -> None:
+    """Run the command that the first argument names."""
+    program = "python -m minippo" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
+    name, *arguments = sys.argv[1:] or ["--help"]
+    if name in ("-h", "--help", "help"):
+        print(usage(program))
+    elif name in COMMANDS:
+        sys.argv = [f"{program} {name}", *arguments]
+        import_module(COMMANDS[name][0]).main()
+    else:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        print(f"error: unknown command {name!r}{hint} ({program} --help lists all)", file=sys.stderr)
+        raise SystemExit(2)
+
+
+if __name__ == "__main__":
+    main()
