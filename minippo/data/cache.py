@@ -125,5 +125,5 @@ def _imported_modules(tree: ast.AST) -> Iterator[str]:
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-        else:
+        elif isinstance(node, ast.stmt | ast.ExceptHandler | ast.match_case):  # no expression contains an import
             yield from _imported_modules(node)
