@@ -12,7 +12,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 PAGE = REPOSITORY / "docs" / "randomness.md"
 STREAMS = {f"minippo.streams.{name}" for name in ("generator", "seed_global", "response_uniforms")}
 # What passes a name on to one of them, or to random.Random: there the name is an argument, and its callers have it.
-PASS_ON = ("BatchStream", "random_order", "pairs")
+PASS_ON = ("BatchStream", "random_order", "hold_out", "pairs")
 DRAWS = re.compile(
     r"torch\.(rand|randn|randint|rand_like|randn_like|randint_like|randperm|multinomial|normal|bernoulli|poisson|seed)"
     r"|torch\.(manual_seed|Generator|set_rng_state|default_generator\..*|random\..*|cuda\..*seed.*|distributions\..*)"
