@@ -83,7 +83,7 @@ def test_readme_has_commands_of_every_kind():
         (["make trian"], "no such target"),
         (["make train", "pip install x"], "unknown command"),
         (["make install", ". .venv/bin/activate", "python train_ppo.py"], "needs"),
-        (["make train", ". .venv/bin/activate", "python bench/thread_waiting.py --bussy 1"], "no option"),
+        (["make train", ". .venv/bin/activate", "python bench/details.py --sedes 1"], "no option"),
         (["make train", ". .venv/bin/activate", "python bench/imdb_judge.py"], "make install-dev"),
         (["make train", ". .venv/bin/activate", "python docs/kitchen.py"], "does not exist"),
     ],

@@ -1,4 +1,4 @@
-"""The transformer against the one of `transformers`; left padding and the cache change nothing."""
+"""The transformer agrees with that of `transformers`; left padding and the cache do not change its results."""
 
 import math
 
@@ -12,7 +12,7 @@ SHAPE = {"vocab_size": 37, "context": 16, "layers": 2, "heads": 2, "channels": 1
 
 
 def make_gpt(seed=0, **changes):
-    """A `GPT` whose weights are far from their initialisation: gains that are not 1, biases that are not 0."""
+    """A `GPT` with random weights everywhere, norms and biases included."""
     gpt = GPT(GPTConfig(**(SHAPE | changes))).eval()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
@@ -22,7 +22,7 @@ def make_gpt(seed=0, **changes):
 
 
 def public_twin(gpt):
-    """`transformers`' model with the weights of `gpt`, named by hand and not by `minippo.weights`."""
+    """The same model in `transformers`; copies the weights without `minippo.weights`, as an independent check."""
     transformers = pytest.importorskip("transformers")
     config = gpt.config
     twin = transformers.GPT2LMHeadModel(
@@ -59,27 +59,27 @@ def left_mask(lengths, T):
 
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 @torch.no_grad()
-def test_logits_are_those_of_transformers(activation):
+def test_logits_equal_those_of_transformers(activation):
     gpt, tokens = make_gpt(activation=activation), random_tokens(3, 16)
     torch.testing.assert_close(gpt(tokens), public_twin(gpt)(tokens).logits, rtol=1e-5, atol=1e-5)
 
 
 @torch.no_grad()
-def test_left_padded_logits_are_those_of_transformers():
+def test_left_padded_logits_equal_those_of_transformers():
     gpt, tokens, mask = make_gpt(), random_tokens(4, 12), left_mask([12, 7, 1, 4], 12)
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
     expected = public_twin(gpt)(tokens, attention_mask=mask.long(), position_ids=positions).logits
     torch.testing.assert_close(gpt(tokens, mask)[mask], expected[mask], rtol=1e-5, atol=1e-5)
 
 
-def test_gradients_are_those_of_transformers():
+def test_gradients_equal_those_of_transformers():
     gpt, tokens = make_gpt(), random_tokens(2, 9)
     twin = public_twin(gpt)
     torch.log_softmax(gpt(tokens), -1)[:, :, 0].sum().backward()
     torch.log_softmax(twin(tokens).logits, -1)[:, :, 0].sum().backward()
     theirs = twin.transformer
     for ours, expected in (
-        (gpt.token_embedding.weight.grad, theirs.wte.weight.grad),  # from both of its ends
+        (gpt.token_embedding.weight.grad, theirs.wte.weight.grad),  # as input and as output embedding
         (gpt.position_embedding.weight.grad, theirs.wpe.weight.grad),
         (gpt.blocks[0].attention.qkv.weight.grad.t(), theirs.h[0].attn.c_attn.weight.grad),
     ):
@@ -97,13 +97,13 @@ def test_each_row_of_a_left_padded_batch_gets_what_it_gets_alone():
 
 
 @torch.no_grad()
-def test_right_padding_changes_no_real_position():
+def test_right_padding_does_not_change_real_positions():
     gpt, tokens = make_gpt(), random_tokens(2, 10)
     mask = torch.arange(10) < torch.tensor([[10], [4]])
     torch.testing.assert_close(gpt(tokens, mask)[1, :4], gpt(tokens[1:, :4])[0], rtol=0, atol=1e-5)
 
 
-def test_what_stands_under_a_mask_changes_neither_values_nor_gradients():
+def test_masked_tokens_change_neither_values_nor_gradients():
     gpt, mask = make_gpt(), left_mask([3, 6], 6)
     results = []
     for filler in (0, 36):
@@ -116,7 +116,7 @@ def test_what_stands_under_a_mask_changes_neither_values_nor_gradients():
     torch.testing.assert_close(results[0], results[1], rtol=0, atol=1e-6)
 
 
-def test_a_row_of_nothing_but_padding_is_finite_in_value_and_gradient():
+def test_a_row_of_only_padding_has_finite_values_and_gradients():
     for T in (1, 4):
         gpt, mask = make_gpt(), left_mask([0, T], T)
         logits = gpt(random_tokens(2, T), mask)
@@ -126,7 +126,7 @@ def test_a_row_of_nothing_but_padding_is_finite_in_value_and_gradient():
 
 
 @torch.no_grad()
-def test_a_prompt_of_nothing_but_padding_gets_the_same_however_long_the_padding():
+def test_logits_after_only_padding_do_not_depend_on_its_length():
     gpt, T = make_gpt(), 5
     tokens = torch.full((1, T), 3)
     longer = gpt(tokens, left_mask([0], T))[:, -1]
@@ -136,7 +136,7 @@ def test_a_prompt_of_nothing_but_padding_gets_the_same_however_long_the_padding(
 
 
 @torch.no_grad()
-def test_a_later_token_changes_no_earlier_logits():
+def test_a_later_token_does_not_change_earlier_logits():
     gpt, tokens = make_gpt(), random_tokens(1, 8)
     changed = tokens.clone()
     changed[0, 5] = (changed[0, 5] + 1) % 37
@@ -146,7 +146,7 @@ def test_a_later_token_changes_no_earlier_logits():
 
 
 @pytest.mark.parametrize("lengths", [[10, 4, 1], None])
-def test_hidden_states_at_one_position_are_those_of_all_positions_there(lengths):
+def test_hidden_at_one_position_equals_hidden_at_all_positions(lengths):
     gpt, tokens, index = make_gpt(), random_tokens(3, 10), torch.tensor([9, 3, 6])
     mask = torch.ones(3, 10, dtype=torch.bool) if lengths is None else left_mask(lengths, 10)
     results = []
@@ -158,11 +158,11 @@ def test_hidden_states_at_one_position_are_those_of_all_positions_there(lengths)
     assert results[0][0].shape == (3, 16)
 
 
-# Without padding and with it; the tokens fed one by one, in pieces, or all but one at once.
+# Without and with padding; the tokens one by one, in pieces, or all but one at once.
 @pytest.mark.parametrize("lengths", [None, [10, 4, 1]])
 @pytest.mark.parametrize("pieces", [[1] * 10, [4, 1, 3, 2], [9, 1], [3, 7]])
 @torch.no_grad()
-def test_with_a_cache_the_logits_are_those_of_the_whole_sequence(lengths, pieces):
+def test_logits_with_a_cache_equal_those_of_the_whole_sequence(lengths, pieces):
     gpt, tokens = make_gpt(), random_tokens(3, 10)
     mask = left_mask(lengths, 10) if lengths else None
     whole = gpt(tokens, mask)
@@ -178,7 +178,7 @@ def test_with_a_cache_the_logits_are_those_of_the_whole_sequence(lengths, pieces
 
 
 @torch.no_grad()
-def test_cached_decoding_gives_the_logits_of_transformers():
+def test_logits_with_a_cache_equal_those_of_transformers():
     gpt, tokens, mask = make_gpt(), random_tokens(3, 10), left_mask([10, 6, 7], 10)
     twin, cache, past = public_twin(gpt), KVCache(gpt.config, 3, 10, gpt.token_embedding.weight), None
     positions = (mask.long().cumsum(1) - 1).clamp(min=0)
@@ -198,7 +198,7 @@ def test_cached_decoding_gives_the_logits_of_transformers():
 
 
 @torch.no_grad()
-def test_a_cache_that_keeps_some_rows_goes_on_with_those():
+def test_a_cache_continues_with_the_rows_it_keeps():
     gpt, tokens, mask = make_gpt(), random_tokens(4, 6), left_mask([6, 4, 5, 6], 6)
     cache = KVCache(gpt.config, 4, 6, gpt.token_embedding.weight)
     gpt(tokens[:, :5], mask[:, :5], cache=cache)
@@ -208,7 +208,7 @@ def test_a_cache_that_keeps_some_rows_goes_on_with_those():
     torch.testing.assert_close(last[:, 0], gpt(tokens, mask)[kept, 5], rtol=0, atol=1e-5)
 
 
-def test_positions_count_real_tokens_and_not_pads():
+def test_positions_count_real_tokens_only():
     tokens, mask = torch.zeros(2, 5), left_mask([5, 2], 5)
     assert position_ids(mask, tokens, 0).tolist() == [[0, 1, 2, 3, 4], [0, 0, 0, 0, 1]]
     assert position_ids(mask, tokens[:, 3:], 3).tolist() == [[3, 4], [0, 1]]
@@ -217,11 +217,11 @@ def test_positions_count_real_tokens_and_not_pads():
 
 @pytest.mark.parametrize("lengths", [[4, 2, 0], None])
 @pytest.mark.parametrize("T", [1, 2, 4])
-def test_each_token_attends_to_itself_and_to_the_real_ones_before_it(lengths, T):
+def test_each_token_attends_to_itself_and_to_earlier_real_tokens(lengths, T):
     S = 4
     mask = torch.ones(3, S, dtype=torch.bool) if lengths is None else left_mask(lengths, S)
     pattern = attention_pattern(None if lengths is None else mask, S - T, T, mask.device)
-    if pattern is None:  # stands for causal over the whole
+    if pattern is None:  # stands for plain causal attention
         pattern = torch.ones(T, S, dtype=torch.bool).tril()[None, None]
     pattern = pattern.expand(3, 1, T, S)
     for row in range(3):
@@ -231,7 +231,7 @@ def test_each_token_attends_to_itself_and_to_the_real_ones_before_it(lengths, T)
             assert pattern[row, 0, new].tolist() == expected
 
 
-def test_context_overflow_is_refused_with_the_numbers():
+def test_context_overflow_raises_with_the_numbers():
     gpt = make_gpt(context=8)
     with pytest.raises(ValueError, match=r"0 \+ 9 tokens .* context of 8"):
         gpt(random_tokens(1, 9))
@@ -241,14 +241,14 @@ def test_context_overflow_is_refused_with_the_numbers():
         gpt(random_tokens(1, 1), cache=cache)
 
 
-def test_channels_that_the_heads_cannot_share_are_refused():
+def test_channels_must_be_divisible_by_heads():
     with pytest.raises(ValueError, match=r"10 channels .* 3 heads"):
         GPTConfig(vocab_size=5, context=4, layers=1, heads=3, channels=10)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
 @torch.no_grad()
-def test_ids_that_are_never_sampled_have_no_chance_and_the_others_share_it_all(dtype):
+def test_suppressed_tokens_have_probability_zero_and_the_others_sum_to_one(dtype):
     never = (0, 5, 35, 36)
     ours, plain, tokens = make_gpt(suppress_tokens=never).to(dtype), make_gpt().to(dtype), random_tokens(2, 5)
     logits = ours(tokens)
@@ -262,7 +262,7 @@ def test_ids_that_are_never_sampled_have_no_chance_and_the_others_share_it_all(d
     assert torch.isfinite(entropies).all()
 
 
-def test_without_such_ids_the_logits_are_left_alone_and_with_them_the_gradients_are_those_of_the_rest():
+def test_gradients_with_suppressed_tokens_equal_those_of_a_softmax_over_the_others():
     tokens, never = random_tokens(2, 5), (0, 36)
     ours, plain = make_gpt(suppress_tokens=never), make_gpt()
     others = list(range(1, 36))
@@ -274,7 +274,7 @@ def test_without_such_ids_the_logits_are_left_alone_and_with_them_the_gradients_
     assert torch.equal(ours(tokens), plain(tokens))
 
 
-def test_what_is_never_sampled_is_no_weight():
+def test_suppressed_tokens_are_not_in_the_state_dict():
     ours = make_gpt(suppress_tokens=(1, 2))
     assert ours.state_dict().keys() == make_gpt().state_dict().keys()
 
@@ -291,10 +291,10 @@ def test_dropout_acts_in_training_alone():
 
 
 @pytest.mark.parametrize("silent", ["attention.out", "down"])
-def test_dropout_acts_on_attention_and_on_the_mlp_each(silent):
-    """With one of the two residual branches at zero, what dropout still changes is the other branch."""
+def test_dropout_acts_on_attention_and_mlp_separately(silent):
+    """If one residual branch is zero, dropout still changes the other."""
     gpt, tokens = make_gpt(dropout=0.5), random_tokens(2, 6)
-    gpt.dropout.p = 0.0  # that of the embedding
+    gpt.dropout.p = 0.0  # no dropout after the embedding
     with torch.no_grad():
         for block in gpt.blocks:
             branch = block.get_submodule(silent)
@@ -324,13 +324,13 @@ def test_initialisation_is_gpt2s():
     gpt = GPT(GPTConfig(vocab_size=500, context=300, layers=8, heads=4, channels=64))
     for weight in (gpt.token_embedding.weight, gpt.position_embedding.weight, gpt.blocks[3].attention.qkv.weight):
         assert weight.std().item() == pytest.approx(0.02, rel=0.05)
-    for residual in (gpt.blocks[0].attention.out, gpt.blocks[7].down):  # two in each of 8 layers
+    for residual in (gpt.blocks[0].attention.out, gpt.blocks[7].down):  # 16 residual branches in 8 layers
         assert residual.weight.std().item() == pytest.approx(0.02 / 4, rel=0.05)
     assert torch.all(gpt.blocks[0].up.bias == 0)
     assert torch.all(gpt.final_norm.weight == 1)
 
 
-def test_bfloat16_model_is_finite_under_a_mask_and_keeps_its_dtype():
+def test_a_masked_bfloat16_model_is_finite_and_keeps_its_dtype():
     gpt, mask = make_gpt().bfloat16(), left_mask([6, 2, 0], 6)
     logits = gpt(random_tokens(3, 6), mask)
     assert logits.dtype == torch.bfloat16

@@ -1,7 +1,7 @@
 """Load and save models, as GPT-2's and OPT's public weight files or, for a changed architecture, natively.
 
 - `load_pretrained`, `save_pretrained`: a transformer, from a folder or the hub, as `transformers` reads and writes it
-- `load_actor_critic`, `load_reward_model`, `save_model`: a run's models, with their heads
+- `load_actor_critic`, `load_reward_model`, `load_weights`, `save_model`: the models of a run, with their heads
 - `pretrained_config`, `check_exportable`: what config.json says about a model; no weights are read
 - `file_format`, `set_file_format`: metadata that only files need, such as the family and the id of end-of-text
 """

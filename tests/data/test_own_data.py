@@ -794,13 +794,13 @@ def test_location_of_an_example_is_its_line(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"source": "files"}, "none of data.demonstrations, data.preferences, data.prompts is given"),
-        ({"preferences": "p.jsonl"}, "data.preferences is p.jsonl, but data.source is reviews, not files"),
+        ({"source": "files"}, "data.source files needs data.demonstrations, data.preferences or data.prompts"),
+        ({"preferences": "p.jsonl"}, "data.preferences p.jsonl needs data.source files, but data.source is reviews"),
         ({"hold_out": 0.0}, "data.hold-out must be above 0 and below 1, not 0.0"),
         ({"hold_out": 1.0}, "data.hold-out must be above 0 and below 1, not 1.0"),
-        ({"train_split": "test"}, "must be three names, not 'test', 'validation', 'test'"),
-        ({"validation_split": "test"}, "must be three names, not 'train', 'test', 'test'"),
-        ({"test_split": ""}, "must be three names, not 'train', 'validation', ''"),
+        ({"train_split": "test"}, "must be three different names, not 'test', 'validation', 'test'"),
+        ({"validation_split": "test"}, "must be three different names, not 'train', 'test', 'test'"),
+        ({"test_split": ""}, "must be three different names, not 'train', 'validation', ''"),
     ],
 )
 def test_invalid_settings_are_refused(changes, sentence):

@@ -84,8 +84,8 @@ MUTANTS = [
     Mutant("minippo/model.py", "        end = self.length + keys.shape[2]\n", "        end = self.length + keys.shape[2]\n        keys = keys * 0.99\n", covering("model")),
     Mutant("minippo/model.py", "        self.length = end\n", "        self.length += 1\n", covering("model")),
     Mutant("minippo/model.py", "        if seen + T > self.config.context:", "        if seen + T > self.config.context + 1:", covering("model")),  # dies in the embedding
-    Mutant("minippo/model.py", "        if self.config.suppress_tokens:", "        if False:", covering("model", "never")),
-    Mutant("minippo/model.py", "max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min)", "-torch.inf", covering("model", "never")),  # 0 * inf in the entropy
+    Mutant("minippo/model.py", "        if self.config.suppress_tokens:", "        if False:", covering("model", "suppressed")),
+    Mutant("minippo/model.py", "max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min)", "-torch.inf", covering("model", "suppressed")),  # 0 * inf in the entropy
     Mutant("minippo/model.py", "x + self.dropout(self.down(wide))", "self.dropout(self.down(wide))", covering("model")),
     Mutant("minippo/model.py", "allowed = take(allowed.transpose(1, 2), index).transpose(1, 2)", "allowed = allowed[:, :, -1:]", covering("model", "one_position")),  # sees what comes later
     Mutant("minippo/model.py", 'approximate="tanh"', 'approximate="none"', covering("model")),
@@ -168,7 +168,7 @@ MUTANTS = [
     Mutant("minippo/weights/families.py", "TensorNames((\"unread_positions\", \"position_embedding.weight\"), ", "TensorNames((\"position_embedding.weight\", \"unread_positions\"), ", covering("weights", "transformers")),  # no offset
     Mutant("minippo/weights/families.py", "        \"do_layer_norm_before\": ((True,),", "        \"do_layer_norm_before\": ((True, False),", covering("weights", "350m")),
     Mutant("minippo/weights/config_json.py", "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", covering("weights", "dropout")),
-    Mutant("minippo/weights/config_json.py", "suppress_tokens=tuple(suppress_tokens)", "suppress_tokens=()", covering("weights", "bit_equal")),
+    Mutant("minippo/weights/config_json.py", "suppress_tokens=tuple(suppress_tokens)", "suppress_tokens=()", covering("weights", "bit_exact")),
     Mutant("minippo/weights/pretrained.py", "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", covering("weights", "raw_scores")),  # the end is taken for a pad
     Mutant("minippo/weights/pretrained.py", "        if rows.shape != expected:\n", "        if False:\n", covering("weights", "shape")),  # one row is spread over all
     Mutant("minippo/weights/pretrained.py", "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", covering("weights", "output_embedding")),
@@ -180,24 +180,24 @@ MUTANTS = [
     Mutant("minippo/weights/architecture.py", "    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:\n", "    if other := []:\n", covering("native")),
     Mutant("minippo/weights/architecture.py", "        if not torch.allclose(logits, torch.tensor(expected), rtol=0, atol=1e-4):\n", "        if False:\n", covering("native")),
     Mutant("minippo/weights/shards.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
-    Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "other_forms")),
+    Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "sharded")),
     Mutant("minippo/tools/export.py", "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", covering("export", "classifier")),
     Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.suppress_tokens) or None", "\"suppress_tokens\": None", covering("export", "answer")),
-    Mutant("minippo/tools/export.py", "\"min_new_tokens\": min_new_tokens or None", "\"min_new_tokens\": None", covering("export", "at_least")),
+    Mutant("minippo/tools/export.py", "\"min_new_tokens\": min_new_tokens or None", "\"min_new_tokens\": None", covering("export", "minimum_length")),
     Mutant("minippo/tools/export.py", "            check_exportable(model_folder(run, name))\n", "            pass\n", covering("export", "changed")),
-    Mutant("minippo/tools/export.py", "        make_folder(options.out)\n", "", covering("export", "cannot_be_written")),
+    Mutant("minippo/tools/export.py", "        make_folder(options.out)\n", "", covering("export", "unwritable")),
     # ------------------------------------------------------------------ broken public files
-    Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "of_use")),  # true passes for 1
+    Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "malformed")),  # true passes for 1
     Mutant("minippo/storage.py", "    if key not in holder and NoneType not in kinds:", "    if key not in holder:", covering("tokenizer", "alone_are_enough")),
     Mutant("minippo/storage.py", "(ValueError, RecursionError)", "ValueError", covering("tokenizer", "beside_the_merges")),
-    Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "of_use")),
-    Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "of_use")),
-    Mutant("minippo/weights/config_json.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "of_use")),  # the last row, from behind
+    Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "malformed")),
+    Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "malformed")),
+    Mutant("minippo/weights/config_json.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "malformed")),  # the last row, from behind
     Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, all_names, form, gpt.config)\n", "", covering("weights", "blocks")),  # layers are dropped
     Mutant("minippo/weights/pretrained.py", " if not name.endswith(no_weights)]", "]", covering("weights", "causal_masks")),
-    Mutant("minippo/weights/shards.py", "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", covering("weights", "no_numbers")),
-    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "told_apart")),
-    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", covering("weights", "in_place")),
+    Mutant("minippo/weights/shards.py", "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", covering("weights", "non_finite")),
+    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "distinguished")),
+    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", covering("weights", "pointer")),
     Mutant("minippo/tokenizer/vocab_json.py", "{\"pre_tokenizer\": None, \"model\": None} | whole", "whole", covering("public_vocabulary", "broken")),  # splits at nothing
     Mutant("minippo/tokenizer/vocab_json.py", " and not key.startswith(\"add_\")", "", covering("public_vocabulary", "saved_with_a_run")),  # OPT's add_bos_token
     Mutant("minippo/tokenizer/tiktoken_files.py", "len(ids) <= max(ranks.values())", "len(ids) < max(ranks.values())", covering("tokenizer", "beside_the_merges")),

@@ -186,7 +186,7 @@ def test_without_prompts_anywhere_the_last_stages_are_refused(folder, finished, 
     texts = write(tmp_path / "labels.jsonl", [{"text": f"Film {i}", "label": i % 2} for i in range(40)])
     given = [*arguments(folder), "--data.demonstrations", shown, "--data.preferences", texts, "--init-from", finished]
     for main in (train_rm.main, train_ppo.main):
-        assert "there are no prompts: neither data.prompts nor" in refused(main, *given)
+        assert "there are no prompts: give data.prompts" in refused(main, *given)
 
 
 def test_no_demonstrations_are_needed_where_nothing_is_trained_on_them(folder, finished, stage, tmp_path):

@@ -370,10 +370,13 @@ def test_file_with_a_wrong_key_is_reported_in_one_sentence(tmp_path, refused):
     ("arguments", "words"),
     [
         (["--data.folder", "nowhere"], ["nowhere has no demonstrations.jsonl.bz2 (data.folder)"]),
-        (["--data.source", "imdb", "--data.imdb-path", "./nowhere"], ["no IMDB folder ./nowhere (data.imdb-path)"]),
-        (["--model.policy.tokenizer", "gtp2"], ["no tokenizer 'gtp2'"]),
-        (["--model.policy.tokenizer", "."], [". is no tokenizer: it has no vocab.json"]),
-        (["--model.policy.tokenizer", "train:100"], ["256 bytes and end-of-text, not 100 ids"]),
+        (
+            ["--data.source", "imdb", "--data.imdb-path", "./nowhere"],
+            ["the IMDB folder ./nowhere does not exist (data.imdb-path)"],
+        ),
+        (["--model.policy.tokenizer", "gtp2"], ["unknown tokenizer 'gtp2'"]),
+        (["--model.policy.tokenizer", "."], [". is not a tokenizer: it has neither vocab.json nor"]),
+        (["--model.policy.tokenizer", "train:100"], ["at least 257 ids, not 100"]),
         (["--device", "cuda"], ["PyTorch sees no GPU"]),
         (["--init-from", "nowhere"], ["nowhere is no run: it has no config.yaml"]),
         (["--init-from", "here", "--run-dir", "here"], ["--init-from here is the run itself"]),

@@ -1,4 +1,4 @@
-"""What a run has made, in the hands of `transformers`."""
+"""The models of a run, exported and loaded by `transformers`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ TEXTS = [
     "",
 ]
 ANY_TEXT = st.one_of(st.text(), st.lists(st.sampled_from([*"Theé 映画😀\n\t1ÿ", "film", "'s", "  "])).map("".join))
-# cl100k_base's pattern, which no byte-level pre-tokenizer has built in.
+# cl100k_base's pattern, which is not built into the byte-level pre-tokenizer.
 CL100K = (
     r"""'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}++|\p{N}{1,3}+| ?[^\s\p{L}\p{N}]++[\r\n]*+|\s++$"""
     r"""|\s*[\r\n]|\s+(?!\S)|\s"""
@@ -43,7 +43,7 @@ def make_gpt(tokenizer, family, rows, seed):
         for tensor in gpt.state_dict().values():
             if tensor.dim() == 2:
                 tensor.normal_(std=1.0)
-        gpt.token_embedding.weight[tokenizer.vocab_size :] *= 9  # were they not forbidden, they would win
+        gpt.token_embedding.weight[tokenizer.vocab_size :] *= 9  # would be the most likely, if not suppressed
     never = (*tokenizer.non_text_ids, *range(tokenizer.vocab_size, rows))
     gpt.set_suppress_tokens(never)
     set_file_format(gpt, family=family, eos_id=tokenizer.eos_id)
@@ -52,7 +52,7 @@ def make_gpt(tokenizer, family, rows, seed):
 
 @pytest.fixture(params=["gpt2", "opt"])
 def run(request, tokenizer, tmp_path):
-    """A finished run, with random weights in place of trained ones; policy and reward model of different tokenizers."""
+    """A finished run with random weights; policy and reward model have different tokenizers."""
     run = Run(tmp_path / "run", Config(), "cpu")
     folder = run.begin("sft")
     reward_tokenizer = load_tokenizer("data/reward.tiktoken")
@@ -77,14 +77,14 @@ def exported(run, tmp_path, monkeypatch):
 
 
 def loaded(class_, folder):
-    """Without a word about tensors that are missing or in excess."""
+    """Load a model and check that no tensors are missing or unexpected."""
     model, info = class_.from_pretrained(folder, output_loading_info=True)
     assert not info["missing_keys"]
     assert not info["unexpected_keys"]
     return model.eval()
 
 
-def test_language_models_answer_as_ours_do(run, exported):
+def test_exported_language_models_answer_like_ours(run, exported):
     assert {path.name for path in exported.iterdir()} == {"policy", "reference", "reward_model"}
     for name, folder in (("policy", run.stage("ppo") / "policy"), ("reference", run.stage("sft") / "policy")):
         ours = load_actor_critic(folder).eval()
@@ -107,7 +107,7 @@ def test_language_models_answer_as_ours_do(run, exported):
 
 
 @torch.no_grad()
-def test_classifier_gives_the_raw_scores_of_padded_texts(run, exported):
+def test_the_classifier_gives_the_raw_scores_of_padded_texts(run, exported):
     model, tokenizer = load_reward_model(run.stage("rm")).eval(), run.tokenizers()[1]
     theirs = loaded(transformers.AutoModelForSequenceClassification, exported / "reward_model")
     theirs_tokenizer = transformers.AutoTokenizer.from_pretrained(exported / "reward_model")
@@ -123,7 +123,7 @@ def test_classifier_gives_the_raw_scores_of_padded_texts(run, exported):
     assert found.std() > 0.1
 
 
-def test_exported_models_are_still_ours(run, exported):
+def test_exported_models_can_be_loaded_here(run, exported):
     reward, policy = load_reward_model(exported / "reward_model"), load_actor_critic(exported / "policy")
     for ours, theirs in (
         (reward, load_reward_model(run.stage("rm"))),
@@ -135,7 +135,7 @@ def test_exported_models_are_still_ours(run, exported):
 
 
 @pytest.mark.parametrize("name", ["policy", "reward_model"])
-def test_tokenizers_give_the_same_ids(run, exported, name):
+def test_exported_tokenizers_give_the_same_ids(run, exported, name):
     ours = run.tokenizers()[name == "reward_model"]
     theirs = transformers.AutoTokenizer.from_pretrained(exported / name)
     assert theirs.eos_token_id == ours.eos_id
@@ -154,7 +154,7 @@ def test_tokenizers_give_the_same_ids(run, exported, name):
     same()
 
 
-def test_answers_end_at_the_stop_token_there_too(run, exported, tmp_path, monkeypatch):
+def test_exported_answers_end_at_the_stop_token(run, exported, tmp_path, monkeypatch):
     (tmp_path / "stop.yaml").write_text("ppo: {stop_token: '.'}\n")
     (run.folder / "config.yaml").write_text("ppo: {stop_token: '.'}\n")
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "stopped")])
@@ -167,12 +167,12 @@ def test_answers_end_at_the_stop_token_there_too(run, exported, tmp_path, monkey
 
 
 @torch.no_grad()
-def test_answers_are_as_long_as_ours_are_at_least(run, exported, tmp_path, monkeypatch):
+def test_exported_answers_have_the_minimum_length(run, exported, tmp_path, monkeypatch):
     (run.folder / "config.yaml").write_text("ppo: {min_new_tokens: 6}\n")
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "long")])
     export.main()
     ours, queries = load_actor_critic(run.stage("ppo") / "policy").eval(), torch.arange(3, 60).view(19, 3)
-    # An end that comes at once, unless it may not.
+    # An end token that is generated at once, unless it is too early.
     end = ours(queries)[0][:, -1].argmax(-1)[0].item()
     mask = torch.ones_like(queries, dtype=torch.bool)
     for folder, least in ((exported, 0), (tmp_path / "long", 6)):
@@ -188,7 +188,7 @@ def test_answers_are_as_long_as_ours_are_at_least(run, exported, tmp_path, monke
 
 
 @pytest.mark.parametrize("run", ["gpt2"], indirect=True)
-def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(run, tmp_path, monkeypatch, capsys):
+def test_an_unwritable_folder_is_refused_before_a_model_is_loaded(run, tmp_path, monkeypatch, capsys):
     def refused(place):
         monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(place)])
         with pytest.raises(SystemExit) as end:
@@ -207,7 +207,7 @@ def test_a_place_that_cannot_be_written_is_refused_before_a_model_is_loaded(run,
     assert "new cannot be created (--out): Permission denied" in refused(tmp_path / "new")
 
 
-def test_run_without_later_stages_is_exported_as_far_as_it_is(run, tmp_path, monkeypatch, capsys):
+def test_only_finished_stages_are_exported(run, tmp_path, monkeypatch, capsys):
     (run.stage("ppo")).rename(tmp_path / "ppo")
     (run.stage("rm")).rename(tmp_path / "rm")
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
@@ -218,7 +218,7 @@ def test_run_without_later_stages_is_exported_as_far_as_it_is(run, tmp_path, mon
 
 
 @pytest.mark.parametrize("run", ["gpt2"], indirect=True)
-def test_wrong_input_is_refused_and_nothing_is_written(run, make_tokenizer, tmp_path, monkeypatch, capsys):
+def test_wrong_input_is_refused_before_anything_is_written(run, make_tokenizer, tmp_path, monkeypatch, capsys):
     full = tmp_path / "full"
     full.mkdir()
     (full / "mine.txt").write_text("mine")
@@ -265,7 +265,7 @@ def test_a_model_is_exported_whole_or_not_at_all(run, tmp_path, monkeypatch):
         raise OSError("no space left on device")
 
     monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
-    monkeypatch.setattr(export, "save_pretrained", full_disk)  # of the reference, after the policy
+    monkeypatch.setattr(export, "save_pretrained", full_disk)  # used for the reference, after the policy
     with pytest.raises(OSError, match="no space left"):
         export.main()
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["policy", "reference.partial"]
@@ -275,7 +275,7 @@ def test_a_model_is_exported_whole_or_not_at_all(run, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("pattern", [CL100K, r"\s|\S+"])
-def test_a_pattern_of_its_own_and_ids_with_gaps_are_kept(make_tokenizer, tmp_path, pattern):
+def test_a_custom_pattern_and_gaps_between_ids_are_kept(make_tokenizer, tmp_path, pattern):
     more = [b" t", b"he", b" the", b"12", b"123", b"1234", "é".encode()]
     n = 256 + len(more)
     ours = make_tokenizer({"<|endoftext|>": n + 4, "<|mask|>": n + 1}, more, pattern)
@@ -291,7 +291,7 @@ def test_a_pattern_of_its_own_and_ids_with_gaps_are_kept(make_tokenizer, tmp_pat
     assert ours.encode(texts[-1]) != usual.encode(texts[-1])
 
 
-def test_the_spare_id_is_of_a_byte_that_no_text_and_no_longer_token_has(tokenizer, make_tokenizer):
+def test_the_spare_id_is_that_of_a_byte_in_no_text_and_no_longer_token(tokenizer, make_tokenizer):
     assert tokenizer.encoding.decode_single_token_bytes(tokenizer.spare_id) == b"\xff"
 
     def with_tokens(*tokens):

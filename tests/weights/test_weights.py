@@ -1,4 +1,4 @@
-"""Weights of both families come from `transformers` and go back there; what cannot be loaded rightly is refused."""
+"""Weights of both families are exchanged with `transformers`; files that cannot be loaded correctly are refused."""
 
 import json
 import os
@@ -26,7 +26,7 @@ EOS = {"gpt2": 28, "opt": 2}
 
 
 def fill(model):
-    """Far from any initialisation: gains that are not 1, biases and unread rows that are not 0."""
+    """Random values in every floating-point tensor, norms and biases included."""
     generator = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for tensor in model.state_dict().values():
@@ -72,7 +72,7 @@ def same_tensors(ours, theirs):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 @torch.no_grad()
-def test_what_transformers_saved_computes_the_same(tmp_path, family, activation):
+def test_a_model_saved_by_transformers_computes_the_same(tmp_path, family, activation):
     theirs = public_model(family, activation_function=activation)
     theirs.save_pretrained(tmp_path)
     torch.testing.assert_close(load_pretrained(tmp_path)(TOKENS), theirs(TOKENS).logits, rtol=1e-5, atol=1e-5)
@@ -80,7 +80,7 @@ def test_what_transformers_saved_computes_the_same(tmp_path, family, activation)
 
 @pytest.mark.parametrize("family", FAMILIES)
 @torch.no_grad()
-def test_left_padded_rows_get_the_logits_of_transformers(tmp_path, family):
+def test_left_padded_logits_equal_those_of_transformers(tmp_path, family):
     theirs = public_model(family)
     theirs.save_pretrained(tmp_path)
     mask = torch.arange(12) >= torch.tensor([[0], [5]])
@@ -90,9 +90,9 @@ def test_left_padded_rows_get_the_logits_of_transformers(tmp_path, family):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_cached_greedy_generation_is_that_of_transformers(tmp_path, family):
+def test_cached_greedy_generation_equals_that_of_transformers(tmp_path, family):
     theirs = public_model(family)
-    with torch.no_grad():  # what was read must count, or the same two tokens always win
+    with torch.no_grad():  # otherwise, the same two tokens are always the most likely
         for parameter in theirs.parameters():
             parameter.mul_(3 if parameter.dim() == 2 else 0.1)
         final_norm = theirs.transformer.ln_f if family == "gpt2" else theirs.model.decoder.final_layer_norm
@@ -105,7 +105,7 @@ def test_cached_greedy_generation_is_that_of_transformers(tmp_path, family):
         ids = {"eos_token_id": eos_id, "pad_token_id": 1}
         return theirs.generate(queries, attention_mask=mask.long(), max_new_tokens=7, do_sample=False, **ids)[:, 5:]
 
-    eos_id = int(continued(None)[0, 3])  # one that comes up
+    eos_id = int(continued(None)[0, 3])  # a token that is generated
     expected = continued(eos_id)
     found, real = generate(
         load_pretrained(tmp_path), queries, mask, max_new_tokens=7, eos_id=eos_id, pad_id=1, temperature=0.0
@@ -115,11 +115,11 @@ def test_cached_greedy_generation_is_that_of_transformers(tmp_path, family):
     assert len(real.sum(dim=1).unique()) > 1
 
 
-def test_tensors_named_as_on_the_hub_load_and_the_old_causal_masks_do_not_matter(tmp_path):
+def test_names_without_prefix_load_and_causal_masks_are_ignored(tmp_path):
     theirs = public_model()
     theirs.save_pretrained(tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
-    # "gpt2" itself has no prefix, and holds the causal mask of every block.
+    # On the hub, the file of "gpt2" has no prefix and contains the causal mask of every block.
     stored = {name.removeprefix("transformer."): tensor for name, tensor in stored.items()}
     stored |= {f"h.{layer}.attn.bias": torch.ones(1, 1, 12, 12) for layer in range(2)}
     save_file(stored, tmp_path / "model.safetensors")
@@ -127,7 +127,7 @@ def test_tensors_named_as_on_the_hub_load_and_the_old_causal_masks_do_not_matter
 
 
 def as_bin(folder, pieces):
-    """Rewrite model.safetensors as pytorch_model.bin, as OPT's are: the tied head is there too, in the same memory."""
+    """Rewrite model.safetensors as pytorch_model.bin with the tied head, in the same memory, as in OPT's."""
     stored = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     embedding = next(name for name in stored if name.endswith(("wte.weight", "embed_tokens.weight")))
@@ -144,11 +144,11 @@ def as_bin(folder, pieces):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("release", [0.0, 1.0])
 @pytest.mark.parametrize("form", ["safetensors in pieces", "bin", "bin in pieces"])
-def test_other_forms_of_the_files_give_the_same_model(tmp_path, monkeypatch, family, release, form):
+def test_sharded_and_bin_files_give_the_same_model(tmp_path, monkeypatch, family, release, form):
     theirs = public_model(family)
     theirs.save_pretrained(tmp_path / "plain")
     expected = load_pretrained(tmp_path / "plain").state_dict()
-    monkeypatch.setattr(StoredTensors, "RELEASE", release)  # open every file anew for every tensor, or never
+    monkeypatch.setattr(StoredTensors, "RELEASE", release)  # reopen the file for every tensor, or never
     theirs.save_pretrained(tmp_path / "other", **({"max_shard_size": "6KB"} if "safetensors" in form else {}))
     if "bin" in form:
         as_bin(tmp_path / "other", pieces=3 if "pieces" in form else 1)
@@ -158,7 +158,7 @@ def test_other_forms_of_the_files_give_the_same_model(tmp_path, monkeypatch, fam
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_loaded_weights_have_the_asked_dtype_and_can_be_trained(tmp_path, family):
+def test_loaded_weights_have_the_requested_dtype_and_can_be_trained(tmp_path, family):
     save_pretrained(make_gpt(family=family), tmp_path)
     gpt = load_pretrained(tmp_path, torch.bfloat16)
     assert all(p.dtype == torch.bfloat16 and p.requires_grad and p.device.type == "cpu" for p in gpt.parameters())
@@ -170,10 +170,10 @@ def test_loaded_weights_have_the_asked_dtype_and_can_be_trained(tmp_path, family
     with torch.no_grad():
         for parameter in gpt.parameters():
             parameter.fill_(1)
-    same_tensors(load_file(tmp_path / "model.safetensors"), before)  # the file is not what was trained
+    same_tensors(load_file(tmp_path / "model.safetensors"), before)  # training does not change the file
 
 
-def test_the_other_name_of_gpt2s_activation_is_known(tmp_path):
+def test_both_names_of_gpt2s_activation_are_accepted(tmp_path):
     theirs = public_model(activation_function="gelu_pytorch_tanh")
     theirs.save_pretrained(tmp_path)
     with torch.no_grad():
@@ -211,7 +211,7 @@ def test_loading_takes_a_tenth_more_memory_than_the_file_or_the_result(tmp_path,
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("activation", ["gelu_new", "relu"])
 @torch.no_grad()
-def test_what_is_saved_here_computes_the_same_in_transformers(tmp_path, family, activation):
+def test_a_saved_model_computes_the_same_in_transformers(tmp_path, family, activation):
     transformers = pytest.importorskip("transformers")
     ours = make_gpt(activation=activation, family=family)
     save_pretrained(ours, tmp_path)
@@ -239,7 +239,7 @@ def test_a_public_model_comes_back_bit_for_bit(tmp_path, family, dtype):
 @pytest.mark.parametrize(
     "changes", [{}, {"activation": "relu"}, {"suppress_tokens": (0, 27, 28), "pad_id": 1}, {"family": "opt"}]
 )
-def test_saved_and_loaded_is_bit_equal(tmp_path, dtype, changes):
+def test_saving_and_loading_is_bit_exact(tmp_path, dtype, changes):
     gpt = make_gpt(eos_id=5, **changes).to(dtype)
     save_pretrained(gpt, tmp_path / "made" / "on" / "the" / "way")
     loaded = load_pretrained(tmp_path / "made" / "on" / "the" / "way", dtype)
@@ -249,8 +249,8 @@ def test_saved_and_loaded_is_bit_equal(tmp_path, dtype, changes):
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_dropout_elsewhere_is_where_ours_is(tmp_path, family):
-    """GPT-2's default is a tenth, in the attention too, where we have none."""
+def test_dropout_in_transformers_is_applied_where_ours_is(tmp_path, family):
+    """GPT-2's default is 0.1, also in the attention, where we have no dropout."""
     transformers = pytest.importorskip("transformers")
     save_pretrained(make_gpt(family=family, dropout=0.0), tmp_path)
     theirs = transformers.AutoModelForCausalLM.from_pretrained(tmp_path)
@@ -267,7 +267,7 @@ def test_dropout_elsewhere_is_where_ours_is(tmp_path, family):
 
 
 @torch.no_grad()
-def test_of_a_policy_the_language_model_is_written(tmp_path):
+def test_saving_a_policy_writes_its_language_model(tmp_path):
     model = ActorCritic(make_gpt())
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     save_pretrained(model, tmp_path)
@@ -279,7 +279,7 @@ def test_of_a_policy_the_language_model_is_written(tmp_path):
 @pytest.mark.parametrize("family", FAMILIES)
 @pytest.mark.parametrize("ids", [{"eos_id": 28}, {"eos_id": 0}, {"eos_id": 2, "pad_id": 1}, {"eos_id": 2, "pad_id": 2}])
 @torch.no_grad()
-def test_raw_scores_in_transformers_are_ours_with_padding_and_without(tmp_path, family, ids):
+def test_raw_scores_in_transformers_equal_ours_with_and_without_padding(tmp_path, family, ids):
     transformers = pytest.importorskip("transformers")
     model = RewardModel(make_gpt(family=family, **ids)).eval()
     model.gain.fill_(3.0)
@@ -291,7 +291,7 @@ def test_raw_scores_in_transformers_are_ours_with_padding_and_without(tmp_path, 
     assert theirs.config.num_labels == 1
     pad_id, eos_id = theirs.config.pad_token_id, theirs.config.eos_token_id
     assert eos_id == ids["eos_id"]
-    rows = [[5, pad_id, 7, pad_id, 9], [pad_id], [3, 4], [], [8, 6, pad_id]]  # ids that also stand for a pad
+    rows = [[5, pad_id, 7, pad_id, 9], [pad_id], [3, 4], [], [8, 6, pad_id]]  # the pad also occurs as a real token
     rows = [[*row, eos_id] for row in rows]
     for side in ("right", "left"):
         pads = [[pad_id] * (6 - len(row)) for row in rows]
@@ -319,7 +319,7 @@ def test_a_folder_without_its_files_is_refused(tmp_path, missing):
         load_pretrained(tmp_path)
 
 
-def test_a_missing_piece_is_refused_with_its_name(tmp_path):
+def test_a_missing_shard_is_refused_with_its_name(tmp_path):
     public_model().save_pretrained(tmp_path, max_shard_size="6KB")
     (tmp_path / "model-00002-of-00006.safetensors").unlink()
     with pytest.raises(FileNotFoundError, match=r"model-00002-of-00006\.safetensors"):
@@ -335,7 +335,7 @@ def test_a_file_without_a_tensor_is_refused_with_its_name(tmp_path):
         load_pretrained(tmp_path)
 
 
-def test_an_index_that_promises_too_much_is_refused(tmp_path):
+def test_an_index_that_lists_a_missing_tensor_is_refused(tmp_path):
     public_model().save_pretrained(tmp_path, max_shard_size="6KB")
     path = tmp_path / "model.safetensors.index.json"
     index = json.loads(path.read_text())
@@ -349,7 +349,7 @@ def test_an_index_that_promises_too_much_is_refused(tmp_path):
 def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path, name, shape):
     save_pretrained(make_gpt(), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
-    stored[f"transformer.{name}"] = torch.zeros(shape)  # would be spread over all rows, or fit the other way round
+    stored[f"transformer.{name}"] = torch.zeros(shape)  # could be broadcast, or transposed
     save_file(stored, tmp_path / "model.safetensors")
     with pytest.raises(ValueError, match=name.replace(".", r"\.") + r"' should have the shape"):
         load_pretrained(tmp_path)
@@ -375,7 +375,7 @@ def test_a_tensor_of_another_shape_is_refused_with_both_shapes(tmp_path, name, s
         ({"pad_token_id": [1]}, r"pad_token_id should be an integer or null, but is \[1\]"),
     ],
 )
-def test_a_config_that_says_nothing_of_use_is_refused_in_a_sentence(tmp_path, changes, words):
+def test_a_malformed_config_is_refused_in_one_sentence(tmp_path, changes, words):
     save_pretrained(make_gpt(), tmp_path)
     change_config(tmp_path, **changes)
     with pytest.raises(ValueError, match=words) as refusal:
@@ -397,7 +397,7 @@ def test_a_config_without_a_key_is_refused_with_the_key(tmp_path, key):
     [("[]", r"should be an object, but is \[\]"), ("{", "is not valid JSON"), ("\x80", "is not valid JSON")],
 )
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
-def test_a_file_that_is_no_json_object_is_refused_with_its_name(tmp_path, name, text, words):
+def test_a_file_that_is_not_a_json_object_is_refused_with_its_name(tmp_path, name, text, words):
     save_pretrained(make_gpt(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / name).write_text(text, encoding="latin-1")
@@ -413,7 +413,7 @@ def test_a_file_that_is_no_json_object_is_refused_with_its_name(tmp_path, name, 
         ({"weight_map": {"a": 1}}, "index.json: the file of 'a' should be a string, but is 1"),
     ],
 )
-def test_an_index_that_names_no_files_is_refused(tmp_path, index, words):
+def test_an_index_without_files_is_refused(tmp_path, index, words):
     save_pretrained(make_gpt(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / "model.safetensors.index.json").write_text(json.dumps(index))
@@ -422,7 +422,7 @@ def test_an_index_that_names_no_files_is_refused(tmp_path, index, words):
 
 
 @pytest.mark.parametrize(("family", "key"), [("gpt2", "n_layer"), ("opt", "num_hidden_layers")])
-def test_further_blocks_than_the_config_has_are_refused(tmp_path, family, key):
+def test_more_blocks_than_the_config_has_are_refused(tmp_path, family, key):
     save_pretrained(make_gpt(family=family), tmp_path)
     change_config(tmp_path, **{key: 1})
     with pytest.raises(ValueError, match=r"with 1 blocks, does not use: (decoder\.layers|h)\.1\..* and \d+ more"):
@@ -433,7 +433,7 @@ def test_further_blocks_than_the_config_has_are_refused(tmp_path, family, key):
     ("family", "name"),
     [("gpt2", "transformer.h.1.crossattention.c_attn.weight"), ("opt", "model.decoder.project_in.weight")],
 )
-def test_tensors_of_the_transformer_that_ours_has_not_are_refused_but_other_heads_are_not(tmp_path, family, name):
+def test_unknown_tensors_of_the_transformer_are_refused_but_unknown_heads_are_ignored(tmp_path, family, name):
     save_pretrained(make_gpt(family=family), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     if family == "opt":
@@ -447,7 +447,7 @@ def test_tensors_of_the_transformer_that_ours_has_not_are_refused_but_other_head
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_weights_that_are_no_numbers_are_refused_with_the_tensors_name(tmp_path, number, dtype):
+def test_non_finite_weights_are_refused_with_the_tensors_name(tmp_path, number, dtype):
     gpt = make_gpt().to(dtype)
     with torch.no_grad():
         gpt.blocks[1].up.weight[3, 5] = number
@@ -473,7 +473,7 @@ def test_weights_that_are_no_numbers_are_refused_with_the_tensors_name(tmp_path,
         ("opt", {"_remove_final_layer_norm": True}),
     ],
 )
-def test_a_model_that_would_compute_something_else_is_refused(tmp_path, family, changes):
+def test_an_architecture_that_computes_something_else_is_refused(tmp_path, family, changes):
     save_pretrained(make_gpt(family=family), tmp_path)
     change_config(tmp_path, **changes)
     (name,) = changes
@@ -481,14 +481,14 @@ def test_a_model_that_would_compute_something_else_is_refused(tmp_path, family, 
         load_pretrained(tmp_path)
 
 
-def test_opt_350m_is_refused_with_what_is_otherwise(tmp_path):
+def test_opt_350m_is_refused_with_the_differences(tmp_path):
     public_model("opt", do_layer_norm_before=False, word_embed_proj_dim=8).save_pretrained(tmp_path)
     with pytest.raises(ValueError, match=r"norms after attention .* projection between embeddings and blocks"):
         load_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_an_output_embedding_of_its_own_is_refused_though_the_config_ties_it(tmp_path, family):
+def test_an_untied_output_embedding_is_refused_even_if_the_config_ties_it(tmp_path, family):
     save_pretrained(make_gpt(family=family), tmp_path)
     stored = load_file(tmp_path / "model.safetensors")
     save_file(stored | {"lm_head.weight": torch.zeros(29, 16)}, tmp_path / "model.safetensors")
@@ -497,7 +497,7 @@ def test_an_output_embedding_of_its_own_is_refused_though_the_config_ties_it(tmp
 
 
 class Touches:
-    """What a pickle can hold: opened without care, it runs a command."""
+    """A pickled object that runs a command when it is loaded carelessly."""
 
     def __init__(self, path):
         self.path = path
@@ -506,7 +506,7 @@ class Touches:
         return os.system, (f"touch {self.path}",)
 
 
-def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
+def test_a_file_that_would_run_code_is_refused_without_running_it(tmp_path):
     save_pretrained(make_gpt(), tmp_path)
     as_bin(tmp_path, pieces=1)
     torch.save({"transformer.wte.weight": Touches(tmp_path / "ran")}, tmp_path / "pytorch_model.bin")
@@ -516,7 +516,7 @@ def test_a_file_that_would_run_code_is_refused_and_runs_none(tmp_path):
 
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
-def test_a_file_cut_short_is_refused(tmp_path, file):
+def test_a_truncated_file_is_refused(tmp_path, file):
     save_pretrained(make_gpt(), tmp_path)
     if "bin" in file:
         as_bin(tmp_path, pieces=1)
@@ -530,7 +530,7 @@ POINTER = b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 54
 
 @pytest.mark.parametrize("file", ["model.safetensors", "pytorch_model.bin"])
 @pytest.mark.parametrize(("content", "words"), [(b"", "is empty"), (POINTER, "is a Git LFS pointer")])
-def test_what_lies_there_in_place_of_the_weights_is_said(tmp_path, file, content, words):
+def test_an_empty_file_and_a_git_lfs_pointer_are_refused(tmp_path, file, content, words):
     save_pretrained(make_gpt(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     (tmp_path / file).write_bytes(content)
@@ -538,7 +538,7 @@ def test_what_lies_there_in_place_of_the_weights_is_said(tmp_path, file, content
         load_pretrained(tmp_path)
 
 
-def test_files_that_are_not_pytorchs_present_ones_are_told_apart(tmp_path):
+def test_old_checkpoints_and_other_files_are_distinguished(tmp_path):
     save_pretrained(make_gpt(), tmp_path)
     path = tmp_path / "pytorch_model.bin"
     torch.save(load_file(tmp_path / "model.safetensors"), path, _use_new_zipfile_serialization=False)
@@ -555,7 +555,7 @@ def test_files_that_are_not_pytorchs_present_ones_are_told_apart(tmp_path):
         load_pretrained(tmp_path)
 
 
-def test_a_file_of_something_else_is_refused(tmp_path):
+def test_a_file_of_another_type_is_refused(tmp_path):
     save_pretrained(make_gpt(), tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save([torch.zeros(2)], tmp_path / "pytorch_model.bin")
@@ -568,7 +568,7 @@ def test_a_file_of_something_else_is_refused(tmp_path):
 
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    """A hub with the repositories in `tmp_path`, which notes what is fetched."""
+    """A hub with the repositories in `tmp_path`. Returns the list of files downloaded from it."""
     fetched = []
 
     def hf_hub_download(repo_id, filename):
@@ -584,12 +584,12 @@ def hub(tmp_path, monkeypatch):
     return fetched
 
 
-def test_of_a_model_on_the_hub_only_the_needed_files_are_fetched(tmp_path, hub):
+def test_only_the_needed_files_are_downloaded(tmp_path, hub):
     theirs = public_model("opt")
     theirs.save_pretrained(tmp_path / "plain")
     theirs.save_pretrained(tmp_path / "both")
     as_bin(tmp_path / "both", pieces=2)
-    torch.save({}, tmp_path / "plain" / "pytorch_model.bin")  # the same weights again, worse
+    torch.save({}, tmp_path / "plain" / "pytorch_model.bin")  # less preferred than safetensors
     expected = theirs.state_dict()["model.decoder.embed_tokens.weight"]
     assert torch.equal(load_pretrained("plain").token_embedding.weight, expected)
     assert set(hub) == {"config.json", "model.safetensors"}
@@ -603,14 +603,14 @@ def test_of_a_model_on_the_hub_only_the_needed_files_are_fetched(tmp_path, hub):
     assert hub == ["config.json"]
 
 
-def test_a_model_that_cannot_be_loaded_is_refused_before_its_weights_are_fetched(tmp_path, hub):
+def test_an_unsupported_model_is_refused_before_its_weights_are_downloaded(tmp_path, hub):
     public_model("opt", do_layer_norm_before=False).save_pretrained(tmp_path / "other")
     with pytest.raises(ValueError, match="other has an architecture that cannot be loaded"):
         load_pretrained("other")
     assert hub == ["config.json"]
 
 
-def test_what_the_hub_does_not_have_is_refused_in_a_sentence(tmp_path, hub):
+def test_a_name_that_the_hub_does_not_have_is_refused_in_one_sentence(tmp_path, hub):
     with pytest.raises(ValueError, match="gpt3 is neither a folder nor a model on the hub"):
         load_pretrained("gpt3")
     (tmp_path / "empty").mkdir()
@@ -618,12 +618,12 @@ def test_what_the_hub_does_not_have_is_refused_in_a_sentence(tmp_path, hub):
         load_pretrained("empty")
 
 
-def test_a_path_that_no_hub_could_have_is_refused(tmp_path):
+def test_a_path_that_cannot_be_a_name_on_the_hub_is_refused(tmp_path):
     with pytest.raises(ValueError, match="neither a folder nor a model on the hub"):
         load_pretrained(tmp_path / "no such folder")
 
 
-def test_a_stored_tensor_is_found_with_its_prefix_and_without(tmp_path):
+def test_a_stored_tensor_is_found_without_its_prefix(tmp_path):
     save_pretrained(make_gpt(), tmp_path)
     stored = StoredTensors(finder(tmp_path), tmp_path, "transformer.")
     assert "wte.weight" in stored
@@ -631,7 +631,7 @@ def test_a_stored_tensor_is_found_with_its_prefix_and_without(tmp_path):
     assert torch.equal(stored["wpe.weight"], load_file(tmp_path / "model.safetensors")["transformer.wpe.weight"])
 
 
-def test_sizes_are_those_that_were_saved(tmp_path):
+def test_pretrained_config_is_the_config_that_was_saved(tmp_path):
     gpt = make_gpt(family="opt", eos_id=2, suppress_tokens=(0, 1))
     save_pretrained(gpt, tmp_path)
     assert pretrained_config(tmp_path) == gpt.config == replace(gpt.config, context=12)
