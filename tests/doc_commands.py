@@ -154,10 +154,9 @@ class Shell:
         options = [f"--config={variables.get('CONFIG', 'reviews')}", f"--run-dir={run}"]
         options += [f"--init-from={variables['INIT_FROM']}"] if "INIT_FROM" in variables else []
         options += shlex.split(variables.get("ARGS", ""))
-        last = {"sft": 1, "train-rm": 2, "train-ppo": 3, "train": 3}
-        for stage in STAGES[: max([last.get(word, 0) for word in arguments])]:
-            if stage not in self.stages[variables.get("INIT_FROM", "")]:
-                self.stage(stage, options)
+        last = max([{"sft": 1, "train-rm": 2, "train-ppo": 3, "train": 3}.get(word, 0) for word in arguments])
+        for stage in STAGES[last - 1 if "INIT_FROM" in variables else 0 : last]:
+            self.stage(stage, options)
         if {"evaluate", "generate", "curves"} & set(arguments):
             assert "ppo" in self.stages[run], f"no command has created {run} yet"
 
