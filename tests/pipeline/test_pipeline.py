@@ -442,6 +442,19 @@ def test_evaluation_does_not_disturb_training(finished, ppo_from, tmp_path):
     assert same_tensors(often / "ppo/policy/model.safetensors", seldom / "ppo/policy/model.safetensors")
 
 
+def test_evaluations_and_checkpoints_each_come_as_often_as_their_setting_says(ppo_from, tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+
+    def noted(checkpoints, state):
+        saved.append(state.iteration)
+        return save(checkpoints, state)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    run = ppo_from(tmp_path / "run", "--eval.every", 3)
+    assert saved == [0, 2, 4, 5]  # save_every is 2
+    assert [line["step"] for line in read_metrics(run, "ppo") if "eval/score" in line] == [0, 3, 5]
+
+
 @pytest.mark.parametrize("when", ["update", "log", "save"])
 def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from, tmp_path, capsys, monkeypatch, when):
     """Killed in the fourth iteration, with a checkpoint of the second: in the update, before the line, after it."""
