@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
+import torch
 
 from minippo.config import Config, DataConfig, PPOConfig
-from minippo.evaluation import Evaluator, Judge, answer_stats, win_rate
+from minippo.errors import TrainingError
+from minippo.evaluation import Answer, Evaluator, Judge, answer_stats, win_rate
 from minippo.rollout import sample_responses
 from minippo.streams import response_uniforms
 from tests.environment import environment
@@ -75,3 +79,21 @@ def test_summary_has_the_reference_before_and_the_policy_after(evaluator, make_p
             expected |= {f"{key}_before": before[key], f"{key}_after": after[key]}
     assert ours.summary(answers) == expected
     assert before != after
+
+
+def test_judge_is_told_the_prompt_of_every_response():
+    asked = []
+    judge = replace(JUDGE, gold_score=lambda *texts: float(asked.append(texts) or len(asked)))
+    ours, theirs = ([Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True) for n in range(2)] for who in ("us", "them"))
+    answer_stats(ours, judge)
+    assert asked == [("0:", " us"), ("1:", " us")]
+    del asked[:]
+    win_rate(ours, theirs, judge)
+    assert sorted(asked) == [("0:", " them"), ("0:", " us"), ("1:", " them"), ("1:", " us")]
+
+
+def test_a_score_that_is_not_finite_is_no_result(evaluator, make_policy):
+    ours = evaluator()
+    ours.env = replace(ours.env, scorer=lambda prompts, responses: torch.full((len(prompts),), torch.nan))
+    with pytest.raises(TrainingError, match="score is nan"):
+        ours.answer(make_policy(0))

@@ -189,6 +189,14 @@ def test_metrics_hold_one_line_an_iteration_with_every_curve(finished):
     assert {"seconds/rollout", "seconds/update", "tokens_per_second", "peak_memory_mb"} <= timing[-1].keys()
 
 
+def test_speed_counts_the_tokens_of_the_responses(finished):
+    _, *lines = read_metrics(finished, "ppo")
+    timing = [line for line in map(json.loads, (finished / "timing.jsonl").open()) if line["stage"] == "ppo"]
+    for line, timed in zip(lines, timing[-5:], strict=True):
+        seconds = sum(value for key, value in timed.items() if key.startswith("seconds/"))
+        assert timed["tokens_per_second"] * seconds == pytest.approx(8 * line["response/length"])
+
+
 def test_first_iteration_starts_at_the_reference(finished):
     _, first, second = read_metrics(finished, "ppo")[:3]
     assert first["objective/kl"] == pytest.approx(0, abs=1e-5)
