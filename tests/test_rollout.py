@@ -383,6 +383,16 @@ def test_responses_depend_on_the_seed_and_the_iteration_alone(collect, ppo_confi
     assert first.response_texts != collect(ppo_config, seed=5, iteration=1).response_texts
 
 
+def test_responses_are_drawn_with_the_numbers_of_its_stream_at_the_next_iteration(
+    collect, ppo_config, policy, queries, tokenizer
+):
+    config = replace(ppo_config, temperature=0.6)
+    sampling = environment(policy, None, tokenizer, config, RESPONSE_LENGTH).sampling
+    uniforms = response_uniforms(3, "rollout", 5, range(24), RESPONSE_LENGTH)
+    expected = sample_responses(policy, queries, tokenizer, sampling, uniforms)
+    assert torch.equal(collect(config, seed=3, iteration=4).responses, expected.responses)
+
+
 def test_selected_rows_keep_every_column_together(collect, ppo_config):
     rollout = collect(ppo_config)
     rows = torch.tensor([7, 0, 23])

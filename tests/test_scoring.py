@@ -1,11 +1,15 @@
 """The reward model as a scorer: one score a text, whatever else is in the batch, from a model that never trains."""
 
+import math
+import re
+
 import pytest
 import torch
 
+from minippo.errors import TrainingError
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
-from minippo.scoring import RewardScorer, score_tokens
+from minippo.scoring import RewardScorer, score_texts, score_tokens
 from minippo.tokenizer import reward_tokens, train_bpe
 from minippo.tokenizer.vocab_json import END_OF_TEXT
 
@@ -92,3 +96,14 @@ def test_a_text_beyond_the_context_is_scored_by_what_fits_and_the_end(reward_mod
 
 def test_no_texts_have_no_scores(reward_model, tokenizer):
     assert RewardScorer(reward_model, tokenizer)([], []).shape == (0,)
+
+
+@pytest.mark.parametrize("wrong", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("place", [0, 2])
+def test_a_score_that_is_not_finite_is_an_error_that_quotes_its_response_and_prompt(wrong, place):
+    scores = torch.tensor([0.5, -1.0, 2.0])
+    assert score_texts(lambda prompts, responses: scores, PROMPTS[:3], RESPONSES[:3]) is scores
+    scores[place] = wrong
+    expected = f"response {RESPONSES[place]!r} to {PROMPTS[place]!r}: score is {wrong}"
+    with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
+        score_texts(lambda prompts, responses: scores, PROMPTS[:3], RESPONSES[:3])

@@ -102,38 +102,38 @@ MUTANTS = [
     Mutant("minippo/sampling.py", "tokens, positions = drawn.unsqueeze(1), next_position + step", "tokens, positions = drawn.unsqueeze(1), torch.full_like(next_position, P + step)", covering("sampling")),
     Mutant("minippo/sampling.py", "logits = (logits - highest) / max(temperature", "logits = (logits - highest) * max(temperature", covering("sampling")),
     Mutant("minippo/sampling.py", "descending.cumsum(dim=-1) - descending >= top_p", "descending.cumsum(dim=-1) >= top_p", covering("sampling")),
-    Mutant("minippo/sampling.py", "    if P + max_new_tokens > context:", "    if P + max_new_tokens > context + 1:", covering("sampling")),
+    Mutant("minippo/sampling.py", "    if P + max_new_tokens > model.config.context:", "    if P + max_new_tokens > model.config.context + 1:", covering("sampling", "cannot_fit")),
     # ------------------------------------------------------------------ rollout
-    Mutant("minippo/rollout.py", "equations.token_logprobs(logits, drawn, config.temperature)", "equations.token_logprobs(logits, drawn)", covering("rollout")),
-    Mutant("minippo/rollout.py", "    if config.min_new_tokens > 0:\n", "    if False:\n", covering("rollout")),  # forbidden in one place only
-    Mutant("minippo/rollout.py", "torch.arange(real.shape[1]) >= query_lengths.unsqueeze(1)", "torch.arange(real.shape[1]) > query_lengths.unsqueeze(1)", covering("rollout")),
-    Mutant("minippo/rollout.py", 'for tensor in pad(query_ids, tokenizer.pad_id, "left")', 'for tensor in pad(query_ids, tokenizer.pad_id, "right")', covering("rollout")),
-    Mutant("minippo/rollout.py", "has_eos=(torch.isin(responses, torch.tensor([eos_id, *stop_ids], device=device)) & response_mask).any(dim=1)", "has_eos=~response_mask.all(dim=1)", covering("rollout")),  # inferred from padding
-    Mutant("minippo/rollout.py", "    state.policy.eval()\n", "", covering("rollout")),  # dropout on
-    Mutant("minippo/rollout.py", "kl_coef=state.kl_coef)", "kl_coef=config.kl_coef)", covering("rollout")),
-    Mutant("minippo/rollout.py", "        rewards = equations.rescale(rewards, mask)", "        rewards = equations.whiten(rewards, mask)", covering("rollout")),
+    Mutant("minippo/rollout.py", "equations.token_logprobs(logits, chosen, sampling.temperature)", "equations.token_logprobs(logits, chosen)", covering("rollout", "gets_alone")),
+    Mutant("minippo/rollout.py", "    if sampling.min_new_tokens > 0:\n", "    if False:\n", covering("rollout", "minimum gets_alone")),  # forbidden in one place only
+    Mutant("minippo/rollout.py", "torch.arange(joined.shape[1]) >= query_lengths.unsqueeze(1)", "torch.arange(joined.shape[1]) > query_lengths.unsqueeze(1)", covering("rollout")),
+    Mutant("minippo/rollout.py", 'in pad(queries, sampling.pad_id, "left")', 'in pad(queries, sampling.pad_id, "right")', covering("rollout")),
+    Mutant("minippo/rollout.py", "has_eos=(torch.isin(responses, ends) & response_mask).any(dim=1)", "has_eos=~response_mask.all(dim=1)", covering("rollout", "counts_as_ended")),  # inferred from padding
+    Mutant("minippo/rollout.py", "    state.policy.eval()  # dropout off", "    state.policy  # dropout off", covering("rollout", "dropout")),  # dropout on
+    Mutant("minippo/rollout.py", "mask, state.kl_coef, config)", "mask, config.kl_coef, config)", covering("rollout", "coefficient_of_the_state")),
+    Mutant("minippo/advantages.py", "        rewards = equations.rescale(rewards, response_mask)", "        rewards = equations.whiten(rewards, response_mask)", covering("advantages")),
     Mutant("minippo/rollout.py", "        returns=returns,\n", "        returns=equations.whiten(returns, mask),\n", covering("rollout")),
-    Mutant("minippo/rollout.py", '"value/mean": masking.masked_mean(rollout.values, mask)', '"value/mean": rollout.values.mean()', covering("rollout")),
-    Mutant("minippo/rollout.py", '"objective/scores": rollout.raw_scores.mean()', '"objective/scores": rollout.scores.mean()', covering("rollout")),
+    Mutant("minippo/rollout.py", '"value/mean": masking.masked_mean(self.values, mask)', '"value/mean": self.values.mean()', covering("rollout", "figures")),
+    Mutant("minippo/rollout.py", '"objective/scores": self.raw_scores.mean()', '"objective/scores": self.scores.mean()', covering("rollout", "figures")),
     # ------------------------------------------------------------------ update
     Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()\n", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()\n", covering("ppo")),  # divided by microbatches
-    Mutant("minippo/ppo.py", "advantages = equations.whiten(advantages, batch.response_mask)", "advantages = equations.rescale(advantages, batch.response_mask)", covering("ppo")),
+    Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
     Mutant("minippo/ppo.py", "        loss.backward()\n", "        loss.backward()\n        torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm)\n", covering("ppo")),
-    Mutant("minippo/ppo.py", "            sums[name] += float(value)\n", "            sums[name] = float(value)\n", covering("ppo")),  # the last one is logged
+    Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged
     Mutant("minippo/ppo.py", "    state.optimizer.zero_grad(set_to_none=True)\n", "", covering("ppo")),
-    Mutant("minippo/ppo.py", "        batch.logprobs[rows],\n", "        logprobs.detach(),\n", covering("ppo")),  # the clip never acts
+    Mutant("minippo/ppo.py", "        batch.logprobs,\n", "        logprobs.detach(),\n", covering("ppo", "by_hand")),  # the clip never acts
     Mutant("minippo/ppo.py", "for epoch in range(config.num_epochs)\n", "for epoch in range(1)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", covering("ppo")),  # the tail
     Mutant("minippo/ppo.py", "torch.randperm(B, generator=generator(state.seed, \"minibatches\", state.iteration + 1, epoch))", "torch.randperm(B)", covering("ppo")),
-    Mutant("minippo/ppo.py", "        return figures\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", covering("ppo")),  # steps with a loss of 0
+    Mutant("minippo/ppo.py", "        return stats\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", covering("ppo", "not_taken skip")),  # steps with a loss of 0
     Mutant("minippo/ppo.py", "weight=config.ptx_coef\n", "weight=1.0\n", covering("ppo")),
     Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo")),
-    Mutant("minippo/ppo.py", 'taken = [figures for figures in found if "policy/grad_norm" in figures]', "taken = found", covering("ppo")),
+    Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),
     Mutant("minippo/language_model.py", "        (weight * part).backward()\n", "        part.backward()\n", covering("ppo")),
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
-    Mutant("minippo/checks.py", "    if not off <= CACHE_FACTOR * tolerance:", "    if not off <= 1e3:", covering("checks")),
+    Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),
     # ------------------------------------------------------------------ optimizer
     Mutant("minippo/optim.py", "        weight = parameter if on_cpu else state[\"master\"]\n", "        weight = parameter\n", covering("optim")),  # bfloat16 alone
     Mutant("minippo/optim.py", "denominator = second.sqrt().div_(second_correction).add_(eps)", "denominator = second.sqrt().add_(eps).div_(second_correction)", covering("optim")),
@@ -161,7 +161,7 @@ MUTANTS = [
     Mutant("minippo/tokenizer/vocab_json.py", "(vocabulary.get(\"</s>\"), vocabulary.get(\"<pad>\")) == (2, 1)", "\"</s>\" in vocabulary", covering("public_vocabulary")),
     Mutant("minippo/tokenizer/vocab_json.py", ".read_text(encoding=\"utf-8\").split(\"\\n\")", ".read_text(encoding=\"utf-8\").split()", covering("public_vocabulary")),
     Mutant("minippo/tokenizer/vocab_json.py", "*range(ord(\"®\"), ord(\"ÿ\") + 1)", "*range(ord(\"¬\"), ord(\"ÿ\") + 1)", covering("public_vocabulary")),  # the soft hyphen does not print
-    Mutant("minippo/scoring.py", "scores[torch.tensor(chosen)] = ", "scores[start : start + batch_size] = ", covering("scoring")),
+    Mutant("minippo/scoring.py", "scores[torch.tensor(indices)] = ", "scores[start : start + batch_size] = ", covering("scoring")),
     Mutant("minippo/scoring.py", "reward_model.eval().requires_grad_(False)", "reward_model", covering("scoring")),  # goes on training
     # ------------------------------------------------------------------ public weights, export
     Mutant("minippo/weights/families.py", "(\"self_attn.q_proj\", \"self_attn.k_proj\", \"self_attn.v_proj\")", "(\"self_attn.k_proj\", \"self_attn.q_proj\", \"self_attn.v_proj\")", covering("weights", "transformers")),
@@ -217,7 +217,7 @@ MUTANTS = [
     Mutant("minippo/batches.py", "if epoch != self._epoch:", "if self._epoch < 0:", covering("data")),
     Mutant("minippo/data/encode.py", "np.flatnonzero(lengths <= most)", "np.flatnonzero(lengths < most)", covering("token_rows")),
     Mutant("minippo/data/rows.py", "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", covering("data")),
-    Mutant("minippo/batches.py", "(place + 1 - starts[-1]) * length > batch_tokens", "(place - starts[-1]) * length > batch_tokens", covering("data")),
+    Mutant("minippo/batches.py", "(position + 1 - starts[-1]) * length > batch_tokens", "(position - starts[-1]) * length > batch_tokens", covering("data", "by_length")),
     Mutant("minippo/data/texts.py", "self.read(start + first, start + last)", "self.read(first, last)", covering("token_rows")),
     Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *key, tokenizer.fingerprint)", "fingerprint_of(\"tokens\", *key)", covering("token_rows")),  # another tokenizer's ids
     Mutant("minippo/data/rows.py", "if ids_path.stat().st_size == bounds[\"lengths\"].sum() * dtype.itemsize else None", "", covering("token_rows")),  # a file cut short
@@ -238,26 +238,26 @@ MUTANTS = [
     Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
     Mutant("minippo/data/own.py", "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", covering("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
-    Mutant("train_rm.py", "won = [row[i] > row[j]", "won = [row[i] >= row[j]", covering("train_rm")),  # ties count as right
-    Mutant("train_rm.py", "return sum(won) / len(won)", "return sum(won) / len(scores)", covering("train_rm")),
-    Mutant("train_rm.py", "            rows, *_ = comparison_rows(corpus.comparisons(\"train\", epoch), tokenizer, context, run.config.data)\n", "            pass\n", covering("train_rm")),
+    Mutant("minippo/evaluation.py", "correct = [row[i] > row[j]", "correct = [row[i] >= row[j]", covering("train_rm", "tie pair")),  # ties count as right
+    Mutant("minippo/evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
+    Mutant("train_rm.py", "                comparisons = inputs.corpus.comparisons(\"train\", epoch)\n                rows, *_ = comparison_rows(comparisons, tokenizer, model.gpt.config.context, run.config.data)\n", "                pass\n", covering("train_rm", "pairs_anew")),
     # ------------------------------------------------------------------ checkpoints and runs
     Mutant("minippo/runs/checkpoint.py", "    state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "    state.iteration, state.kl_coef = rest[\"iteration\"], rest[\"kl_coef\"]", covering("checkpoint")),
     Mutant("minippo/runs/checkpoint.py", "    state.prompts.rows_drawn = rest[\"prompts_drawn\"]\n", "", covering("checkpoint")),
     Mutant("minippo/runs/checkpoint.py", "state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "state.seed, state.iteration = rest[\"seed\"], rest[\"iteration\"]", covering("checkpoint")),
     Mutant("minippo/storage.py", "    partial = path.with_suffix(\".partial\")\n", "    partial = path\n", covering("checkpoint")),
     Mutant("minippo/runs/checkpoint.py", "        state.demonstrations.rows_drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "    if rest[\"data\"] != data:\n", "    if False:\n", covering("checkpoint", "data")),  # its place in other rows
+    Mutant("minippo/runs/checkpoint.py", "            if rest[\"data\"] != self.data:\n", "            if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
     Mutant("minippo/runs/validation.py", "        if not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
-    Mutant("minippo/evaluation.py", "response_uniforms(config.seed, f\"{split} answers\"", "response_uniforms(0, f\"{split} answers\"", covering("evaluate")),  # disturbs training
+    Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
-    Mutant("train_ppo.py", "        save(state, folder)  # a save that cannot work shows now, not an hour in\n", "        pass\n", covering("pipeline") + "::test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpoint " + covering("pipeline") + "::test_a_broken_promise_ends_the_run_before_its_first_step"),
-    Mutant("train_ppo.py", "        restore(state, checkpoints(folder)[-1])\n", "        restore(state, checkpoints(folder)[-1])\n        reference = policy\n", covering("pipeline", "resumed")),
+    Mutant("train_ppo.py", "        checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable\n", "        pass\n", covering("pipeline", "each_come")),
+    Mutant("train_ppo.py", "    if checkpoints.restore_latest(state):\n", "    if checkpoints.restore_latest(state):\n        env = Environment(state.policy, env.scorer, env.tokenizer, env.sampling)\n", covering("pipeline", "resumed")),
     Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
     Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
-    Mutant("minippo/sft.py", "require_finite(f\"sft {name}: step {step + 1}\", loss=loss.item(), gradient=grad_norm.item())", "pass", covering("sft")),
+    Mutant("minippo/sft.py", "            require_finite(stats)\n", "            pass\n", covering("sft", "no_number")),
 ]  # fmt: skip

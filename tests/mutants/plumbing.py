@@ -15,8 +15,6 @@ def _files(*names: str) -> str:
 
 REPLAY_SFT, REPLAY_RM, REPLAY_PPO = (covering("replay", stage) for stage in ("language", "reward", "policy"))
 RECOMPUTED, EFFECTS = _files("recomputed"), covering("every_field", "base_run")
-OF_PPO = _files("replay", "run_streams", "recomputed", "held_out", "every_field", "pipeline")
-OF_EVALUATE = _files("evaluate", "recomputed", "run_streams", "every_option")
 OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
 OF_CHECKS = _files("checks", "pipeline")
 OF_RUN = _files("run", "every_option", "pipeline", "every_field")
@@ -32,12 +30,15 @@ OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
 OF_SAMPLING = _files("sampling")
 OF_STREAMS = _files("streams", "run_streams")
+OF_ADVANTAGES, OF_STATE, OF_EVALUATION = _files("advantages"), _files("state"), _files("evaluation")
+OF_LOADING, OF_STAGE, OF_RESULTS = _files("loading"), _files("stage"), _files("results")
+OF_STORAGE, OF_BATCHES = _files("storage"), _files("batches")
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
-    Mutant("minippo/sft.py", "config = getattr(run.config.sft, name)", "config = run.config.sft.policy", REPLAY_SFT),  # sft.reward unread
-    Mutant("minippo/sft.py", "pieces = windows(rows[\"train\"], ", "pieces = windows(rows[\"test\"], ", _files("sft")),  # trains on what is held out
-    Mutant("minippo/sft.py", "held_out_loss(gpt, windows(rows[split], ", "held_out_loss(gpt, windows(rows[\"train\"], ", _files("sft")),  # measured on training rows
+    Mutant("minippo/sft.py", "backbone, getattr(run.config.sft, name))", "backbone, run.config.sft.policy)", REPLAY_SFT),  # sft.reward unread
+    Mutant("minippo/sft.py", "    lengths = pieces[\"train\"].lengths", "    pieces[\"train\"] = pieces[\"test\"]\n    lengths = pieces[\"train\"].lengths", _files("sft")),  # trains on what is held out
+    Mutant("minippo/sft.py", "held_out_loss(gpt, pieces[split], ", "held_out_loss(gpt, pieces[\"train\"], ", _files("sft")),  # measured on training rows
     Mutant("minippo/sft.py", "    validation_loss, test_loss = (", "    test_loss, validation_loss = (", _files("sft")),  # the reported loss is the one that settings are chosen by
     Mutant("minippo/sft.py", "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
     Mutant("minippo/sft.py", "param_groups(gpt.parameters(), config.weight_decay)", "param_groups(gpt.parameters(), config.lr)", REPLAY_SFT),
@@ -46,9 +47,9 @@ PLUMBING = [
     Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)\n", "", _files("sft")),  # gradients add up over the steps
     Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", REPLAY_SFT),
     Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", REPLAY_SFT),  # every epoch in one order
-    Mutant("minippo/sft.py", "seed_global(run.config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", _files("run_streams")),
-    Mutant("minippo/sft.py", "zip((policy_rows, reward_rows), tokenizers", "zip((policy_rows, policy_rows), tokenizers", _files("sft")),  # warm-started on other tokens than it will read
-    Mutant("minippo/sft.py", "make_tokenizer(config.tokenizer, texts)", "make_tokenizer(configs[0].tokenizer, texts)", covering("every_field", "sft model seed")),
+    Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", _files("run_streams")),
+    Mutant("minippo/sft.py", "\"reward\": reward_rows}[name]", "\"reward\": policy_rows}[name]", covering("sft", "each_backbone")),  # warm-started on other tokens than it will read
+    Mutant("minippo/sft.py", "make_tokenizer(model_config.tokenizer, texts)", "make_tokenizer(config.model.policy.tokenizer, texts)", covering("every_field", "sft model seed")),
     Mutant("minippo/sft.py", "texts = [d.prompt + d.completion for", "texts = [d.completion for", covering("every_field", "sft model seed")),  # a tokenizer that has seen no prompt
     Mutant("minippo/sft.py", "                activation=config.activation,\n", "", EFFECTS),
     # ------------------------------------------------------------------ train_rm.py: stage 2
@@ -72,68 +73,68 @@ PLUMBING = [
     Mutant("train_rm.py", "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", REPLAY_RM),  # accuracy on training rows
     Mutant("train_rm.py", "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", REPLAY_RM),  # normalised on held-out prompts
     Mutant("train_rm.py", "policy_tokenizer, config.data)", "tokenizer, config.data)", EFFECTS),  # the policy is asked in the other's tokens
-    Mutant("train_rm.py", "    normalise_on_reference(model, data.queries, run)\n    judge", "    judge", REPLAY_RM),  # never normalised
+    Mutant("train_rm.py", "    normalise_on_reference(model, inputs.queries, run)\n    save_model(", "    save_model(", REPLAY_RM),  # never normalised
     Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if False:\n", REPLAY_RM),
     Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if True:\n", EFFECTS),
     Mutant("train_rm.py", "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", REPLAY_RM),
     Mutant("train_rm.py", "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", REPLAY_RM),  # normalised on answers without their prompts
     Mutant("train_rm.py", "    model.eval()\n    scores = []", "    scores = []", covering("every_field", "rm seed model")),  # dropout on before training
     Mutant("train_rm.py", "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", REPLAY_RM),
-    Mutant("train_rm.py", "    scores = scores_of(model, data.test_rows,", "    scores = scores_of(model, data.validation_rows,", REPLAY_RM),  # reported on the validation split
-    Mutant("train_rm.py", "corpus.comparisons(\"validation\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", REPLAY_RM),  # settings are chosen on the test split
-    Mutant("train_rm.py", "count = config.rm.eval_comparisons", "count = config.eval.prompts", REPLAY_RM),
-    Mutant("train_rm.py", "[test[number] for number in kept[:count].tolist()]", "list(test[:count])", RECOMPUTED),  # the limit of other comparisons than the accuracy
+    Mutant("train_rm.py", "    scores = comparison_scores(model, inputs.test_rows,", "    scores = comparison_scores(model, inputs.validation_rows,", REPLAY_RM),  # reported on the validation split
+    Mutant("train_rm.py", "validation = corpus.comparisons(\"validation\")", "validation = corpus.comparisons(\"test\")", REPLAY_RM),  # settings are chosen on the test split
+    Mutant("train_rm.py", "model.gpt.config.context, config.rm.eval_comparisons\n", "model.gpt.config.context, config.eval.prompts\n", REPLAY_RM),
+    Mutant("train_rm.py", "[test[index] for index in kept[:count].tolist()] if", "list(test[:count]) if", RECOMPUTED),  # the limit of other comparisons than the accuracy
     Mutant("train_rm.py", "judge.gold_score(c.prompt, text)", "judge.gold_score(\"\", text)", RECOMPUTED),
     Mutant("train_rm.py", "run.earlier(\"sft\") / \"reward\"", "run.earlier(\"sft\") / \"policy\"", REPLAY_RM),
     Mutant("train_rm.py", "    _, tokenizer = run.tokenizers()", "    tokenizer, _ = run.tokenizers()", REPLAY_RM),
     # ------------------------------------------------------------------ train_ppo.py: stage 3
-    Mutant("train_ppo.py", "param_groups(policy.parameters(), config.weight_decay)", "param_groups(policy.parameters(), config.lr)", REPLAY_PPO),
-    Mutant("train_ppo.py", "(0.9, config.adam_beta2)", "(0.9, 0.999)", REPLAY_PPO),
-    Mutant("train_ppo.py", "config.adam_eps, tensorflow_eps", "1e-5, tensorflow_eps", REPLAY_PPO),
-    Mutant("train_ppo.py", ", tensorflow_eps=config.tensorflow_eps", "", REPLAY_PPO),
-    Mutant("train_ppo.py", "policy, optimizer, run.config.seed, prompts", "policy, optimizer, 1, prompts", REPLAY_PPO),  # the draws of the rollouts
-    Mutant("train_ppo.py", "seed_global(config.seed, \"value head\")", "seed_global(1, \"value head\")", REPLAY_PPO),
-    Mutant("train_ppo.py", "run.config.ppo.rollout_batch_size, run.config.seed, \"ppo prompts\"", "run.config.ppo.rollout_batch_size, 1, \"ppo prompts\"", REPLAY_PPO),
-    Mutant("train_ppo.py", "prompts, config.kl_coef, demonstrations", "prompts, 0.11, demonstrations", REPLAY_PPO),
-    Mutant("train_ppo.py", " demonstrations=demonstrations,", "", REPLAY_PPO),  # no pretraining term
-    Mutant("train_ppo.py", "config.ppo.ptx_batch_size, config.seed", "config.ppo.rollout_batch_size, config.seed", REPLAY_PPO),
-    Mutant("train_ppo.py", "BatchStream(queries[\"train\"], ", "BatchStream(queries[\"test\"], ", REPLAY_PPO),  # trains on the held-out prompts
-    Mutant("train_ppo.py", "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"train\"], queries[\"test\"], corpus", RECOMPUTED),  # evaluated on those it trains on
-    Mutant("train_ppo.py", "queries[\"validation\"], queries[\"test\"], corpus", "queries[\"test\"], queries[\"validation\"], corpus", RECOMPUTED),
+    Mutant("minippo/state.py", "param_groups(policy.parameters(), config.weight_decay)", "param_groups(policy.parameters(), config.lr)", OF_STATE),
+    Mutant("minippo/state.py", "(0.9, config.adam_beta2)", "(0.9, 0.999)", OF_STATE),
+    Mutant("minippo/state.py", "            config.adam_eps,\n", "            1e-5,\n", OF_STATE),
+    Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
+    Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
+    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", REPLAY_PPO),
+    Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
+    Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
+    Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", REPLAY_PPO),  # no pretraining term
+    Mutant("minippo/state.py", "config.ptx_batch_size, seed", "config.rollout_batch_size, seed", OF_STATE),
+    Mutant("train_ppo.py", "prompts=queries[\"train\"],", "prompts=queries[\"test\"],", REPLAY_PPO),  # trains on the held-out prompts
+    Mutant("train_ppo.py", "validation=queries[\"validation\"][", "validation=queries[\"train\"][", RECOMPUTED),  # evaluated on those it trains on
+    Mutant("train_ppo.py", "validation=queries[\"validation\"][: config.eval.prompts],\n        test=queries[\"test\"][", "validation=queries[\"test\"][: config.eval.prompts],\n        test=queries[\"validation\"][", RECOMPUTED),
     Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", REPLAY_PPO),  # held-out demonstrations are trained on
-    Mutant("train_ppo.py", "(tokenizer, _) = load_corpus", "(_, tokenizer) = load_corpus", REPLAY_PPO),
-    Mutant("train_ppo.py", "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", REPLAY_PPO),
-    Mutant("train_ppo.py", "\"policy\", config.ppo.value_head)", "\"policy\")", EFFECTS),
-    Mutant("train_ppo.py", "data.validation[: config.eval.prompts]", "data.validation[: config.eval.final_prompts]", EFFECTS),
-    Mutant("train_ppo.py", "data.test[: config.eval.final_prompts]", "data.test[: config.eval.prompts]", EFFECTS),
-    Mutant("train_ppo.py", "answer(model, reference, ", "answer(reference, reference, ", RECOMPUTED),  # evaluations sample the reference
-    Mutant("train_ppo.py", "tokenizer, config, \"validation\")", "tokenizer, config, \"test\")", RECOMPUTED),  # the draws of the evaluation at the end
-    Mutant("train_ppo.py", "    test = data.test[", "    test = data.validation[", RECOMPUTED),  # reported on the validation split
-    Mutant("train_ppo.py", "win_rate(answers, reference_answers, judge)", "win_rate(reference_answers, answers, judge)", RECOMPUTED),  # losses for wins
-    Mutant("train_ppo.py", "win_rate(answers, reference_answers, judge)", "win_rate(answers, reference_answers, None)", RECOMPUTED),  # by the score trained for
-    Mutant("train_ppo.py", "side_by_side(reference_answers, answers, ", "side_by_side(answers, reference_answers, ", RECOMPUTED),
-    Mutant("train_ppo.py", "config.ppo.save_every, config", "config.eval.every, config", _files("run_streams")),
-    Mutant("train_ppo.py", "state.iteration, config.eval.every, ", "state.iteration, config.ppo.save_every, ", _files("held_out")),
-    Mutant("train_ppo.py", "tokenizer, config.data.response_length, config.ppo\n", "tokenizer, config.data.query_length, config.ppo\n", OF_PPO),
-    Mutant("train_ppo.py", "tokenizer.end_ids(config.ppo.stop_token), config.ppo)", "tokenizer.end_ids(\"\"), config.ppo)", OF_PPO),  # the update allows what sampling forbade
-    Mutant("train_ppo.py", "        check_first_rollout(state, rollout, scorer, tokenizer, config.ppo)\n", "        pass\n", OF_PPO),
-    Mutant("train_ppo.py", "    found = rollout_stats(rollout, state.kl_coef)  # before the update adapts the coefficient\n    clock.append(time.perf_counter())\n    found |= ppo_update(state, rollout, tokenizer.end_ids(config.ppo.stop_token), config.ppo)\n", "    found = ppo_update(state, rollout, tokenizer.end_ids(config.ppo.stop_token), config.ppo)\n    clock.append(time.perf_counter())\n    found |= rollout_stats(rollout, state.kl_coef)\n", OF_PPO),
-    Mutant("train_ppo.py", "    save_model(policy, folder / \"policy\")", "    save_model(reference, folder / \"policy\")", OF_PPO),
-    Mutant("train_ppo.py", "final_evaluation(run, policy, reference, scorer", "final_evaluation(run, reference, policy, scorer", OF_PPO),
+    Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), env.tokenizer)", "policy_rows(corpus.demonstrations(\"train\"), run.tokenizers()[1])", REPLAY_PPO),
+    Mutant("minippo/runs/loading.py", "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", OF_LOADING),
+    Mutant("train_ppo.py", "load_policy(run, \"sft\", config.value_head)", "load_policy(run, \"sft\")", EFFECTS),
+    Mutant("train_ppo.py", "queries[\"validation\"][: config.eval.prompts]", "queries[\"validation\"][: config.eval.final_prompts]", EFFECTS),
+    Mutant("train_ppo.py", "queries[\"test\"][: config.eval.final_prompts]", "queries[\"test\"][: config.eval.prompts]", EFFECTS),
+    Mutant("train_ppo.py", "evaluator.answer(state.policy)", "evaluator.answer(env.reference)", RECOMPUTED),  # evaluations sample the reference
+    Mutant("train_ppo.py", "inputs.validation, \"validation\", inputs.judge", "inputs.validation, \"test\", inputs.judge", RECOMPUTED),  # the draws of the evaluation at the end
+    Mutant("train_ppo.py", "Evaluator(env, inputs.test, \"test\"", "Evaluator(env, inputs.validation, \"test\"", RECOMPUTED),  # reported on the validation split
+    Mutant("minippo/evaluation.py", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, self.judge)", "stats[\"win_rate\"] = win_rate(self.reference_answers, answers, self.judge)", OF_EVALUATION),  # losses for wins
+    Mutant("minippo/evaluation.py", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, self.judge)", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, None)", OF_EVALUATION),  # by the score trained for
+    Mutant("train_ppo.py", "side_by_side(evaluator.reference_answers, answers, ", "side_by_side(answers, evaluator.reference_answers, ", RECOMPUTED),
+    Mutant("train_ppo.py", "due(iteration, config.save_every, ", "due(iteration, run.config.eval.every, ", covering("pipeline", "each_come")),
+    Mutant("train_ppo.py", "due(iteration, run.config.eval.every, ", "due(iteration, config.save_every, ", covering("pipeline", "each_come")),
+    Mutant("minippo/runs/loading.py", "max_new_tokens=config.data.response_length", "max_new_tokens=config.data.query_length", OF_LOADING),
+    Mutant("minippo/rollout.py", "masking.forbid_tokens(logits, sampling.end_ids, ", "masking.forbid_tokens(logits, (sampling.eos_id,), ", covering("rollout", "stop_token")),  # the update allows what sampling forbade
+    Mutant("train_ppo.py", "            if iteration == 1:\n", "            if False:\n", covering("pipeline", "broken_promise")),
+    Mutant("train_ppo.py", "            stats = rollout.stats(state.kl_coef)  # the coefficient of this rollout; the update may adapt it\n        with metrics.timer(\"update\"):\n            stats |= ppo_update(state, rollout, config)\n", "        with metrics.timer(\"update\"):\n            stats = ppo_update(state, rollout, config)\n            stats |= rollout.stats(state.kl_coef)\n", covering("pipeline", "logged_coefficient")),
+    Mutant("train_ppo.py", "save_model(state.policy, run.unfinished(\"ppo\") / \"policy\")", "save_model(env.reference, run.unfinished(\"ppo\") / \"policy\")", covering("pipeline", "two_newest")),
+    Mutant("train_ppo.py", "final.answer(state.policy)", "final.answer(env.reference)", RECOMPUTED),
     # ------------------------------------------------------------------ evaluate.py
-    Mutant("minippo/runs/loading.py", "run.tokenizers()[1])", "run.tokenizers()[0])", OF_EVALUATE),  # the reward model reads the policy's tokens
-    Mutant("minippo/evaluation.py", "win_rate(after, before, judge)}", "win_rate(before, after, judge)}", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "win_rate(after, before, judge)}", "win_rate(after, before, None)}", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "figures(before, judge), figures(after, judge)", "figures(after, judge), figures(before, judge)", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "\"before\": asdict(b), \"after\": asdict(a)}", "\"before\": asdict(a), \"after\": asdict(b)}", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "gold = [judge.gold_score(a.prompt, a.response)", "gold = [judge.gold_score(\"\", a.response)", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "return judge.gold_score(a.prompt, a.response)", "return judge.gold_score(\"\", a.response)", OF_EVALUATE),
-    Mutant("minippo/runs/results.py", "table(summary[\"before\"], summary[\"after\"])", "table(summary[\"after\"], summary[\"before\"])", OF_EVALUATE),
-    Mutant("minippo/runs/results.py", "side_by_side(before, after, run.config.eval.samples)", "side_by_side(after, before, run.config.eval.samples)", OF_EVALUATE),
-    Mutant("minippo/tools/evaluate.py", "run.summary() | found", "found | run.summary()", OF_EVALUATE),  # the old figures stay
-    Mutant("minippo/evaluation.py", "0, indices, config.data.response_length", "0, range(len(indices)), config.data.response_length", OF_EVALUATE),  # every batch draws the same numbers
-    Mutant("minippo/evaluation.py", "(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)", OF_EVALUATE),
-    Mutant("minippo/evaluation.py", "tokenizer.end_ids(config.ppo.stop_token)", "tokenizer.end_ids(\"\")", OF_EVALUATE),  # the KL of what was not drawn from
+    Mutant("minippo/runs/loading.py", "run.tokenizers()[1])", "run.tokenizers()[0])", OF_LOADING),  # the reward model reads the policy's tokens
+    Mutant("minippo/evaluation.py", "{\"win_rate\": win_rate(answers, self.reference_answers, self.judge)}", "{\"win_rate\": win_rate(self.reference_answers, answers, self.judge)}", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "{\"win_rate\": win_rate(answers, self.reference_answers, self.judge)}", "{\"win_rate\": win_rate(answers, self.reference_answers, None)}", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "answer_stats(self.reference_answers, self.judge), answer_stats(answers, self.judge)", "answer_stats(answers, self.judge), answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
+    Mutant("minippo/runs/results.py", "\"before\": asdict(b), \"after\": asdict(a)}", "\"before\": asdict(a), \"after\": asdict(b)}", OF_RESULTS),
+    Mutant("minippo/evaluation.py", "gold = [judge.gold_score(a.prompt, a.response)", "gold = [judge.gold_score(\"\", a.response)", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "return judge.gold_score(a.prompt, a.response)", "return judge.gold_score(\"\", a.response)", OF_EVALUATION),
+    Mutant("minippo/runs/results.py", "table(summary[\"before\"], summary[\"after\"])", "table(summary[\"after\"], summary[\"before\"])", OF_RESULTS),
+    Mutant("minippo/runs/results.py", "side_by_side(before, after, run.config.eval.samples)", "side_by_side(after, before, run.config.eval.samples)", OF_RESULTS),
+    Mutant("minippo/tools/evaluate.py", "run.summary() | evaluator.summary(answers)", "evaluator.summary(answers) | run.summary()", covering("every_option", "evaluate_answers")),  # the old figures stay
+    Mutant("minippo/evaluation.py", "0, indices, env.sampling.max_new_tokens", "0, range(len(indices)), env.sampling.max_new_tokens", OF_EVALUATION),  # every batch draws the same numbers
+    Mutant("minippo/evaluation.py", "(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)", _files("evaluate")),
+    Mutant("minippo/sampling.py", "return (self.eos_id, *self.stop_ids)", "return (self.eos_id,)", covering("rollout", "stop_token")),  # the KL of what was not drawn from
     # ------------------------------------------------------------------ scoring.py
     Mutant("minippo/scoring.py", "@torch.no_grad()\ndef score_tokens", "def score_tokens", OF_SCORING),  # the held-out scores keep their graphs
     Mutant("minippo/scoring.py", "reward_tokens(self.tokenizer, prompts, responses", "reward_tokens(self.tokenizer, [\"\"] * len(prompts), responses", OF_SCORING),
@@ -150,7 +151,7 @@ PLUMBING = [
     Mutant("minippo/checks.py", "rollout.kl.abs().max()", "rollout.kl[0].abs().max()", OF_CHECKS),
     Mutant("minippo/checks.py", "rollout.kl.abs().max()", "rollout.kl.mean().abs()", OF_CHECKS),  # signs cancel
     Mutant("minippo/checks.py", "(alone - scores).abs()", "(alone - scores)[:1].abs()", OF_CHECKS),
-    Mutant("minippo/checks.py", "        check_bridge(scorer, rollout, tokenizer)\n", "        pass\n", OF_CHECKS),
+    Mutant("minippo/checks.py", "        check_bridge(env.scorer, rollout, env.tokenizer)\n", "        pass\n", OF_CHECKS),
     # ------------------------------------------------------------------ run.py
     Mutant("minippo/runs/run.py", "(\"data\", \"model\", \"sft\", \"seed\")", "(\"data\", \"model\", \"sft\")", OF_RUN),  # goes on with another seed
     Mutant("minippo/runs/run.py", ", \"ppo.min_new_tokens\", \"ppo.stop_token\")", ", \"ppo.min_new_tokens\")", OF_RUN),
@@ -197,17 +198,17 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "    if config.whiten_advantages:\n", "    if True:\n", OF_UPDATE),
     Mutant("minippo/ppo.py", ", config.max_ratio):", ", config.max_approx_kl):", OF_UPDATE),
     Mutant("minippo/ppo.py", "parameters()), config.max_grad_norm)", "parameters()), 1.0)", OF_UPDATE),
-    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        figures[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(\"update\", **{name.replace(\"/\", \" \"): value for name, value in figures.items()})\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(\"update\", **{name.replace(\"/\", \" \"): value for name, value in figures.items()})\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        figures[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", OF_UPDATE),  # the pretraining gradient is not clipped
+    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(stats)\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
-    Mutant("minippo/rollout.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "    if config.whiten_rewards:\n        rewards = equations.rescale(rewards, mask)\n    advantages, returns = equations.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)\n", "    advantages, returns = equations.gae(rewards, values, mask, gamma=config.gamma, lam=config.lam)\n    if config.whiten_rewards:\n        rewards = equations.rescale(rewards, mask)\n", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "missing_eos_score=config.missing_eos_score", "missing_eos_score=-1.0", OF_ROLLOUT),
+    Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
+    Mutant("minippo/rollout.py", "ESTIMATORS[\"gae\"](rewards, ", "ESTIMATORS[\"gae\"](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
+    Mutant("minippo/advantages.py", "missing_eos_score=config.missing_eos_score", "missing_eos_score=-1.0", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "raw_scores=raw_scores,", "raw_scores=scores,", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "ref_logprobs, _ = logprobs_and_values(reference, ", "ref_logprobs, _ = logprobs_and_values(state.policy, ", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "raw_scores.tolist(), strict=True):", "raw_scores[:1].tolist(), strict=False):", OF_ROLLOUT),
+    Mutant("minippo/rollout.py", "ref_logprobs, _ = logprobs_and_values(env.reference, ", "ref_logprobs, _ = logprobs_and_values(state.policy, ", covering("rollout", "kl")),
+    Mutant("minippo/rollout.py", "raw_scores = score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "raw_scores = env.scorer(batch.prompt_texts, batch.response_texts)", covering("rollout", "no_number")),
     Mutant("minippo/rollout.py", "@torch.no_grad()\ndef logprobs_and_values", "def logprobs_and_values", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "mask, kl = rollout.response_mask, rollout.kl.sum(dim=1)", "mask, kl = rollout.response_mask, rollout.kl.sum(dim=0)", OF_ROLLOUT),
-    Mutant("minippo/rollout.py", "        temperature=config.temperature,\n", "", OF_ROLLOUT),
+    Mutant("minippo/rollout.py", "mask, kl = self.response_mask, self.kl.sum(dim=1)", "mask, kl = self.response_mask, self.kl.sum(dim=0)", covering("rollout", "figures")),
+    Mutant("minippo/rollout.py", "**asdict(sampling), uniforms", "**asdict(sampling) | {\"temperature\": 1.0}, uniforms", covering("rollout", "numbers_of_its_stream")),
     # ------------------------------------------------------------------ generate.py, score.py
     Mutant("minippo/tools/generate.py", "config.temperature if options.temperature is None", "1.0 if options.temperature is None", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "min_new_tokens=min(config.min_new_tokens, max_new_tokens(run, options))", "min_new_tokens=0", OF_COMMANDS),
@@ -230,7 +231,7 @@ PLUMBING = [
     Mutant("minippo/runs/metrics.py", "split(maxsplit=1)[0]) < first_step]", "split(maxsplit=1)[0]) <= first_step]", OF_METRICS),
     # ------------------------------------------------------------------ checkpoint.py
     Mutant("minippo/runs/checkpoint.py", "{\"step\": n} for", "{\"step\": 0} for", OF_CHECKPOINT),  # the bias is corrected once more
-    Mutant("minippo/runs/checkpoint.py", "    _with_heads(state.policy, place / \"policy\")\n", "", OF_CHECKPOINT),  # goes on with a new critic
+    Mutant("minippo/runs/checkpoint.py", "    load_weights(state.policy, path / \"policy\")  # in place", "    critic = {name: x.clone() for name, x in state.policy.value_head.state_dict().items()}\n    load_weights(state.policy, path / \"policy\")\n    state.policy.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
     Mutant("minippo/weights/heads.py", "    return _with_heads(model, folder)\n", "    return model\n", OF_CHECKPOINT),  # without gain and bias
     # ------------------------------------------------------------------ in the method
     Mutant("minippo/model.py", "        x = x + self.dropout(attended)\n", "        x = x + attended\n", OF_MODEL),
@@ -243,10 +244,101 @@ PLUMBING = [
     Mutant("minippo/streams.py", "_key(seed, name, (step, index))", "_key(seed, name, (index,))", OF_STREAMS),  # every iteration draws the same
     Mutant("minippo/streams.py", ">> np.uint64(11)) * 2.0**-53", ">> np.uint64(12)) * 2.0**-53", OF_STREAMS),  # numbers below a half alone
     Mutant("minippo/streams.py", "_key(seed, name, position) % 2**64", "_key(0, name, position) % 2**64", OF_STREAMS),
-    Mutant("minippo/rollout.py", "\"rollout\", state.iteration + 1, range", "\"rollout\", 1, range", OF_ROLLOUT),  # every iteration draws the same
-    Mutant("minippo/rollout.py", "response_uniforms(state.seed, \"rollout\"", "response_uniforms(state.seed, \"normalisation\"", OF_ROLLOUT),  # correlated with the normalisation
+    Mutant("minippo/rollout.py", "\"rollout\", state.iteration + 1, range", "\"rollout\", 1, range", covering("rollout", "numbers_of_its_stream")),  # every iteration draws the same
+    Mutant("minippo/rollout.py", "state.seed, \"rollout\", state.iteration", "state.seed, \"normalisation\", state.iteration", covering("rollout", "numbers_of_its_stream")),  # correlated with the normalisation
     Mutant("minippo/ppo.py", "\"minibatches\", state.iteration + 1, epoch)", "\"minibatches\", state.iteration + 1, 0)", OF_UPDATE),  # later epochs in the same order
     Mutant("minippo/batches.py", "generator(self.seed, self.name, epoch)", "generator(self.seed, self.name)", OF_DATA),  # every epoch of prompts in one order
+    # ------------------------------------------------------------------ advantages.py: from scores to rewards
+    Mutant("minippo/advantages.py", "        scores = scores.clamp(-config.score_clip, config.score_clip)\n    return equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n", "        pass\n    scores = equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n    return scores if config.score_clip is None else scores.clamp(-config.score_clip, config.score_clip)\n", OF_ADVANTAGES),  # the penalty is clipped too
+    Mutant("minippo/advantages.py", "scores.clamp(-config.score_clip, config.score_clip)", "scores.clamp(max=config.score_clip)", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "mode=config.missing_eos, ", "mode=\"replace\", ", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "kl_coef=kl_coef)", "kl_coef=config.kl_coef)", OF_ADVANTAGES),  # where it starts, not where it has adapted to
+    Mutant("minippo/advantages.py", "    if config.whiten_rewards:\n", "    if False:\n", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "    return rewards, kl\n", "    return rewards, kl_coef * kl\n", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "gamma=config.gamma, ", "gamma=1.0, ", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "lam=config.lam)", "lam=0.98)", OF_ADVANTAGES),
+    # ------------------------------------------------------------------ loading.py: how responses are drawn, and by which models
+    Mutant("minippo/runs/loading.py", "pad_id=tokenizer.pad_id", "pad_id=eos_id", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "        stop_ids=tuple(stop_ids),\n", "", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "eos_id, *stop_ids = tokenizer", "*stop_ids, eos_id = tokenizer", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "        temperature=config.ppo.temperature,\n", "", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "        min_new_tokens=config.ppo.min_new_tokens,\n", "", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "load_actor_critic(run.earlier(stage) / \"policy\", value_head)", "load_actor_critic(run.earlier(\"sft\") / \"policy\", value_head)", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "/ \"policy\", value_head)", "/ \"policy\")", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
+    Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
+    Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer:\n", "    if False:\n", OF_LOADING),
+    # ------------------------------------------------------------------ rollout.py: rows of a batch, scores of texts
+    Mutant("minippo/rollout.py", "isinstance(rows, slice) else rows.tolist()", "isinstance(rows, slice) else sorted(rows.tolist())", covering("rollout", "selected")),  # the texts of other rows
+    Mutant("minippo/rollout.py", "range(len(self.queries))[rows] if", "range(len(self.queries)) if", covering("rollout", "selected")),
+    Mutant("minippo/scoring.py", "f\"response {response!r} to {prompt!r}\"", "f\"response {prompt!r} to {response!r}\"", covering("scoring", "finite")),
+    # ------------------------------------------------------------------ state.py: where PPO begins
+    Mutant("minippo/state.py", "            config.lr,\n", "            1e-3,\n", OF_STATE),
+    Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size, ", "BatchStream(prompts, config.ptx_batch_size, ", OF_STATE),
+    Mutant("minippo/state.py", "seed, \"ppo prompts\"", "seed, \"ppo demonstrations\"", OF_STATE),  # two purposes draw the same numbers
+    Mutant("minippo/state.py", "config.ptx_batch_size, seed, ", "config.ptx_batch_size, 1, ", OF_STATE),
+    Mutant("minippo/state.py", "            if len(demonstrations)\n", "            if config.ptx_coef > 0 and len(demonstrations)\n", OF_STATE),  # two places decide
+    # ------------------------------------------------------------------ evaluation.py: who answers what
+    Mutant("minippo/evaluation.py", "f\"{self.split} answers\"", "\"test answers\"", OF_EVALUATION),  # the draws of the evaluation at the end
+    Mutant("minippo/evaluation.py", "    @cached_property\n", "    @property\n", OF_EVALUATION),  # every evaluation asks the reference again
+    Mutant("minippo/evaluation.py", "stats = answer_stats(answers, self.judge)", "stats = answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "{f\"eval/{name}\": value", "{name: value", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "logprobs_and_values(env.reference, batch, microbatch_size)", "logprobs_and_values(policy, batch, microbatch_size)", _files("evaluate")),
+    Mutant("minippo/evaluation.py", "        policy.eval()\n", "", _files("evaluate")),
+    Mutant("minippo/evaluation.py", "{key: after[key] for key in (\"kl\"", "{key: before[key] for key in (\"kl\"", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
+    # ------------------------------------------------------------------ stage.py: what is written when
+    Mutant("minippo/runs/stage.py", "        run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n        run.finish(stage)\n", "        run.finish(stage)\n        run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n", OF_STAGE),  # killed in between, the results are lost for ever
+    Mutant("minippo/runs/stage.py", "            inputs = prepare(run)\n            run.begin(stage)", "            run.begin(stage)\n            inputs = prepare(run)", OF_STAGE),  # wrong input leaves a folder behind
+    Mutant("minippo/runs/stage.py", "        print_report(inputs.report)\n", "        print_report(inputs.report)\n        started = time.perf_counter()\n", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "raise SystemExit(1) from None", "raise SystemExit(0) from None", OF_STAGE),  # a script goes on to the next stage
+    Mutant("minippo/runs/stage.py", "        if not finished:\n", "        if True:\n", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "started, inputs.report, **entries)", "started, {}, **entries)", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "Checkpoints(run.unfinished(stage)).paths()[-1:]", "Checkpoints(run.unfinished(stage)).paths()[:1]", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "filter(None, [run.position, str(error)])", "filter(None, [str(error)])", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "iteration % every == 0 or iteration == last", "iteration % every == 0", OF_STAGE),  # the last iterations are in no checkpoint
+    # ------------------------------------------------------------------ checkpoint.py: which are kept, which is taken
+    Mutant("minippo/runs/checkpoint.py", "self.paths()[: -self.keep]", "self.paths()[: -self.keep - 1]", covering("checkpoint", "newest")),
+    Mutant("minippo/runs/checkpoint.py", "self.paths()[: -self.keep]", "self.paths()[: -1]", covering("checkpoint", "newest")),
+    Mutant("minippo/runs/checkpoint.py", "\"data\": self.data,", "\"data\": \"\",", covering("checkpoint", "data")),
+    Mutant("minippo/runs/checkpoint.py", "in self.paths()[-1:]:\n            restore(", "in self.paths()[:1]:\n            restore(", covering("checkpoint", "latest")),  # begins anew
+    Mutant("minippo/runs/checkpoint.py", "            return True\n", "            return False\n", covering("checkpoint", "latest")),  # and overwrites where it was
+    Mutant("minippo/runs/checkpoint.py", " if path.suffix != \".partial\")", ")", covering("checkpoint", "cut_short latest")),
+    # ------------------------------------------------------------------ metrics.py: steps, seconds, position
+    Mutant("minippo/runs/metrics.py", "first_step = start + 1 if start else 0", "first_step = start + 1", OF_METRICS),  # two lines of step 0
+    Mutant("minippo/runs/metrics.py", "first_step = start + 1 if start else 0", "first_step = start", OF_METRICS),
+    Mutant("minippo/runs/metrics.py", "        _drop_samples(self.samples_path, first_step)\n", "", covering("metrics", "samples")),
+    Mutant("minippo/runs/metrics.py", ", purge_step=first_step)", ")", covering("metrics", "tensorboard")),
+    Mutant("minippo/runs/metrics.py", "self.seconds[f\"seconds/{name}\"] = time.perf_counter() - started", "self.seconds[f\"seconds/{name}\"] = time.perf_counter()", OF_METRICS),
+    Mutant("minippo/runs/metrics.py", "num_tokens / sum(self.seconds.values())", "num_tokens / max(self.seconds.values())", OF_METRICS),  # the fastest part alone
+    Mutant("minippo/runs/metrics.py", "        self.seconds = {}\n        for", "        for", OF_METRICS),  # the seconds of an earlier step
+    Mutant("minippo/runs/metrics.py", "                self.run.position = f\"{self.stage}, {unit} {step}\"\n", "", OF_METRICS),
+    Mutant("minippo/runs/metrics.py", "        self.run.position = \"\"\n", "", OF_METRICS),  # a later error names a step that is over
+    Mutant("minippo/runs/metrics.py", "for step in range(first, last + 1)", "for step in range(1, last + 1)", OF_METRICS),  # a resumed run begins again
+    Mutant("train_ppo.py", "Metrics(run, \"ppo\", start=state.iteration)", "Metrics(run, \"ppo\")", covering("pipeline", "resumed")),
+    Mutant("train_ppo.py", "num_tokens=int(rollout.response_mask.sum())", "num_tokens=rollout.response_mask.numel()", covering("pipeline", "speed")),  # pads are fast
+    # ------------------------------------------------------------------ results.py: what is shown
+    Mutant("minippo/runs/results.py", "\"best possible\": \"rm_accuracy_limit\"", "\"best possible\": \"rm_accuracy\"", OF_RESULTS),
+    Mutant("minippo/runs/results.py", "for name, x in values.items() if x is not None)", "for name, x in values.items() if x)", OF_RESULTS),  # an accuracy of 0 is not mentioned
+    Mutant("minippo/runs/results.py", "run.summary().get(f\"sft_{name}_loss\")", "run.summary().get(\"sft_policy_loss\")", OF_RESULTS),
+    Mutant("minippo/runs/results.py", "(f\"scores: {scorer}\" if scorer else reward_model_line(run))", "reward_model_line(run)", OF_RESULTS),
+    Mutant("minippo/runs/results.py", "if \"gold_after\" in summary else", "if summary else", OF_RESULTS),
+    Mutant("minippo/runs/results.py", "[json.loads(line) for line in file]", "[json.loads(line) for line in file.read().splitlines()]", OF_RESULTS),  # splits at U+2028 too
+    # ------------------------------------------------------------------ storage.py: what a loss of power leaves
+    Mutant("minippo/storage.py", "    os.replace(folder, path)\n    _sync(path.parent)\n", "    os.replace(folder, path)\n", OF_STORAGE),
+    Mutant("minippo/storage.py", "        _sync(file)\n", "        pass\n", OF_STORAGE),
+    Mutant("minippo/storage.py", "    _sync(folder)\n    shutil.rmtree(path", "    shutil.rmtree(path", OF_STORAGE),
+    Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n", "    shutil.rmtree(path, ignore_errors=True)\n    for file in folder.rglob(\"*\"):\n", OF_STORAGE),  # nothing is there until all is flushed
+    Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n        _sync(file)\n    _sync(folder)\n    shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto one that is not empty\n    os.replace(folder, path)\n", "    shutil.rmtree(path, ignore_errors=True)\n    os.replace(folder, path)\n    for file in path.rglob(\"*\"):\n        _sync(file)\n    _sync(path)\n", OF_STORAGE),  # a whole name, half its contents
+    Mutant("minippo/storage.py", "    yield partial\n    publish_folder(partial, path)\n", "    try:\n        yield partial\n    finally:\n        publish_folder(partial, path)\n", OF_STORAGE),
+    Mutant("minippo/storage.py", "    shutil.rmtree(partial, ignore_errors=True)\n    partial.mkdir(parents=True)\n", "    partial.mkdir(parents=True, exist_ok=True)\n", OF_STORAGE),  # files of an interrupted process
+    Mutant("minippo/storage.py", "            os.replace(part, path)\n    _sync(folder)\n", "            os.replace(part, path)\n", OF_STORAGE),
+    # ------------------------------------------------------------------ batches.py: comparisons
+    Mutant("minippo/batches.py", "        same = same[np.argsort(longest[same], kind=\"stable\")]\n", "", OF_BATCHES),  # pads
+    Mutant("minippo/batches.py", "torch.randperm(len(batches), generator=generator).tolist()", "range(len(batches))", OF_BATCHES),  # small and short ones first
+    Mutant("minippo/batches.py", "torch.randperm(len(sizes), generator=generator).numpy()", "np.arange(len(sizes))", OF_BATCHES),  # the same ones meet in every epoch
+    Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]

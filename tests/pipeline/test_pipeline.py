@@ -189,6 +189,14 @@ def test_metrics_hold_one_line_an_iteration_with_every_curve(finished):
     assert {"seconds/rollout", "seconds/update", "tokens_per_second", "peak_memory_mb"} <= timing[-1].keys()
 
 
+def test_speed_counts_the_tokens_of_the_responses(finished):
+    _, *lines = read_metrics(finished, "ppo")
+    timing = [line for line in map(json.loads, (finished / "timing.jsonl").open()) if line["stage"] == "ppo"]
+    for line, timed in zip(lines, timing[-5:], strict=True):
+        seconds = sum(value for key, value in timed.items() if key.startswith("seconds/"))
+        assert timed["tokens_per_second"] * seconds == pytest.approx(8 * line["response/length"])
+
+
 def test_first_iteration_starts_at_the_reference(finished):
     _, first, second = read_metrics(finished, "ppo")[:3]
     assert first["objective/kl"] == pytest.approx(0, abs=1e-5)
@@ -444,6 +452,19 @@ def test_evaluation_does_not_disturb_training(finished, ppo_from, tmp_path):
     assert sum("eval/score" in line for line in read_metrics(seldom, "ppo")) == 2
     assert trained(often) == trained(seldom) == trained(finished)
     assert same_tensors(often / "ppo/policy/model.safetensors", seldom / "ppo/policy/model.safetensors")
+
+
+def test_evaluations_and_checkpoints_each_come_as_often_as_their_setting_says(ppo_from, tmp_path, monkeypatch):
+    saved, save = [], Checkpoints.save
+
+    def noted(checkpoints, state):
+        saved.append(state.iteration)
+        return save(checkpoints, state)
+
+    monkeypatch.setattr(Checkpoints, "save", noted)
+    run = ppo_from(tmp_path / "run", "--eval.every", 3)
+    assert saved == [0, 2, 4, 5]  # save_every is 2
+    assert [line["step"] for line in read_metrics(run, "ppo") if "eval/score" in line] == [0, 3, 5]
 
 
 @pytest.mark.parametrize("when", ["update", "log", "save"])

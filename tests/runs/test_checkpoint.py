@@ -108,6 +108,20 @@ def test_the_two_newest_checkpoints_are_kept_oldest_first(make_state, tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["step-000099", "step-000100"]
 
 
+def test_the_latest_whole_checkpoint_is_restored_if_there_is_one(make_state, tmp_path):
+    checkpoints, state = Checkpoints(tmp_path), make_state()
+    assert not checkpoints.restore_latest(state)
+    assert state.iteration == 0
+    saved = make_state(policy_seed=1)
+    for iteration in (9, 10):
+        saved.iteration, saved.kl_coef = iteration, iteration / 100
+        checkpoints.save(saved)
+    (tmp_path / "step-000011.partial").mkdir()
+    assert checkpoints.restore_latest(state)
+    assert (state.iteration, state.kl_coef) == (10, 0.1)
+    assert same_weights(state.policy, saved.policy)
+
+
 def test_checkpoint_saved_twice_is_replaced(make_state, advance, tmp_path):
     state = make_state()
     Checkpoints(tmp_path).save(state)

@@ -91,6 +91,41 @@ def test_stage_that_starts_again_takes_its_own_later_lines_back(tmp_path):
     assert [line["loss"] for line in read_metrics(tmp_path, "ppo")] == [1.0, 2.0, 33.0]
 
 
+def test_stage_that_begins_anew_takes_all_its_lines_back(tmp_path):
+    for loss in (1.0, 2.0):
+        metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo", start=0)
+        metrics.log(0, {"loss": loss})
+        metrics.close()
+    assert read_metrics(tmp_path, "ppo") == [{"stage": "ppo", "step": 0, "loss": 2.0}]
+
+
+def test_progress_counts_the_steps_that_are_left_and_tells_the_run_where_it_is(tmp_path):
+    run = Run(tmp_path, Config(), "cpu")
+    metrics, positions = Metrics(run, "ppo"), []
+    for step in metrics.progress(3, 5, unit="iteration"):
+        positions.append((step, run.position))
+    metrics.close()
+    assert positions == [(step, f"ppo, iteration {step}") for step in (3, 4, 5)]
+    assert run.position == ""  # an error after the last step is not of that step
+
+
+def test_seconds_are_of_their_own_step_and_the_speed_is_of_all_of_them(tmp_path):
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo")
+    for step, names in ((1, ("rollout", "checks")), (2, ("rollout", "update"))):
+        for name in names:
+            with metrics.timer(name):
+                time.sleep(0.01)
+        metrics.log(step, {"loss": 1.0}, num_tokens=100 * step)
+    metrics.close()
+    first, second = lines(tmp_path, "timing")
+    assert {key for key in first if "/" in key} == {"seconds/rollout", "seconds/checks"}
+    assert {key for key in second if "/" in key} == {"seconds/rollout", "seconds/update"}
+    for line, tokens in ((first, 100), (second, 200)):
+        seconds = [value for key, value in line.items() if "/" in key]
+        assert all(0.01 <= value < 1 for value in seconds)
+        assert line["tokens_per_second"] == pytest.approx(tokens / sum(seconds))
+
+
 def test_line_that_a_kill_cut_short_is_dropped(tmp_path):
     metrics = Metrics(Run(tmp_path, Config(), "cpu"), "ppo")
     metrics.log(1, {"loss": 1.0})
