@@ -12,7 +12,8 @@ from typing import Any
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
-from minippo.runs.run import Run, peak_memory_mb
+from minippo.runs.run import Run
+from minippo.runs.system import peak_memory_mb
 from minippo.storage import write_text
 
 SAMPLES_HEADING = "## After iteration"

@@ -1,15 +1,11 @@
-"""The folder of a run: which stages it holds, with which settings, and what each has found."""
+"""Run directories: which stages they contain, the settings they were trained with, and their results."""
 
 from __future__ import annotations
 
 import fcntl
 import json
-import platform
-import resource
 import shutil
-import sys
 from dataclasses import replace
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,37 +14,37 @@ import torch
 from minippo.config import Config
 from minippo.runs.options import Options, new_run_commands
 from minippo.runs.presets import differences, dump_config, load_config
+from minippo.runs.system import peak_memory_mb, versions
 from minippo.storage import publish_folder, write_text
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
-# The stages in their order, the sections of the configuration that shape each, and the command that runs it.
 STAGES = {
     "sft": (("data", "model", "sft", "seed"), "python -m minippo sft"),
     "rm": (("rm",), "python train_rm.py"),
     "ppo": (("ppo", "eval"), "python train_ppo.py"),
 }
-
-# How the samples were drawn on which scores were normalised: drawn otherwise, they would have another scale.
+"""Stage, in order -> the sections of the configuration that determine it, and the command that runs it."""
 SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
+"""Settings of the samples that scores are normalised on; they determine the scale of the reward model's scores."""
 
 NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
 
-# Where files lie is not what they are: these may differ between two machines.
 LOCATIONS = ("data.folder", "data.imdb_path", "data.demonstrations", "data.preferences", "data.prompts")
+"""Settings that say where files are, not what is in them; they may differ between two machines."""
 
 
 def needed_stages(stage: str, config: Config) -> list[str]:
-    """The stages that `stage` builds on: those before it, but no reward model where a function scores instead."""
+    """The earlier stages that `stage` needs. If a function scores the responses, no reward model is needed."""
     earlier = list(STAGES)[: list(STAGES).index(stage)]
     return [name for name in earlier if not (name == "rm" and config.ppo.scorer)]
 
 
 class Run:
-    """`runs/NAME/`. A finished stage is a folder in it, put in place by one rename when it is whole."""
+    """A run directory, `runs/NAME/`. Each finished stage is a folder in it, which appears when it is complete."""
 
     def __init__(self, folder: Path, config: Config, device: str = "auto", source: Path | None = None) -> None:
         if device == "cuda" and not torch.cuda.is_available():
-            raise ValueError("--device cuda, but PyTorch sees no GPU here")
+            raise ValueError("--device cuda: PyTorch finds no GPU")
         self.folder, self.config, self.source = folder, config, source
         self.position = ""
         """Where training is, for error messages."""
@@ -59,11 +55,11 @@ class Run:
         return self.folder / name
 
     def earlier(self, name: str) -> Path:
-        """Folder of a stage that is built on; before the stages of the source are taken over, the source's."""
+        """Folder of an earlier stage: the source's (--init-from) until `begin` has copied it."""
         return self.source / name if self.source is not None and not self.is_finished(name) else self.stage(name)
 
     def is_finished(self, stage: str) -> bool:
-        """Whether the stage has been run to its end."""
+        """Whether the stage has been completed."""
         return self.stage(stage).is_dir()
 
     def require_finished(self, stage: str) -> None:
@@ -75,9 +71,10 @@ class Run:
             )
 
     def begin(self, stage: str) -> Path:
-        """Write the settings, take over the stages of the source, and return the folder for this stage to write into.
+        """Write the settings, copy the stages of the source, and return the folder that this stage writes to.
 
-        From then on the run is this process's alone. Raises ValueError where it is another's, or cannot be written.
+        Locks the run directory until the process ends. Raises ValueError if another process has locked it, or if it is
+        not writable.
         """
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -91,45 +88,44 @@ class Run:
         return self.unfinished(stage)
 
     def unfinished(self, stage: str) -> Path:
-        """What a stage writes into before it is finished; it may hold what a killed run left."""
+        """The folder that a stage writes to until it is finished; an interrupted run may have left files in it."""
         return self.folder / f"{stage}.unfinished"
 
     def _lock(self) -> None:
-        self.lock = (self.folder / ".lock").open("w")  # held until this process ends, however it does
+        self.lock = (self.folder / ".lock").open("w")  # released by the system when the process ends
         try:
             fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise ValueError(f"another process is training in {self.folder} (--run-dir)") from None
 
     def finish(self, stage: str) -> None:
-        """Make what was written since `begin` the stage."""
+        """Rename the stage's folder, now complete, to its final name."""
         publish_folder(self.unfinished(stage), self.stage(stage))
 
     def summary(self) -> dict[str, Any]:
-        """What the stages have found so far."""
+        """The results of the stages so far."""
         path = self.folder / "summary.json"
         return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
-    def add_to_summary(self, stage: str, seconds: float, data_report: dict[str, dict[str, int]], **found: Any) -> None:
-        """Merge what a stage has found into `summary.json`, with its duration, its peak memory and how much data there
-        was."""
+    def add_to_summary(self, stage: str, seconds: float, report: dict[str, dict[str, int]], **entries: Any) -> None:
+        """Merge a stage's results into `summary.json`, with its duration, peak memory and data report."""
         summary = self.summary()
-        took = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
-        for key, value in (took | {"data_report": data_report}).items():
+        by_stage = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
+        for key, value in (by_stage | {"data_report": report}).items():
             summary[key] = summary.get(key, {}) | {stage: value}
-        summary |= found
+        summary |= entries
         summary["versions"] = versions()
         write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
 
     def save_tokenizers(self, policy: Tokenizer, reward: Tokenizer) -> None:
-        """Store the policy's and the reward model's with the run."""
+        """Write the policy's and the reward model's tokenizer to the run directory."""
         folder = self.folder / "tokenizers"
         folder.mkdir(exist_ok=True)
         policy.save(folder / "policy.tiktoken")
         reward.save(folder / "reward.tiktoken")
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
-        """The policy's and the reward model's; before the stages of the source are taken over, the source's."""
+        """The policy's and the reward model's tokenizer: the source's (--init-from) until `begin` has copied them."""
         folder = self.folder / "tokenizers"
         if self.source is not None and not folder.is_dir():
             folder = self.source / "tokenizers"
@@ -137,31 +133,32 @@ class Run:
 
 
 def open_run(options: Options, stage: str) -> Run:
-    """The run that `options` name, fit for `stage`. Nothing is written yet.
+    """The run of these options, checked for `stage`; nothing is written.
 
-    Raises ValueError where the folder holds another run, an earlier stage is missing, or `--init-from` is no such run.
+    Raises ValueError if the run directory belongs to a run with other settings, if an earlier stage is missing, or if
+    `--init-from` does not fit.
     """
     folder, config = options.run_folder, options.settings
     earlier = needed_stages(stage, config)
     source = options.init_from
     if source is not None and source.resolve() == folder.resolve():
-        raise ValueError(f"--init-from {source} is the run itself; give the new one a folder of its own (--run-dir)")
+        raise ValueError(f"--init-from {source} is the run directory itself; choose another --run-dir")
     if source is not None:
         config = _settings_of_source(config, source, earlier)
         if not earlier:
-            raise ValueError(f"--init-from {source} takes over earlier stages, and the {NAMES[stage]} is the first")
-    for place in (folder, *folder.parents):
-        if place.exists() and not place.is_dir():
-            raise ValueError(f"{place} is a file, not a folder for a run (--run-dir)")
+            raise ValueError(f"--init-from {source} takes over earlier stages, but the {NAMES[stage]} is the first")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file, not a directory (--run-dir)")
     if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} has files but no config.yaml, so it is no run; choose another --run-dir")
+        raise ValueError(f"{folder} is not a run directory (it has files but no config.yaml); choose another --run-dir")
     if (folder / "config.yaml").is_file():
         _same_run(options, config, stage)
     own = [name for name in earlier if (folder / name).is_dir()]
     run = Run(folder, config, options.device, source)
     if source is not None and own and own != earlier and run.summary().get("init_from") != str(source):
         raise ValueError(
-            f"{folder} has a {NAMES[own[0]]} of its own, which --init-from {source} would mix with another's"
+            f"{folder} already has its own {NAMES[own[0]]}; --init-from {source} would mix the stages of two runs"
         )
     for name in earlier:
         if not (folder / name).is_dir() and source is None:
@@ -171,9 +168,9 @@ def open_run(options: Options, stage: str) -> Run:
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:
-    """A run that exists. Raises ValueError where `folder` holds none."""
+    """An existing run. Raises ValueError if `folder` is not a run directory."""
     if not (folder / "config.yaml").is_file():
-        raise ValueError(f"{folder} is no run: it has no config.yaml")
+        raise ValueError(f"{folder} is not a run directory (no config.yaml)")
     return Run(folder, load_config(str(folder / "config.yaml")), device)
 
 
@@ -204,11 +201,11 @@ def _same_run(options: Options, config: Config, stage: str) -> None:
 
 
 def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Config:
-    """`config` with the settings that made the source's stages. Raises ValueError where they cannot be taken over."""
+    """`config` with the settings of the source's stages. Raises ValueError if its stages do not fit this run."""
     theirs = load_run(source).config
     for name in stages:
         if not (source / name).is_dir():
-            raise ValueError(f"--init-from {source}: that run has no finished {name}/")
+            raise ValueError(f"--init-from {source}: this run has no finished {name}/")
     changed = [
         f"{name} is {b}, here {a}"
         for name, (a, b) in differences(config, theirs).items()
@@ -216,36 +213,22 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
     ]
     if stages and changed:
         raise ValueError(
-            f"--init-from {source}: that run's stages do not fit this one: {'; '.join(changed[:3])}; its settings "
-            f"are a --config, too: {source / 'config.yaml'}"
+            f"--init-from {source}: its stages were trained with other settings: {'; '.join(changed[:3])}. Use its "
+            f"settings (--config {source / 'config.yaml'}), or train the stages again"
         )
     return replace(config, **{name: getattr(theirs, name) for name in stages})
 
 
 def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
-    """Copied, not linked: a run stays whole when the folder is moved or the other run deleted."""
-    if not run.summary():  # first, so that a copy cut short is known for one
-        found = json.loads((source / "summary.json").read_text(encoding="utf-8"))
-        taken = {key: value for key, value in found.items() if key.startswith("rm_")}
+    """Copy the stages, so that the run does not depend on the source any more."""
+    if not run.summary():  # before the stages, so that an interrupted copy is recognised by its summary
+        theirs = json.loads((source / "summary.json").read_text(encoding="utf-8"))
+        taken = {key: value for key, value in theirs.items() if key.startswith("rm_")}
         taken["init_from"] = str(source)
         for key in ("stage_seconds", "peak_memory_mb", "data_report"):
-            taken[key] = {name: found[key][name] for name in stages if name in found.get(key, {})}
+            taken[key] = {name: theirs[key][name] for name in stages if name in theirs.get(key, {})}
         write_text(run.folder / "summary.json", json.dumps(taken, indent=2) + "\n")
     for name in ("tokenizers", *stages):
         if not (run.folder / name).is_dir():
             shutil.copytree(source / name, run.unfinished(name), dirs_exist_ok=True)
             publish_folder(run.unfinished(name), run.folder / name)
-
-
-def peak_memory_mb() -> float:
-    """The most memory this process has held, in MiB; on a GPU, the most held there."""
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**20
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / (2**20 if sys.platform == "darwin" else 2**10)  # macOS counts bytes, Linux KiB
-
-
-def versions() -> dict[str, str]:
-    """What a result may depend on."""
-    packages = {name: version(name) for name in ("torch", "tiktoken", "numpy")}
-    return {"python": platform.python_version()} | packages

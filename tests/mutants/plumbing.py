@@ -157,7 +157,7 @@ PLUMBING = [
     Mutant("minippo/runs/run.py", ", \"ppo.min_new_tokens\", \"ppo.stop_token\")", ", \"ppo.min_new_tokens\")", OF_RUN),
     Mutant("minippo/runs/run.py", "        policy.save(folder / \"policy.tiktoken\")\n        reward.save(", "        reward.save(folder / \"policy.tiktoken\")\n        policy.save(", OF_RUN),
     Mutant("minippo/runs/run.py", "return replace(config, **{name: getattr(theirs, name) for name in stages})", "return config", OF_RUN),  # the source's stages, not its settings
-    Mutant("minippo/runs/run.py", "2**20 if sys.platform == \"darwin\" else 2**10", "2**10 if sys.platform == \"darwin\" else 2**20", OF_RUN),
+    Mutant("minippo/runs/system.py", "2**20 if sys.platform == \"darwin\" else 2**10", "2**10 if sys.platform == \"darwin\" else 2**20", OF_RUN),
     # ------------------------------------------------------------------ data.py
     Mutant("minippo/data/encode.py", "(\"comparisons\", comparisons.fingerprint, max_length)", "(\"comparisons\", comparisons.fingerprint)", OF_DATA),  # cut for another context
     Mutant("minippo/data/encode.py", "_fitting(prompts, rows.lengths, config.query_length, ", "_fitting(prompts, rows.lengths, config.response_length, ", OF_DATA),
@@ -330,7 +330,7 @@ PLUMBING = [
     Mutant("minippo/storage.py", "        _sync(file)\n", "        pass\n", OF_STORAGE),
     Mutant("minippo/storage.py", "    _sync(folder)\n    shutil.rmtree(path", "    shutil.rmtree(path", OF_STORAGE),
     Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n", "    shutil.rmtree(path, ignore_errors=True)\n    for file in folder.rglob(\"*\"):\n", OF_STORAGE),  # nothing is there until all is flushed
-    Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n        _sync(file)\n    _sync(folder)\n    shutil.rmtree(path, ignore_errors=True)  # a folder cannot be renamed onto one that is not empty\n    os.replace(folder, path)\n", "    shutil.rmtree(path, ignore_errors=True)\n    os.replace(folder, path)\n    for file in path.rglob(\"*\"):\n        _sync(file)\n    _sync(path)\n", OF_STORAGE),  # a whole name, half its contents
+    Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n        _sync(file)\n    _sync(folder)\n    shutil.rmtree(path, ignore_errors=True)  # os.replace cannot replace a folder that is not empty\n    os.replace(folder, path)\n", "    shutil.rmtree(path, ignore_errors=True)\n    os.replace(folder, path)\n    for file in path.rglob(\"*\"):\n        _sync(file)\n    _sync(path)\n", OF_STORAGE),  # a whole name, half its contents
     Mutant("minippo/storage.py", "    yield partial\n    publish_folder(partial, path)\n", "    try:\n        yield partial\n    finally:\n        publish_folder(partial, path)\n", OF_STORAGE),
     Mutant("minippo/storage.py", "    shutil.rmtree(partial, ignore_errors=True)\n    partial.mkdir(parents=True)\n", "    partial.mkdir(parents=True, exist_ok=True)\n", OF_STORAGE),  # files of an interrupted process
     Mutant("minippo/storage.py", "            os.replace(part, path)\n    _sync(folder)\n", "            os.replace(part, path)\n", OF_STORAGE),

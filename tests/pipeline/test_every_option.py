@@ -365,7 +365,7 @@ def test_device_is_the_one_asked_for(arguments, output, capsys, monkeypatch, nam
     with pytest.raises(SystemExit) as end:
         command(main, *arguments[name], "--device", "cuda")
     assert end.value.code == 2
-    assert "--device cuda, but PyTorch sees no GPU" in capsys.readouterr().err
+    assert "--device cuda: PyTorch finds no GPU" in capsys.readouterr().err
 
 
 def all_options() -> Iterator[Any]:

@@ -377,9 +377,9 @@ def test_file_with_a_wrong_key_is_reported_in_one_sentence(tmp_path, refused):
         (["--model.policy.tokenizer", "gtp2"], ["unknown tokenizer 'gtp2'"]),
         (["--model.policy.tokenizer", "."], [". is not a tokenizer: it has neither vocab.json nor"]),
         (["--model.policy.tokenizer", "train:100"], ["at least 257 ids, not 100"]),
-        (["--device", "cuda"], ["PyTorch sees no GPU"]),
-        (["--init-from", "nowhere"], ["nowhere is no run: it has no config.yaml"]),
-        (["--init-from", "here", "--run-dir", "here"], ["--init-from here is the run itself"]),
+        (["--device", "cuda"], ["PyTorch finds no GPU"]),
+        (["--init-from", "nowhere"], ["nowhere is not a run directory (no config.yaml)"]),
+        (["--init-from", "here", "--run-dir", "here"], ["--init-from here is the run directory itself"]),
     ],
 )
 def test_missing_inputs_are_named_before_any_file_is_written(empty, refused, monkeypatch, arguments, words):
@@ -427,7 +427,7 @@ def test_missing_reward_model_is_named_with_the_command_that_runs_it(tmp_path, r
 
 
 def test_evaluation_of_an_unfinished_run_is_refused(tmp_path, refused):
-    assert "is no run: it has no config.yaml" in refused(evaluate.main, "--run-dir", str(tmp_path))
+    assert "is not a run directory (no config.yaml)" in refused(evaluate.main, "--run-dir", str(tmp_path))
     (tmp_path / "config.yaml").write_text(dump_config(Config()))
     assert "has no finished ppo/: train the policy first" in refused(evaluate.main, "--run-dir", str(tmp_path))
     assert "tpu" in refused(evaluate.main, "--run-dir", str(tmp_path), "--device", "tpu")
@@ -437,7 +437,7 @@ def test_evaluation_on_a_missing_gpu_is_refused(tmp_path, refused, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     (tmp_path / "config.yaml").write_text(dump_config(Config()))
     (tmp_path / "ppo").mkdir()
-    assert "PyTorch sees no GPU" in refused(evaluate.main, "--run-dir", str(tmp_path), "--device", "cuda")
+    assert "PyTorch finds no GPU" in refused(evaluate.main, "--run-dir", str(tmp_path), "--device", "cuda")
 
 
 # ---------------------------------------------------------------------------------------------- help

@@ -103,10 +103,7 @@ def test_missing_second_stage_is_named_with_its_command(tmp_path, refused):
 
 def test_folder_that_is_a_file_is_refused(tmp_path, refused):
     (tmp_path / "file").write_text("mine")
-    assert (
-        refused(options(tmp_path / "file"), "sft")
-        == f"{tmp_path / 'file'} is a file, not a folder for a run (--run-dir)"
-    )
+    assert refused(options(tmp_path / "file"), "sft") == f"{tmp_path / 'file'} is a file, not a directory (--run-dir)"
 
 
 def test_folder_beneath_a_file_is_refused(tmp_path, refused):
@@ -117,7 +114,7 @@ def test_folder_beneath_a_file_is_refused(tmp_path, refused):
 def test_folder_of_something_else_is_refused(tmp_path, refused):
     (tmp_path / "thesis").mkdir()
     (tmp_path / "thesis" / "chapter.txt").write_text("mine")
-    assert "has files but no config.yaml, so it is no run" in refused(options(tmp_path / "thesis"), "sft")
+    assert "is not a run directory (it has files but no config.yaml)" in refused(options(tmp_path / "thesis"), "sft")
 
 
 def test_empty_folder_is_welcome(tmp_path):
@@ -175,7 +172,7 @@ def test_run_is_loaded_from_its_folder_alone(tmp_path):
     folder = stored(tmp_path / "run", "sft", config=Config(seed=8))
     folder.rename(tmp_path / "elsewhere")
     assert load_run(tmp_path / "elsewhere").config.seed == 8
-    with pytest.raises(ValueError, match=r"run is no run: it has no config\.yaml"):
+    with pytest.raises(ValueError, match=r"run is not a run directory \(no config\.yaml\)"):
         load_run(folder)
 
 
@@ -229,25 +226,23 @@ def test_interrupted_run_opens_again_with_the_same_init_from(tmp_path):
 
 def test_init_from_the_run_itself_or_from_no_run_is_refused(tmp_path, refused):
     folder = stored(tmp_path / "run", "sft", "rm")
-    assert "is the run itself" in refused(options(folder, init_from=tmp_path / "other" / ".." / "run"), "ppo")
+    assert "is the run directory itself" in refused(options(folder, init_from=tmp_path / "other" / ".." / "run"), "ppo")
     new = tmp_path / "new"
-    assert "nothing is no run" in refused(options(new, init_from=tmp_path / "nothing"), "ppo")
+    assert "nothing is not a run" in refused(options(new, init_from=tmp_path / "nothing"), "ppo")
     (tmp_path / "file").write_text("")
-    assert "file is no run" in refused(options(new, init_from=tmp_path / "file"), "ppo")
+    assert "file is not a run" in refused(options(new, init_from=tmp_path / "file"), "ppo")
 
 
 def test_init_from_a_run_without_the_stage_is_refused(tmp_path, refused):
     source = stored(tmp_path / "source", "sft")
     said = refused(options(tmp_path / "run", init_from=source), "ppo")
-    assert said == f"--init-from {source}: that run has no finished rm/"
+    assert said == f"--init-from {source}: this run has no finished rm/"
 
 
 def test_init_from_a_run_on_other_data_is_refused_with_both_values(tmp_path, refused):
     source = stored(tmp_path / "source", "sft", "rm", config=Config(data=DataConfig(query_length=20, folder="theirs")))
     said = refused(options(tmp_path / "run", init_from=source), "ppo")
-    assert (
-        "that run's stages do not fit this one: data.query_length is 20, here 24; its settings are a --config" in said
-    )
+    assert "its stages were trained with other settings: data.query_length is 20, here 24. Use its settings" in said
 
 
 @pytest.mark.parametrize("changes", [{"temperature": 0.7}, {"min_new_tokens": 3}, {"stop_token": "."}])
@@ -256,7 +251,7 @@ def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path
     folder = stored(tmp_path / "run", "sft", "rm")
     assert f"ppo.{name} is " in refused(options(folder, ppo=PPOConfig(**changes)), "ppo")
     said = refused(options(tmp_path / "other", init_from=folder, ppo=PPOConfig(**changes)), "ppo")
-    assert f"that run's stages do not fit this one: ppo.{name} is " in said
+    assert f"its stages were trained with other settings: ppo.{name} is " in said
     folder = stored(tmp_path / "early", "sft")
     open_run(options(folder, ppo=PPOConfig(**changes)), "rm")  # not yet normalised: any sampling will do
 
@@ -304,7 +299,7 @@ def test_stages_of_two_runs_are_not_mixed(tmp_path, refused):
     source, folder = stored(tmp_path / "source", "sft", "rm"), stored(tmp_path / "run", "sft")
     before = everything(folder)
     said = refused(options(folder, init_from=source), "ppo")
-    assert said.startswith(f"{folder} has a reference policy of its own, which --init-from {source} would mix")
+    assert said.startswith(f"{folder} already has its own reference policy; --init-from {source} would mix")
     assert everything(folder) == before
 
 
@@ -354,4 +349,4 @@ def test_folder_that_cannot_be_written_is_refused_in_a_sentence(tmp_path, monkey
 
 def test_first_stage_has_nothing_to_take_over(tmp_path, refused):
     source = stored(tmp_path / "source", "sft")
-    assert "and the reference policy is the first" in refused(options(tmp_path / "run", init_from=source), "sft")
+    assert "but the reference policy is the first" in refused(options(tmp_path / "run", init_from=source), "sft")

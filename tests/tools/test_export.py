@@ -234,7 +234,7 @@ def test_wrong_input_is_refused_before_anything_is_written(run, make_tokenizer, 
         (run.folder, full, "is not empty: it contains mine.txt; choose another --out"),
         (run.folder, full / "mine.txt", "mine.txt is a file, not a directory"),
         (run.folder, full / "mine.txt" / "deeper", "mine.txt is a file, not a directory"),
-        (tmp_path / "empty", tmp_path / "out", "is no run"),
+        (tmp_path / "empty", tmp_path / "out", "is not a run directory"),
         (tmp_path / "begun", tmp_path / "out", "no finished stage"),
         (tmp_path / "odd", tmp_path / "out", "cannot be expressed as merges: no merge results in the token 'abc'"),
     ):
