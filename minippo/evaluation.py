@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -20,15 +20,20 @@ from minippo.streams import response_uniforms
 # ---------------------------------------------------------------------------------------------- policies
 
 
-@dataclass(frozen=True)
-class Judge:
+class Judge(Protocol):
     """A simulated human, if the corpus has one. Used for evaluation only, never in training."""
 
-    gold_score: Callable[[str, str], float]
-    """(prompt, response) -> score; positive above 0."""
-    split_sentences: Callable[[str], list[str]]
-    is_grammatical: Callable[[str], bool]
-    """Of one sentence."""
+    def gold_score(self, prompt: str, response: str) -> float:
+        """How good the response is; positive above 0."""
+        ...
+
+    def split_sentences(self, text: str) -> list[str]:
+        """The sentences of a text."""
+        ...
+
+    def is_grammatical(self, sentence: str) -> bool:
+        """Whether a sentence is grammatical."""
+        ...
 
 
 @dataclass(frozen=True)

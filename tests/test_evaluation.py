@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.errors import TrainingError
-from minippo.evaluation import Answer, Evaluator, Judge, answer_stats, win_rate
+from minippo.evaluation import Answer, Evaluator, answer_stats, win_rate
 from minippo.rollout import sample_responses
 from minippo.streams import response_uniforms
 from tests.environment import environment
@@ -17,7 +18,7 @@ from tests.environment import environment
 CONFIG = Config(
     data=DataConfig(response_length=8), ppo=PPOConfig(temperature=0.8, min_new_tokens=2, microbatch_size=7), seed=5
 )
-JUDGE = Judge(
+JUDGE = SimpleNamespace(
     gold_score=lambda prompt, response: float(len(response) % 7 - 3),
     split_sentences=lambda text: text.split("."),
     is_grammatical=lambda sentence: len(sentence) % 2 == 0,

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from dataclasses import asdict, replace
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
-from minippo.evaluation import Answer, Evaluator, Judge, answer_stats, distinct_n, win_rate
+from minippo.evaluation import Answer, Evaluator, answer_stats, distinct_n, win_rate
 from minippo.runs import Run, run_report, side_by_side, table
 from tests.environment import environment
 
@@ -20,7 +21,7 @@ def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:")
 
 
 # Gold: how many "good" minus how many "bad". A sentence is grammatical where it ends in a full stop.
-JUDGE = Judge(
+JUDGE = SimpleNamespace(
     gold_score=lambda prompt, response: float(response.count("good") - response.count("bad")),
     split_sentences=lambda text: [part for part in text.split("|") if part],
     is_grammatical=lambda sentence: sentence.endswith("."),
