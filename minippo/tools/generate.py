@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -25,6 +25,7 @@ from minippo.runs import (
     command_line,
     load_run,
     output_of_any_text,
+    sampling_params,
     wrong_input_exits,
 )
 from minippo.sampling import generate
@@ -84,26 +85,26 @@ class Stream:
 def stream_response(model: ActorCritic, query: list[int], run: Run, options: GenerateOptions, number: int) -> None:
     """Sample response `number` to `query` and print it as it grows."""
     tokenizer, _ = run.tokenizers()
-    config, stream = run.config.ppo, Stream(tokenizer)
-    eos_id, *stop_ids = tokenizer.end_ids(config.stop_token)
+    stream, longest, usual = Stream(tokenizer), max_new_tokens(run, options), sampling_params(run.config, tokenizer)
+    sampling = replace(
+        usual,
+        max_new_tokens=longest,
+        temperature=usual.temperature if options.temperature is None else options.temperature,
+        min_new_tokens=min(usual.min_new_tokens, longest),
+    )
 
     def show(step: int, drawn: Tensor) -> None:
         print(stream.push(int(drawn[0])), end="", flush=True)
 
-    queries, query_mask = (tensor.to(run.device) for tensor in pad([query], tokenizer.pad_id, "left"))
+    queries, query_mask = (x.to(run.device) for x in pad([query], sampling.pad_id, "left"))  # (1, P)
     generate(
         model.gpt,
         queries,
         query_mask,
-        max_new_tokens=max_new_tokens(run, options),
-        eos_id=eos_id,
-        stop_ids=stop_ids,
-        pad_id=tokenizer.pad_id,
-        temperature=config.temperature if options.temperature is None else options.temperature,
+        **asdict(sampling),
         top_k=options.top_k,
         top_p=options.top_p,
-        min_new_tokens=min(config.min_new_tokens, max_new_tokens(run, options)),
-        uniforms=response_uniforms(options.seed, "generate", 0, [number], max_new_tokens(run, options)),
+        uniforms=response_uniforms(options.seed, "generate", 0, [number], longest),
         on_token=show,
     )
     print(stream.rest())

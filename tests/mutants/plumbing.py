@@ -210,9 +210,9 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "mask, kl = self.response_mask, self.kl.sum(dim=1)", "mask, kl = self.response_mask, self.kl.sum(dim=0)", covering("rollout", "figures")),
     Mutant("minippo/rollout.py", "**asdict(sampling), uniforms", "**asdict(sampling) | {\"temperature\": 1.0}, uniforms", covering("rollout", "numbers_of_its_stream")),
     # ------------------------------------------------------------------ generate.py, score.py
-    Mutant("minippo/tools/generate.py", "config.temperature if options.temperature is None", "1.0 if options.temperature is None", OF_COMMANDS),
-    Mutant("minippo/tools/generate.py", "min_new_tokens=min(config.min_new_tokens, max_new_tokens(run, options))", "min_new_tokens=0", OF_COMMANDS),
-    Mutant("minippo/tools/generate.py", "        stop_ids=stop_ids,\n", "", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "usual.temperature if options.temperature is None", "1.0 if options.temperature is None", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "min_new_tokens=min(usual.min_new_tokens, longest)", "min_new_tokens=0", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "        **asdict(sampling),\n", "        **asdict(usual),\n", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "        top_k=options.top_k,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "\"generate\", 0, [number]", "\"generate\", 0, [0]", OF_COMMANDS),  # n times the same answer
     Mutant("minippo/tools/generate.py", "\"reference\": \"sft\"}", "\"reference\": \"ppo\"}", OF_COMMANDS),
