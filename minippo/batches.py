@@ -26,6 +26,7 @@ class BatchStream:
     def __next__(self) -> list[list[int]]:
         batch = []
         for _ in range(self.batch_size):
+            # A batch may span two epochs, so that every row is drawn equally often.
             epoch, position = divmod(self.rows_drawn, len(self.rows))
             if epoch != self._epoch:
                 order = torch.randperm(len(self.rows), generator=generator(self.seed, self.name, epoch))
@@ -43,7 +44,7 @@ def length_batches(lengths: np.ndarray, batch_tokens: int, generator: torch.Gene
     """
     order = torch.randperm(len(lengths), generator=generator).numpy()
     order = order[np.argsort(lengths[order], kind="stable")]  # stable: rows of equal length stay shuffled
-    starts = [0]
+    starts = [0]  # of each batch in `order`; a batch ends where its padded size would exceed the budget
     for position, length in enumerate(lengths[order].tolist()):
         if position > starts[-1] and (position + 1 - starts[-1]) * length > batch_tokens:
             starts.append(position)
@@ -60,11 +61,12 @@ def comparison_batches(
     `sizes` (comparisons,) are the numbers of completions, `longest` (comparisons,) the tokens of the longest one. A
     batch holds comparisons of one size, so that their scores form a rectangle (B, K), and of similar length.
     """
-    order = torch.randperm(len(sizes), generator=generator).numpy()
+    order = torch.randperm(len(sizes), generator=generator).numpy()  # (comparisons,)
     batches = []
     for size in np.unique(sizes):
         same = order[sizes[order] == size]
         same = same[np.argsort(longest[same], kind="stable")]
         batches += [same[start : start + batch_size] for start in range(0, len(same), batch_size)]
+    # In random order: sorted by length, training would see short texts first and long ones last.
     for index in torch.randperm(len(batches), generator=generator).tolist():
         yield batches[index].tolist()

@@ -27,7 +27,7 @@ def preference_loss(
     """
     # logsigmoid, because log(sigmoid(x)) underflows to -inf for large negative x.
     difference = chosen_scores - rejected_scores - margin
-    agree, flipped = F.logsigmoid(difference), F.logsigmoid(-difference)
+    agree, flipped = F.logsigmoid(difference), F.logsigmoid(-difference)  # log P(chosen wins), log P(rejected wins)
     return -((1 - label_smoothing) * agree + label_smoothing * flipped).mean()
 
 
@@ -37,6 +37,7 @@ def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0
     The mean over the K(K-1)/2 pairs of each row, so that a long ranking has the weight of one pair: the factor
     1 / (K choose 2) in Ouyang et al. 2022 eq. 1.
     """
+    # Every pair above the diagonal: the completion that stands first in the ranking is the better one.
     better, worse = torch.triu_indices(scores.shape[1], scores.shape[1], offset=1, device=scores.device)
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
 
@@ -82,8 +83,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     `logits` (..., V) are those that the tokens were drawn from. The softmax is computed in float32 whatever their
     dtype: in bfloat16, the noise of the ratios would be as large as the clip range.
     """
-    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)
-    logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
+    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)  # (..., V)
+    logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # (...)
     return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
 
 
@@ -94,13 +95,13 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
     k1^2 / 2 is biased, but never negative. k3 = q/p - 1 + k1 is unbiased and never negative. Schulman 2020,
     http://joschu.net/blog/kl-approx.html; `advantages.token_rewards` explains why the reward uses k1.
     """
-    k1 = logprobs - ref_logprobs
+    k1 = logprobs - ref_logprobs  # (B, R)
     if kind == "k1":
         return k1
     if kind == "k2":
         return 0.5 * k1**2
     if kind == "k3":
-        return torch.expm1(-k1) + k1
+        return torch.expm1(-k1) + k1  # expm1(x) = exp(x) - 1 without cancellation near 0
     raise ValueError(f"kl estimate must be k1, k2 or k3, not {kind!r}")
 
 
@@ -111,8 +112,9 @@ def kl_penalised_rewards(
 
     So rewards + kl_coef * kl sum to the score in every row. Ziegler et al. 2019 (1909.08593) eq. 2.
     """
-    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0)
-    last = last_response_index(response_mask).unsqueeze(1)
+    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0)  # (B, R)
+    # The score judges the whole response, so it arrives with the last token: end-of-text, if the response has one.
+    last = last_response_index(response_mask).unsqueeze(1)  # (B, 1)
     return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
 
 
@@ -140,7 +142,7 @@ def adaptive_kl_coef(kl_coef: float, observed_kl: float, *, target: float, horiz
     as one batch, so the coefficient changes by at most 20 % per update and stays positive. Without this bound, a short
     horizon could make it negative, and the penalty would reward KL.
     """
-    error = min(max(observed_kl / target - 1, -0.2), 0.2)
+    error = min(max(observed_kl / target - 1, -0.2), 0.2)  # clipped, so that one unusual batch cannot change much
     return kl_coef * (1 + error * min(1.0, batch_size / horizon))
 
 
@@ -156,10 +158,12 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float,
     """
     rewards = torch.where(response_mask, rewards, 0)
     values = torch.where(response_mask, values, 0)
-    advantages = torch.zeros_like(values)
-    next_value = next_advantage = torch.zeros_like(values[:, 0])
+    advantages = torch.zeros_like(values)  # (B, R)
+    next_value = next_advantage = torch.zeros_like(values[:, 0])  # (B,); nothing comes after the last token
     for t in reversed(range(values.shape[1])):
-        delta = rewards[:, t] + gamma * next_value - values[:, t]
+        # How much better this token turned out than the critic expected, by the critic's own estimate of the rest.
+        delta = rewards[:, t] + gamma * next_value - values[:, t]  # (B,)
+        # Shorter responses of the batch have not begun yet, seen from the end: they stay 0 until their last token.
         next_advantage = torch.where(response_mask[:, t], delta + gamma * lam * next_advantage, 0)
         next_value = values[:, t]
         advantages[:, t] = next_advantage
@@ -196,8 +200,8 @@ def policy_loss(
     the clip is active) and `approxkl` (half the mean squared log-ratio, Ziegler et al. 2019).
     """
     divisor = _divisor(response_mask, num_tokens)
-    log_ratio = torch.where(response_mask, new_logprobs - logprobs, 0)
-    ratio = log_ratio.exp()
+    log_ratio = torch.where(response_mask, new_logprobs - logprobs, 0)  # (B, R)
+    ratio = log_ratio.exp()  # p_new / p_old of the sampled token: importance sampling, since p_old drew it
     unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     loss = masked_sum(torch.maximum(unclipped, clipped), response_mask) / divisor
     with torch.no_grad():
@@ -231,7 +235,7 @@ def value_loss(
     # Mask before squaring: the gradient of a masked square is 0 * 2x, which is NaN if x is.
     new_values, values, returns = (torch.where(response_mask, x, 0) for x in (new_values, values, returns))
     squared = (new_values - returns) ** 2
-    worst = squared
+    worst = squared  # (B, R)
     if clip is not None:
         worst = torch.maximum(squared, (values + (new_values - values).clamp(-clip, clip) - returns) ** 2)
     loss = 0.5 * masked_sum(worst, response_mask) / divisor

@@ -67,7 +67,7 @@ class Evaluator:
         The random numbers depend only on the seed, the split and the index of the query. So every policy gets the same
         ones, and differences between answers come from the policies.
         """
-        policy.eval()
+        policy.eval()  # dropout off
         env, microbatch_size = self.env, self.config.ppo.microbatch_size
         answers: list[Answer] = []
         for start in range(0, len(self.queries), batch_size):
@@ -83,7 +83,7 @@ class Evaluator:
                 batch.prompt_texts,
                 batch.response_texts,
                 score_texts(env.scorer, batch.prompt_texts, batch.response_texts).tolist(),
-                (logprobs - ref_logprobs).sum(dim=1).tolist(),
+                (logprobs - ref_logprobs).sum(dim=1).tolist(),  # nats per sequence: the log-ratio of the whole response
                 batch.response_mask.sum(dim=1).tolist(),
                 batch.has_eos.tolist(),
             )
@@ -137,11 +137,12 @@ def win_rate(answers: Sequence[Answer], others: Sequence[Answer], judge: Judge |
         return judge.gold_score(a.prompt, a.response) if judge else a.score
 
     pairs = [(value(ours), value(theirs)) for ours, theirs in zip(answers, others, strict=True)]
-    return _mean([(a > b) + 0.5 * (a == b) for a, b in pairs])
+    return _mean([(a > b) + 0.5 * (a == b) for a, b in pairs])  # two equal policies get 0.5
 
 
 def distinct_n(texts: Sequence[str], n: int) -> float:
     """Number of different word n-grams divided by the number of n-grams, over all texts together (Li et al. 2016)."""
+    # Over all texts together: a policy that gives every prompt the same fluent answer has few different n-grams.
     grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
     return len(set(grams)) / max(1, len(grams))
 
@@ -188,7 +189,7 @@ def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
     normalisation. If confidence and accuracy agree, a score difference has the meaning that the labels gave it. Empty
     bins are omitted. Guo et al. 2017 (1706.04599) section 2.
     """
-    confidence = torch.sigmoid(differences.abs())
+    confidence = torch.sigmoid(differences.abs())  # (pairs,), 0.5 to 1
     correct = (differences > 0).double() + 0.5 * (differences == 0)  # at a tie, either completion is preferred
     index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
     members = [index == i for i in range(num_bins)]

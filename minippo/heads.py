@@ -24,7 +24,7 @@ class ActorCritic(nn.Module):
         super().__init__()
         self.gpt = gpt
         C = gpt.config.channels
-        last = nn.Linear(C, 1)
+        last = nn.Linear(C, 1)  # one value per token
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.value_head = last if value_head == "linear" else nn.Sequential(nn.Linear(C, C), nn.GELU(), last)
@@ -72,6 +72,7 @@ class RewardModel(nn.Module):
         if attention_mask is None:
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
+        # In float32: the differences between the scores of good responses are small.
         return self.gain * self.score_head(last_hidden).flatten().float() + self.bias
 
     def normalise(self, scores: Tensor) -> None:
@@ -81,8 +82,9 @@ class RewardModel(nn.Module):
 
         Raises ValueError if all scores are the same, since no gain can spread them.
         """
-        deviation, mean = scores.std(correction=0), scores.mean()
+        deviation, mean = scores.std(correction=0), scores.mean()  # (), (); of these samples, so no n - 1
         if not deviation > 1e-6:
             raise ValueError(f"the reward model gives {len(scores)} reference samples the same score, {mean:.4g}")
+        # (gain * raw + bias - mean) / deviation, written as a new gain and bias.
         self.gain.div_(deviation)
         self.bias.sub_(mean).div_(deviation)

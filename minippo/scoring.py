@@ -43,6 +43,7 @@ class RewardScorer:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
+        # Prompt and response are encoded as one text, as in training: a token may span the border between them.
         rows = reward_tokens(self.tokenizer, prompts, responses, self.reward_model.gpt.config.context)
         return score_tokens(self.reward_model, rows, self.tokenizer.pad_id, self.batch_size)
 
@@ -81,7 +82,7 @@ class FunctionScorer:
                 f"the scorer {self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "
                 f"not {tuple(scores.shape)}"
             )
-        return scores.detach().float().cpu()
+        return scores.detach().float().cpu()  # the function may compute anywhere, with gradients or without
 
 
 def load_scorer(name: str) -> FunctionScorer:
@@ -92,6 +93,7 @@ def load_scorer(name: str) -> FunctionScorer:
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
         raise ValueError(f"ppo.scorer must be package.module:function, not {name!r}")
+    # `python train_ppo.py` searches the script's folder, `python -m` the working directory; users expect the latter.
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

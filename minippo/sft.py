@@ -61,6 +61,7 @@ def prepare(run: Run) -> Inputs:
     corpus = load_corpus(config)
     demonstrations = {split: corpus.demonstrations(split) for split in SPLITS}
     check_demonstrations(config, sum(map(len, demonstrations.values())))
+    # A tokenizer may be trained, too, and only on training texts: its merges would reveal held-out ones.
     texts = [d.prompt + d.completion for d in demonstrations["train"][:TOKENIZER_TEXTS]]
     backbones: dict[Name, Backbone] = {}
     for name in get_args(Name):
@@ -153,7 +154,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
     num_steps = round(config.tokens / int(lengths.sum()) * steps_per_epoch)
     metrics = Metrics(run, f"sft-{name}")
     gpt.to(device).train()
-    batches, epoch = iter(()), 0
+    batches, epoch = iter(()), 0  # empty, so that the first step begins the first epoch
     for step in metrics.progress(1, num_steps, unit="step", show=("loss/lm",)):
         batch = next(batches, None)
         if batch is None:
@@ -166,7 +167,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
-            loss = backward_in_chunks(gpt, tokens, mask)
+            loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm.item(), "lr": lr}
             require_finite(stats)
@@ -174,6 +175,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
         if step % 10 == 0 or step == num_steps:
             metrics.log(step, stats, num_tokens=int(mask.sum()))
     validation_loss, test_loss = (held_out_loss(gpt, pieces[split], pad_id, config.batch_tokens) for split in HELD_OUT)
+    # Only the validation loss is logged where settings are chosen; the test loss goes to the summary.
     metrics.log(num_steps, {"eval/loss": validation_loss})
     metrics.close()
     return test_loss

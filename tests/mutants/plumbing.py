@@ -285,7 +285,7 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "stats = answer_stats(answers, self.judge)", "stats = answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "{f\"eval/{name}\": value", "{name: value", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "logprobs_and_values(env.reference, batch, microbatch_size)", "logprobs_and_values(policy, batch, microbatch_size)", _files("evaluate")),
-    Mutant("minippo/evaluation.py", "        policy.eval()\n", "", _files("evaluate")),
+    Mutant("minippo/evaluation.py", "        policy.eval()  # dropout off\n", "", _files("evaluate")),
     Mutant("minippo/evaluation.py", "{key: after[key] for key in (\"kl\"", "{key: before[key] for key in (\"kl\"", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
     # ------------------------------------------------------------------ stage.py: what is written when
