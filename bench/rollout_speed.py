@@ -1,4 +1,4 @@
-"""Rollout speed beside transformers' `generate`: same weights, batch and lengths, alternating in one process.
+"""Rollout speed compared with transformers' `generate`: same weights, batch and lengths, alternating in one process.
 
     python bench/rollout_speed.py                       # the sizes of the preset `reviews`, random weights
     python bench/rollout_speed.py --layers 4 --channels 256 --vocab 8192 --response-length 128 --batch-size 64
