@@ -84,7 +84,11 @@ def test_summary_has_the_reference_before_and_the_policy_after(evaluator, make_p
 
 def test_judge_is_told_the_prompt_of_every_response():
     asked = []
-    judge = replace(JUDGE, gold_score=lambda *texts: float(asked.append(texts) or len(asked)))
+    judge = SimpleNamespace(
+        gold_score=lambda *texts: float(asked.append(texts) or len(asked)),
+        split_sentences=str.split,
+        is_grammatical=bool,
+    )
     ours, theirs = ([Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True) for n in range(2)] for who in ("us", "them"))
     answer_stats(ours, judge)
     assert asked == [("0:", " us"), ("1:", " us")]
