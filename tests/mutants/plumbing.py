@@ -93,7 +93,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "            config.adam_eps,\n", "            1e-5,\n", OF_STATE),
     Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
     Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
-    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", REPLAY_PPO),
+    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", _files("run_streams")),
     Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
     Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
     Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", REPLAY_PPO),  # no pretraining term
