@@ -15,6 +15,7 @@ from minippo.batches import BatchStream
 from minippo.config import PPOConfig
 from minippo.data.encode import query_ids
 from minippo.errors import TrainingError
+from minippo.masking import pad
 from minippo.optim import CPUAdamW
 from minippo.rollout import (
     Rollout,
@@ -23,6 +24,7 @@ from minippo.rollout import (
     response_logprobs,
     sample_responses,
 )
+from minippo.sampling import generate
 from minippo.state import PPOState
 from minippo.streams import response_uniforms
 from tests.environment import environment
@@ -383,23 +385,35 @@ def test_responses_depend_on_the_seed_and_the_iteration_alone(collect, ppo_confi
     assert first.response_texts != collect(ppo_config, seed=5, iteration=1).response_texts
 
 
-def test_responses_are_drawn_with_the_numbers_of_its_stream_at_the_next_iteration(
+def test_responses_are_what_the_sampler_draws_with_the_numbers_of_its_stream_at_the_next_iteration(
     collect, ppo_config, policy, queries, tokenizer
 ):
-    config = replace(ppo_config, temperature=0.6)
-    sampling = environment(policy, None, tokenizer, config, RESPONSE_LENGTH).sampling
-    uniforms = response_uniforms(3, "rollout", 5, range(24), RESPONSE_LENGTH)
-    expected = sample_responses(policy, queries, tokenizer, sampling, uniforms)
-    assert torch.equal(collect(config, seed=3, iteration=4).responses, expected.responses)
+    config = replace(ppo_config, temperature=0.6, min_new_tokens=2, stop_token="a")
+    rollout = collect(config, seed=3, iteration=4)
+    responses, mask = generate(
+        policy.gpt,
+        *pad(queries, tokenizer.pad_id, "left"),
+        max_new_tokens=RESPONSE_LENGTH,
+        eos_id=tokenizer.eos_id,
+        pad_id=tokenizer.pad_id,
+        temperature=0.6,
+        min_new_tokens=2,
+        stop_ids=tokenizer.encode("a"),
+        uniforms=response_uniforms(3, "rollout", 5, range(24), RESPONSE_LENGTH),
+    )
+    R = rollout.responses.shape[1]
+    assert torch.equal(rollout.responses, responses[:, :R])
+    assert torch.equal(rollout.response_mask, mask[:, :R])
+    assert not mask[:, R:].any()
 
 
-def test_selected_rows_keep_every_column_together(collect, ppo_config):
+@pytest.mark.parametrize(("rows", "indices"), [(torch.tensor([7, 0, 23]), [7, 0, 23]), (slice(4, 7), [4, 5, 6])])
+def test_selected_rows_keep_every_column_together(collect, ppo_config, rows, indices):
     rollout = collect(ppo_config)
-    rows = torch.tensor([7, 0, 23])
     part = rollout.select(rows)
     for field in fields(Rollout):
         whole, chosen = getattr(rollout, field.name), getattr(part, field.name)
-        for place, row in enumerate(rows.tolist()):
+        for place, row in enumerate(indices):
             if field.name == "sampling":
                 assert chosen is whole
             elif isinstance(whole, list):

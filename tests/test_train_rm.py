@@ -239,6 +239,12 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
     assert lines[0] == lines[1]
 
 
+def test_a_stop_token_of_several_tokens_is_refused_before_training(run):
+    run.config = replace(run.config, ppo=replace(run.config.ppo, stop_token="a lovely film"))
+    with pytest.raises(ValueError, match="the stop token 'a lovely film' is"):
+        train_rm.prepare(run)
+
+
 def test_scores_of_the_reference_have_mean_zero_and_variance_one(run, tokenizer, monkeypatch):
     model, corpus = train_rm.make_reward_model(run), SmallCorpus(PAIRS)
     texts, original = [], train_rm.sample_responses

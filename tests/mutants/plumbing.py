@@ -93,7 +93,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "            config.adam_eps,\n", "            1e-5,\n", OF_STATE),
     Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
     Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
-    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", REPLAY_PPO),
+    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", _files("run_streams")),
     Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
     Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
     Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", REPLAY_PPO),  # no pretraining term
@@ -339,6 +339,15 @@ PLUMBING = [
     Mutant("minippo/batches.py", "torch.randperm(len(batches), generator=generator).tolist()", "range(len(batches))", OF_BATCHES),  # small and short ones first
     Mutant("minippo/batches.py", "torch.randperm(len(sizes), generator=generator).numpy()", "np.arange(len(sizes))", OF_BATCHES),  # the same ones meet in every epoch
     Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
+    # ------------------------------------------------------------------ what the scripts hand on
+    Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", _files("run_streams")),
+    Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
+    Mutant("train_ppo.py", "    checkpoints.check_latest()\n", "", covering("pipeline", "their_data")),
+    Mutant("minippo/runs/checkpoint.py", "            if \"seed\" not in rest:\n", "            if False:\n", covering("checkpoint", "older")),
+    Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
+    Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/tools/evaluate.py", "        write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
+    Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]

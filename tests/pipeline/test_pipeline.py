@@ -19,7 +19,8 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.config import PPOConfig
-from minippo.runs import Checkpoints, metrics, read_metrics
+from minippo.data import load_corpus
+from minippo.runs import Checkpoints, load_config, metrics, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.tokenizer import load_tokenizer
 from minippo.tools import evaluate, generate, score
@@ -528,6 +529,24 @@ def test_killed_before_the_first_checkpoint_begins_again(finished, ppo_from, tmp
             ppo_from(tmp_path / "run")
     assert len(ppo_lines(ppo_from(tmp_path / "run"))) == 6  # the reference's and those of five iterations
     assert ppo_lines(tmp_path / "run") == ppo_lines(finished)
+
+
+def test_checkpoints_go_on_only_with_their_data(finished, ppo_from, tmp_path, monkeypatch, capsys):
+    def dies(*_):
+        raise Killed
+
+    with monkeypatch.context() as patch:
+        patch.setattr(train_ppo, "ppo_update", dies)
+        with pytest.raises(Killed):
+            ppo_from(tmp_path / "run")
+    path = tmp_path / "run" / "ppo.unfinished" / "step-000000" / "state.json"
+    rest = json.loads(path.read_text())
+    assert rest["data"] == load_corpus(load_config(str(finished / "config.yaml"))).fingerprint
+    path.write_text(json.dumps(rest | {"data": "other"}))
+    with pytest.raises(SystemExit) as end:
+        ppo_from(tmp_path / "run")
+    assert end.value.code == 2
+    assert "step-000000 was made with other data" in capsys.readouterr().err
 
 
 def test_half_written_checkpoint_is_not_resumed_from(finished, ppo_from, tmp_path, monkeypatch):

@@ -251,3 +251,12 @@ def test_checkpoint_of_other_data_is_refused(make_state, tmp_path):
     Checkpoints(tmp_path, "ours").check_latest()
     with pytest.raises(ValueError, match=r"step-000000 was made with other data"):
         Checkpoints(tmp_path, "theirs").check_latest()
+
+
+def test_checkpoint_of_an_older_version_is_refused(make_state, tmp_path):
+    path = Checkpoints(tmp_path).save(make_state()) / "state.json"
+    rest = json.loads(path.read_text())
+    del rest["seed"]
+    path.write_text(json.dumps(rest))
+    with pytest.raises(ValueError, match=r"step-000000 was written by an older version"):
+        Checkpoints(tmp_path).check_latest()
