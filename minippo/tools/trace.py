@@ -13,6 +13,7 @@ import copy
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from minippo import equations, masking
 from minippo.checks import check_first_rollout
-from minippo.config import Count, PPOConfig, Seed
+from minippo.config import Bounds, PPOConfig, Seed
 from minippo.heads import ActorCritic, RewardModel
 from minippo.language_model import backward_in_chunks
 from minippo.model import GPT, GPTConfig
@@ -46,8 +47,9 @@ from minippo.streams import seed_global
 from minippo.tokenizer import load_tokenizer
 from minippo.tools.generate import check_files
 
-COMPLETIONS = (" The film is lovely.", " I loved the songs.", " The plot is dull.", " I hated it.")
-"""What the tiny policy has learnt to respond."""
+SUBJECTS = (" The film is", " The plot seems", " I found it", " It was")
+ADJECTIVES = (" lovely.", " rather dull.", " sad.")
+"""The tiny policy learns each subject followed by each adjective."""
 CREATED_BY = {
     "prompt_texts response_texts": "Tokenizer.decode",
     "queries query_mask query_responses": "masking.pad",
@@ -76,11 +78,12 @@ FORMULAS = {
     "whitened": "(advantages - mean) / sqrt(variance + 1e-8)",
     "ratio": "exp(new_logprobs - logprobs)",
     "policy_loss": "max(-whitened * ratio, -whitened * clip(ratio, 1 - clip_low, 1 + clip_high))",
-    "value_loss": "max((new_values - returns)**2, "
-    "(values + clip(new_values - values, -value_clip, value_clip) - returns)**2) / 2",
+    "value_loss": "max((new_values - returns)**2,\n"
+    "    (values + clip(new_values - values, -value_clip, value_clip) - returns)**2) / 2",
 }
-"""Of a token other than the last, whose reward also contains the score."""
-CONTEXT, COLUMNS = 64, 8  # of the tiny models; tokens per table
+"""Of any token but the last, whose reward also contains the score."""
+CONTEXT = 64
+"""Maximum sequence length of the tiny models, in tokens."""
 
 
 @dataclass(frozen=True)
@@ -91,24 +94,24 @@ class TraceOptions:
     """Run directory with three finished stages. None: train tiny models."""
     prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
     """One or more prompts, with one response each."""
-    response_length: Count = 8
-    """Maximum response length in tokens."""
+    response_length: Annotated[int, Bounds(1, 8)] = 8
+    """Maximum response length in tokens. At most 8, because each is a column of the tables."""
     seed: Seed = 1
     """Random seed."""
 
 
 def tiny_models(prompts: tuple[str, ...]) -> tuple[ActorCritic, Environment]:
-    """A policy that has begun to learn `COMPLETIONS` as responses, and a reward model with random weights."""
+    """A policy that has begun to learn twelve responses to each prompt, and a reward model with random weights."""
     tokenizer, reward_tokenizer = (load_tokenizer(bundled(f"data/{name}.tiktoken")) for name in ("policy", "reward"))
     gpt, reward_gpt = (
         GPT(GPTConfig(t.vocab_size, CONTEXT, layers=1, heads=2, channels=32, suppress_tokens=t.non_text_ids))
         for t in (tokenizer, reward_tokenizer)
     )
-    rows = [[*tokenizer.encode(p + c), tokenizer.eos_id][:CONTEXT] for p in prompts for c in COMPLETIONS]
+    rows = [[*tokenizer.encode("".join(text)), tokenizer.eos_id] for text in product(prompts, SUBJECTS, ADJECTIVES)]
     optimizer = CPUAdamW(gpt.parameters(), lr=1e-2)
-    for _ in range(25):  # so few that the policy stays unsure: otherwise most log-probabilities would be near 0
+    for _ in range(46):  # so few that the policy stays unsure: otherwise most log-probabilities would be near 0
         optimizer.zero_grad(set_to_none=True)
-        backward_in_chunks(gpt, *masking.pad(rows, tokenizer.pad_id, "right"))
+        backward_in_chunks(gpt, *masking.pad([row[:CONTEXT] for row in rows], tokenizer.pad_id, "right"))
         optimizer.step()
     reference = ActorCritic(copy.deepcopy(gpt)).eval().requires_grad_(False)
     scorer = RewardScorer(RewardModel(reward_gpt), reward_tokenizer)
@@ -184,13 +187,13 @@ def second_epoch(policy: ActorCritic, rollout: Rollout, config: PPOConfig) -> di
 
 
 def in_tables(x: Any) -> bool:
-    """Whether `x` has a number for each token of the responses."""
+    """Whether `x` is a float tensor (B, R)."""
     return isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point()
 
 
 def print_tensor(name: str, x: Any) -> None:
-    """Name, shape and origin, and the values unless they are in the tables."""
-    shape = tuple(x.shape) if isinstance(x, Tensor) else (len(x),) if isinstance(x, list) else ()
+    """Name, shape and origin of `x`, and its values unless they are in the tables."""
+    shape = tuple(x.shape) if isinstance(x, Tensor) else (len(x),) if isinstance(x, list) else ""
     origin = next((text for names, text in CREATED_BY.items() if name in names.split()), "rollout.collect_rollout")
     print(f"{name:16}{shape!s:9}{origin}")
     if isinstance(x, Tensor):
@@ -199,50 +202,50 @@ def print_tensor(name: str, x: Any) -> None:
         print(f"    {row!r}")
 
 
-def print_table(tensors: dict[str, Tensor], tokens: list[str], b: int) -> None:
-    """Row b of each tensor (B, R) below its tokens."""
-    for first in range(0, len(tokens), COLUMNS):
-        columns = range(first, min(first + COLUMNS, len(tokens)))
-        print(" " * 14 + "".join(f"{tokens[t]:>12}" for t in columns))
-        for name, x in tensors.items():
-            cells = [f"{x[b, t]:.4f}" if name != "clipped" else "yes" if x[b, t] else "no" for t in columns]
-            print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
-
-
-def number(x: float | Tensor) -> str:
-    """With four decimals, and in parentheses if it is negative."""
-    return f"{x:.4f}" if x >= 0 else f"({x:.4f})"
-
-
-def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
-    """A formula, the formula with numbers instead of names, and the result that the tensor `name` contains."""
-    filled = re.sub(r"[a-z_]+", lambda word: number(numbers[word[0]]) if word[0] in numbers else word[0], formula)
-    print(f"{name:12}= {formula}\n{'':12}= {filled}\n{'':12}= {numbers[name]:.4f}")
-
-
 def print_losses(title: str, stats: dict[str, float]) -> None:
-    """The metrics of a minibatch that the tables explain."""
+    """The metrics of a minibatch that are means over the tables."""
     names = ("loss/policy", "loss/value", "policy/ratio", "policy/clipfrac")
     print(f"{title}: {', '.join(f'{name} {stats[name]:.4f}' for name in names)}")
 
 
-def trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
+def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
+    """Row b of each tensor (B, R) below its tokens."""
+    print(" " * 14 + "".join(f"{token:>12}" for token in tokens))
+    for name, x in tables.items():
+        row = x[b, : len(tokens)].tolist()
+        cells = [("yes" if value else "no") if name == "clipped" else f"{value:.4f}" for value in row]
+        print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
+    """A formula, the formula with numbers instead of names, and the result, which is that of the tensor `name`."""
+
+    def number(word: re.Match[str]) -> str:
+        x = numbers.get(word[0])
+        return word[0] if x is None else f"{x:.4f}" if x >= 0 else f"({x:.4f})"
+
+    indent, filled = " " * 12, " ".join(re.sub(r"[a-z_]+", number, formula).split())
+    print(f"{name:12}= {formula}".replace("\n", f"\n{indent}"))
+    print(f"{indent}= {filled}\n{indent}= {numbers[name]:.4f}")
+
+
+def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
     """Collect a rollout, take the step of the first epoch, and print everything up to the loss of the second."""
-    print(f"\n## Iteration {state.iteration + 1}: collect_rollout (values with decimals are in the tables below)\n")
-    rollout, tables = collect_rollout(state, env, next(state.prompts), config), {}
-    mask = rollout.response_mask
-    for name in [field.name for field in fields(rollout)]:
-        if name == "advantages":
+    print(f"\n## Iteration {state.iteration + 1}: collect_rollout (float tensors (B, R) are in the tables below)\n")
+    rollout = collect_rollout(state, env, next(state.prompts), config)
+    mask, tables = rollout.response_mask, {}
+    for field in fields(rollout):
+        if field.name == "advantages":
             tables["delta"], _ = equations.gae(rollout.rewards, rollout.values, mask, gamma=config.gamma, lam=0)
             print_tensor("delta", tables["delta"])
-        print_tensor(name, getattr(rollout, name))
-        if in_tables(getattr(rollout, name)):
-            tables[name] = getattr(rollout, name)
+        x = getattr(rollout, field.name)
+        print_tensor(field.name, x)
+        tables |= {field.name: x} if in_tables(x) else {}
 
-    print("\n## ppo_update: one step per epoch; loss/policy is the mean of policy_loss, loss/value of value_loss\n")
+    print("\n## ppo_update: one step per epoch\n")
     print_losses("epoch 1", ppo_update(state, rollout, config))
-    update = second_epoch(state.policy, rollout, config)
     print_losses("epoch 2", accumulate_gradient(state, rollout, config))
+    update = second_epoch(state.policy, rollout, config)
     for name, x in update.items():
         print_tensor(name, x)
     tables |= update
@@ -256,7 +259,7 @@ def trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
         print(f"rewards + {state.kl_coef:g} * kl sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
 
     last = int(masking.last_response_index(mask)[0])
-    changed = int((update["ratio"][0, : max(last, 1)] - 1).abs().argmax())  # the token whose probability moved most
+    changed = int((update["ratio"][0, : max(last, 1)] - 1).abs().argmax())  # the token whose probability changed most
     moments = masking.masked_moments(rollout.advantages, mask)
     constants = vars(config) | {"kl_coef": state.kl_coef, "mean": moments.mean, "variance": moments.variance}
     for t in sorted({changed, last}):
@@ -273,13 +276,15 @@ def main() -> None:
     options = command_line(TraceOptions, __doc__)
     B = len(options.prompt)
     config = PPOConfig(
-        lr=3e-3, schedule="constant", rollout_batch_size=B, num_epochs=1, num_minibatches=1, microbatch_size=B
+        lr=2.5e-3, schedule="constant", rollout_batch_size=B, num_epochs=1, num_minibatches=1, microbatch_size=B
     )
     with wrong_input_exits():
         state, env = begin(options, config)
     with output_of_any_text(), broken_run_exits():
         if options.run is None:
-            print("Tiny models: the policy has just begun to learn four sentences, the reward model is random.")
+            print(
+                "Tiny models: the policy has learnt a dozen sentences, and the weights of the reward model are random."
+            )
             warm_up(state, env, config)
-            print("Two iterations have moved the policy away from the reference; the first passed check_first_rollout.")
-        trace(state, env, config)
+            print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
+        print_trace(state, env, config)

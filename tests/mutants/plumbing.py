@@ -27,6 +27,7 @@ OF_UPDATE = _files("ppo", "replay")
 OF_ROLLOUT = _files("rollout", "checks", "replay", "recomputed", "run_streams")
 OF_COMMANDS = _files("every_option", "generate", "pipeline")
 OF_EXPORT = _files("export", "every_option", "recomputed")
+OF_TRACE = _files("trace")
 OF_METRICS = _files("metrics", "pipeline")
 OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
@@ -247,6 +248,13 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "response_uniforms(state.seed, \"rollout\"", "response_uniforms(state.seed, \"normalisation\"", OF_ROLLOUT),  # correlated with the normalisation
     Mutant("minippo/ppo.py", "\"minibatches\", state.iteration + 1, epoch)", "\"minibatches\", state.iteration + 1, 0)", OF_UPDATE),  # later epochs in the same order
     Mutant("minippo/batches.py", "generator(self.seed, self.name, epoch)", "generator(self.seed, self.name)", OF_DATA),  # every epoch of prompts in one order
+    # ------------------------------------------------------------------ trace.py
+    Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask=mask", "rollout.logprobs, rollout.advantages, mask=mask", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]
