@@ -54,7 +54,7 @@ CREATED_BY = {
     "prompt_texts response_texts": "Tokenizer.decode",
     "queries query_mask query_responses": "masking.pad",
     "responses response_mask": "sampling.generate",
-    "sampling": "runs.sampling_params",
+    "sampling": "Environment.sampling",
     "is_response has_eos": "rollout.sample_responses",
     "logprobs values": "rollout.logprobs_and_values: the policy",
     "ref_logprobs": "rollout.logprobs_and_values: the reference",
@@ -154,13 +154,16 @@ def warm_up(state: PPOState, env: Environment, config: PPOConfig) -> None:
         state.iteration = iteration
 
 
-def per_token(loss: Callable[..., Any], *tensors: Tensor, mask: Tensor, **settings: Any) -> dict[str, Tensor]:
-    """The loss of each token alone and its statistics, (B, R) each, by calling `loss` on tensors of shape (1, 1)."""
+def per_token(loss: Callable[..., Any], *tensors: Tensor, **clip: Any) -> dict[str, Tensor]:
+    """The loss of each token alone and its statistics, (B, R) each, by calling `loss` on tensors of shape (1, 1).
+
+    The last of `tensors` (B, R) is the response mask.
+    """
     results: dict[str, Tensor] = {}
-    for b, t in mask.nonzero().tolist():
-        value, stats = loss(*(x[b : b + 1, t : t + 1] for x in (*tensors, mask)), **settings)
+    for b, t in tensors[-1].nonzero().tolist():
+        value, stats = loss(*(x[b : b + 1, t : t + 1] for x in tensors), **clip)
         for name, part in {"loss": value, **stats}.items():
-            results.setdefault(name, torch.zeros(mask.shape))[b, t] = part
+            results.setdefault(name, torch.zeros(tensors[-1].shape))[b, t] = part
     return results
 
 
@@ -171,19 +174,11 @@ def second_epoch(policy: ActorCritic, rollout: Rollout, config: PPOConfig) -> di
     whitened = equations.whiten(rollout.advantages, mask)
     new_logprobs, new_values, _ = response_logprobs(policy, rollout)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, whitened, mask=mask, **clip)
-    critic = per_token(
-        equations.value_loss, new_values, rollout.values, rollout.returns, mask=mask, clip=config.value_clip
-    )
-    return {
-        "whitened": whitened,
-        "new_logprobs": new_logprobs,
-        "new_values": new_values,
-        "ratio": actor["ratio"],
-        "clipped": actor["clipfrac"],
-        "policy_loss": actor["loss"],
-        "value_loss": critic["loss"],
-    }
+    actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, whitened, mask, **clip)
+    critic = per_token(equations.value_loss, new_values, rollout.values, rollout.returns, mask, clip=config.value_clip)
+    tensors = {"whitened": whitened, "new_logprobs": new_logprobs, "new_values": new_values}
+    tensors |= {"ratio": actor["ratio"], "clipped": actor["clipfrac"], "policy_loss": actor["loss"]}
+    return tensors | {"value_loss": critic["loss"]}
 
 
 def in_tables(x: Any) -> bool:
@@ -200,12 +195,6 @@ def print_tensor(name: str, x: Any) -> None:
         x = [] if in_tables(x) else (x.double().round(decimals=4) if x.is_floating_point() else x.int()).tolist()
     for row in x if isinstance(x, list) else [x]:
         print(f"    {row!r}")
-
-
-def print_losses(title: str, stats: dict[str, float]) -> None:
-    """The metrics of a minibatch that are means over the tables."""
-    names = ("loss/policy", "loss/value", "policy/ratio", "policy/clipfrac")
-    print(f"{title}: {', '.join(f'{name} {stats[name]:.4f}' for name in names)}")
 
 
 def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
@@ -242,9 +231,10 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
         print_tensor(field.name, x)
         tables |= {field.name: x} if in_tables(x) else {}
 
-    print("\n## ppo_update: one step per epoch\n")
-    print_losses("epoch 1", ppo_update(state, rollout, config))
-    print_losses("epoch 2", accumulate_gradient(state, rollout, config))
+    print("\n## ppo_update, one step per epoch: the metrics are means over the tokens of the tables\n")
+    for epoch, stats in ((1, ppo_update(state, rollout, config)), (2, accumulate_gradient(state, rollout, config))):
+        names = ("loss/policy", "loss/value", "policy/ratio", "policy/clipfrac")
+        print(f"epoch {epoch}: {', '.join(f'{name} {stats[name]:.4f}' for name in names)}")
     update = second_epoch(state.policy, rollout, config)
     for name, x in update.items():
         print_tensor(name, x)
@@ -283,7 +273,7 @@ def main() -> None:
     with output_of_any_text(), broken_run_exits():
         if options.run is None:
             print(
-                "Tiny models: the policy has learnt a dozen sentences, and the weights of the reward model are random."
+                "Tiny models: the policy knows twelve sentences; the reward model is random, its scores mean nothing."
             )
             warm_up(state, env, config)
             print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")

@@ -252,7 +252,7 @@ PLUMBING = [
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
     Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
     Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask=mask", "rollout.logprobs, rollout.advantages, mask=mask", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
     Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
     Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
 ]  # fmt: skip

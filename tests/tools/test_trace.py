@@ -50,7 +50,7 @@ def parsed(text: str) -> Trace:
     head, *responses = re.split(r"\n## Response \d+, to ", text.split("\n## Formulas")[0])
     shapes = {
         name: eval(shape) if shape.strip() else None
-        for name, shape in re.findall(r"^(\w+) +((?:\(.*?\))?) +[a-zT]\w+\.\w+", head, re.MULTILINE)
+        for name, shape in re.findall(r"^(\w+) +((?:\(.*?\))?) +[a-zA-Z]\w+\.\w+", head, re.MULTILINE)
     }
     tables = [
         {name: cells.split() for name, cells in re.findall(rf"^(\w+) +((?:{NUMBER}|yes|no| )+)$", table, re.MULTILINE)}
