@@ -65,6 +65,9 @@ evaluate: install            ## evaluate the trained policy again and print the 
 generate: install            ## print responses of the trained policy and the reference to prompts that you type
 	@$(BIN)/python -m minippo generate --run $(RUN_DIR) --reference
 
+trace: install            ## print one PPO iteration tensor by tensor: make trace ARGS="--run runs/reviews"
+	@$(BIN)/python -m minippo trace $(ARGS)
+
 curves: install-plot            ## plot the learning curves of a run
 	@$(BIN)/python -m minippo curves $(RUN_DIR)
 
@@ -98,4 +101,4 @@ clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate curves compare test test-all mutants lint bench tensorboard clean-runs clean
+.PHONY: help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench tensorboard clean-runs clean

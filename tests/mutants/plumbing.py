@@ -25,6 +25,7 @@ OF_UPDATE = _files("ppo", "replay")
 OF_ROLLOUT = _files("rollout", "checks", "replay", "recomputed", "run_streams")
 OF_COMMANDS = _files("every_option", "generate", "pipeline")
 OF_EXPORT = _files("export", "every_option", "recomputed")
+OF_TRACE = _files("trace")
 OF_METRICS = _files("metrics", "pipeline")
 OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
@@ -348,6 +349,13 @@ PLUMBING = [
     Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
     Mutant("minippo/tools/evaluate.py", "        write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
+    # ------------------------------------------------------------------ trace.py
+    Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]

@@ -1,0 +1,280 @@
+"""Print one PPO iteration tensor by tensor, to check the algorithm by hand.
+
+python -m minippo trace                       # tiny models, trained in a second
+python -m minippo trace --run runs/reviews    # the models of a finished run
+
+The numbers come from the functions that `train_ppo.py` calls. The formulas at the end contain the numbers of one token,
+so that you can calculate the results yourself. The command writes no files.
+"""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from itertools import product
+from pathlib import Path
+from typing import Annotated, Any
+
+import torch
+from torch import Tensor
+
+from minippo import equations, masking
+from minippo.checks import check_first_rollout
+from minippo.config import Bounds, PPOConfig, Seed
+from minippo.heads import ActorCritic, RewardModel
+from minippo.language_model import backward_in_chunks
+from minippo.model import GPT, GPTConfig
+from minippo.optim import CPUAdamW
+from minippo.ppo import accumulate_gradient, ppo_update
+from minippo.rollout import Environment, Rollout, collect_rollout, response_logprobs
+from minippo.runs import (
+    Argument,
+    broken_run_exits,
+    command_line,
+    load_environment,
+    load_policy,
+    load_run,
+    output_of_any_text,
+    wrong_input_exits,
+)
+from minippo.sampling import SamplingParams
+from minippo.scoring import RewardScorer
+from minippo.state import PPOState
+from minippo.storage import bundled
+from minippo.streams import seed_global
+from minippo.tokenizer import load_tokenizer
+from minippo.tools.generate import check_files
+
+SUBJECTS = (" The film is", " The plot seems", " I found it", " It was")
+ADJECTIVES = (" lovely.", " rather dull.", " sad.")
+"""The tiny policy learns each subject followed by each adjective."""
+CREATED_BY = {
+    "prompt_texts response_texts": "Tokenizer.decode",
+    "queries query_mask query_responses": "masking.pad",
+    "responses response_mask": "sampling.generate",
+    "sampling": "Environment.sampling",
+    "is_response has_eos": "rollout.sample_responses",
+    "logprobs values": "rollout.logprobs_and_values: the policy",
+    "ref_logprobs": "rollout.logprobs_and_values: the reference",
+    "raw_scores": "scoring.score_texts",
+    "scores": "advantages.adjusted_scores",
+    "kl rewards": "advantages.token_rewards",
+    "advantages returns": "advantages.gae",
+    "delta": "equations.gae: the advantages if lam were 0",
+    "whitened": "equations.whiten: of the advantages",
+    "new_logprobs new_values": "rollout.response_logprobs: the policy after the step of epoch 1",
+    "ratio clipped policy_loss": "equations.policy_loss: of each token",
+    "value_loss": "equations.value_loss: of each token",
+}
+"""Tensors -> the function that creates them."""
+FORMULAS = {
+    "kl": "logprobs - ref_logprobs",
+    "rewards": "-kl_coef * kl",
+    "delta": "rewards + gamma * next_values - values",
+    "advantages": "delta + gamma * lam * next_advantages",
+    "returns": "advantages + values",
+    "whitened": "(advantages - mean) / sqrt(variance + 1e-8)",
+    "ratio": "exp(new_logprobs - logprobs)",
+    "policy_loss": "max(-whitened * ratio, -whitened * clip(ratio, 1 - clip_low, 1 + clip_high))",
+    "value_loss": "max((new_values - returns)**2,\n"
+    "    (values + clip(new_values - values, -value_clip, value_clip) - returns)**2) / 2",
+}
+"""Of any token but the last, whose reward also contains the score."""
+CONTEXT = 64
+"""Maximum sequence length of the tiny models, in tokens."""
+
+
+@dataclass(frozen=True)
+class TraceOptions:
+    """Options of `trace`."""
+
+    run: Annotated[Path | None, Argument(alias="--run-dir")] = None
+    """Run directory with three finished stages. None: train tiny models."""
+    prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
+    """One or more prompts, with one response each."""
+    response_length: Annotated[int, Bounds(1, 8)] = 8
+    """Maximum response length in tokens. At most 8, because each is a column of the tables."""
+    seed: Seed = 1
+    """Random seed."""
+
+
+def tiny_models(prompts: tuple[str, ...]) -> tuple[ActorCritic, Environment]:
+    """A policy that has begun to learn twelve responses to each prompt, and a reward model with random weights."""
+    tokenizer, reward_tokenizer = (load_tokenizer(bundled(f"data/{name}.tiktoken")) for name in ("policy", "reward"))
+    gpt, reward_gpt = (
+        GPT(GPTConfig(t.vocab_size, CONTEXT, layers=1, heads=2, channels=32, suppress_tokens=t.non_text_ids))
+        for t in (tokenizer, reward_tokenizer)
+    )
+    rows = [[*tokenizer.encode("".join(text)), tokenizer.eos_id] for text in product(prompts, SUBJECTS, ADJECTIVES)]
+    optimizer = CPUAdamW(gpt.parameters(), lr=1e-2)
+    for _ in range(46):  # so few that the policy stays unsure: otherwise most log-probabilities would be near 0
+        optimizer.zero_grad(set_to_none=True)
+        backward_in_chunks(gpt, *masking.pad([row[:CONTEXT] for row in rows], tokenizer.pad_id, "right"))
+        optimizer.step()
+    reference = ActorCritic(copy.deepcopy(gpt)).eval().requires_grad_(False)
+    scorer = RewardScorer(RewardModel(reward_gpt), reward_tokenizer)
+    sampling = SamplingParams(CONTEXT, tokenizer.eos_id, tokenizer.pad_id)
+    return ActorCritic(gpt), Environment(reference, scorer, tokenizer, sampling)
+
+
+def run_models(folder: Path) -> tuple[ActorCritic, Environment]:
+    """The final policy of a run, and its environment."""
+    run = load_run(folder, "cpu")
+    run.require_finished("ppo")
+    check_files(run, "tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
+    return load_policy(run, "ppo"), load_environment(run)
+
+
+def begin(options: TraceOptions, config: PPOConfig) -> tuple[PPOState, Environment]:
+    """The state before PPO, and its environment. Raises ValueError if a prompt is empty or too long."""
+    seed_global(options.seed, "trace")
+    policy, env = run_models(options.run) if options.run else tiny_models(options.prompt)
+    queries = [env.tokenizer.encode(prompt) for prompt in options.prompt]
+    if not all(queries):
+        raise ValueError("a prompt is empty")
+    longest, context = max(map(len, queries)), policy.gpt.config.context
+    if longest + options.response_length > context:
+        raise ValueError(
+            f"a prompt of {longest} tokens and a response of {options.response_length} tokens (--response-length) "
+            f"exceed the policy's context of {context}"
+        )
+    env = replace(env, sampling=replace(env.sampling, max_new_tokens=options.response_length))
+    return PPOState.initial(policy, queries, [], config, options.seed), env
+
+
+def warm_up(state: PPOState, env: Environment, config: PPOConfig) -> None:
+    """Two iterations, as in `train_ppo.py`, so that the KL and the values are not 0."""
+    for iteration in (1, 2):
+        rollout = collect_rollout(state, env, next(state.prompts), config)
+        if iteration == 1:
+            check_first_rollout(state, env, rollout, config)
+        ppo_update(state, rollout, config)
+        state.iteration = iteration
+
+
+def per_token(loss: Callable[..., Any], *tensors: Tensor, **clip: Any) -> dict[str, Tensor]:
+    """The loss of each token alone and its statistics, (B, R) each, by calling `loss` on tensors of shape (1, 1).
+
+    The last of `tensors` (B, R) is the response mask.
+    """
+    results: dict[str, Tensor] = {}
+    for b, t in tensors[-1].nonzero().tolist():
+        value, stats = loss(*(x[b : b + 1, t : t + 1] for x in tensors), **clip)
+        for name, part in {"loss": value, **stats}.items():
+            results.setdefault(name, torch.zeros(tensors[-1].shape))[b, t] = part
+    return results
+
+
+@torch.no_grad()
+def second_epoch(policy: ActorCritic, rollout: Rollout, config: PPOConfig) -> dict[str, Tensor]:
+    """The terms of the second epoch's loss, (B, R) each, given the policy after the step of the first epoch."""
+    mask = rollout.response_mask
+    whitened = equations.whiten(rollout.advantages, mask)
+    new_logprobs, new_values, _ = response_logprobs(policy, rollout)
+    clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
+    actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, whitened, mask, **clip)
+    critic = per_token(equations.value_loss, new_values, rollout.values, rollout.returns, mask, clip=config.value_clip)
+    tensors = {"whitened": whitened, "new_logprobs": new_logprobs, "new_values": new_values}
+    tensors |= {"ratio": actor["ratio"], "clipped": actor["clipfrac"], "policy_loss": actor["loss"]}
+    return tensors | {"value_loss": critic["loss"]}
+
+
+def in_tables(x: Any) -> bool:
+    """Whether `x` is a float tensor (B, R)."""
+    return isinstance(x, Tensor) and x.dim() == 2 and x.is_floating_point()
+
+
+def print_tensor(name: str, x: Any) -> None:
+    """Name, shape and origin of `x`, and its values unless they are in the tables."""
+    shape = tuple(x.shape) if isinstance(x, Tensor) else (len(x),) if isinstance(x, list) else ""
+    origin = next((text for names, text in CREATED_BY.items() if name in names.split()), "rollout.collect_rollout")
+    print(f"{name:16}{shape!s:9}{origin}")
+    if isinstance(x, Tensor):
+        x = [] if in_tables(x) else (x.double().round(decimals=4) if x.is_floating_point() else x.int()).tolist()
+    for row in x if isinstance(x, list) else [x]:
+        print(f"    {row!r}")
+
+
+def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
+    """Row b of each tensor (B, R) below its tokens."""
+    print(" " * 14 + "".join(f"{token:>12}" for token in tokens))
+    for name, x in tables.items():
+        row = x[b, : len(tokens)].tolist()
+        cells = [("yes" if value else "no") if name == "clipped" else f"{value:.4f}" for value in row]
+        print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
+
+
+def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
+    """A formula, the formula with numbers instead of names, and the result, which is that of the tensor `name`."""
+
+    def number(word: re.Match[str]) -> str:
+        x = numbers.get(word[0])
+        return word[0] if x is None else f"{x:.4f}" if x >= 0 else f"({x:.4f})"
+
+    indent, filled = " " * 12, " ".join(re.sub(r"[a-z_]+", number, formula).split())
+    print(f"{name:12}= {formula}".replace("\n", f"\n{indent}"))
+    print(f"{indent}= {filled}\n{indent}= {numbers[name]:.4f}")
+
+
+def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
+    """Collect a rollout, take the step of the first epoch, and print everything up to the loss of the second."""
+    print(f"\n## Iteration {state.iteration + 1}: collect_rollout (float tensors (B, R) are in the tables below)\n")
+    rollout = collect_rollout(state, env, next(state.prompts), config)
+    mask, tables = rollout.response_mask, {}
+    for field in fields(rollout):
+        if field.name == "advantages":
+            tables["delta"], _ = equations.gae(rollout.rewards, rollout.values, mask, gamma=config.gamma, lam=0)
+            print_tensor("delta", tables["delta"])
+        x = getattr(rollout, field.name)
+        print_tensor(field.name, x)
+        tables |= {field.name: x} if in_tables(x) else {}
+
+    print("\n## ppo_update, one step per epoch: the metrics are means over the tokens of the tables\n")
+    for epoch, stats in ((1, ppo_update(state, rollout, config)), (2, accumulate_gradient(state, rollout, config))):
+        names = ("loss/policy", "loss/value", "policy/ratio", "policy/clipfrac")
+        print(f"epoch {epoch}: {', '.join(f'{name} {stats[name]:.4f}' for name in names)}")
+    update = second_epoch(state.policy, rollout, config)
+    for name, x in update.items():
+        print_tensor(name, x)
+    tables |= update
+
+    for b, prompt in enumerate(rollout.prompt_texts):
+        print(f"\n## Response {b}, to {prompt!r}\n")
+        ids = rollout.responses[b][mask[b]].tolist()
+        tokens = ["<eos>" if i in env.sampling.end_ids else repr(env.tokenizer.decode([i]))[:11] for i in ids]
+        print_table(tables, tokens, b)
+        total = (rollout.rewards[b] + state.kl_coef * rollout.kl[b]).sum()
+        print(f"rewards + {state.kl_coef:g} * kl sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
+
+    last = int(masking.last_response_index(mask)[0])
+    changed = int((update["ratio"][0, : max(last, 1)] - 1).abs().argmax())  # the token whose probability changed most
+    moments = masking.masked_moments(rollout.advantages, mask)
+    constants = vars(config) | {"kl_coef": state.kl_coef, "mean": moments.mean, "variance": moments.variance}
+    for t in sorted({changed, last}):
+        print(f"\n## Formulas of response 0, token {t} (mean and variance are those of all advantages)\n")
+        numbers = constants | {name: x[0, t] for name, x in tables.items()} | {"scores": rollout.scores[0]}
+        for name in ("values", "advantages"):
+            numbers[f"next_{name}"] = tables[name][0, t + 1] if t < last else 0.0
+        for name, formula in FORMULAS.items():
+            print_formula(name, formula + " + scores" * (name == "rewards" and t == last), numbers)
+
+
+def main() -> None:
+    """`python -m minippo trace`."""
+    options = command_line(TraceOptions, __doc__)
+    B = len(options.prompt)
+    config = PPOConfig(
+        lr=2.5e-3, schedule="constant", rollout_batch_size=B, num_epochs=1, num_minibatches=1, microbatch_size=B
+    )
+    with wrong_input_exits():
+        state, env = begin(options, config)
+    with output_of_any_text(), broken_run_exits():
+        if options.run is None:
+            print(
+                "Tiny models: the policy knows twelve sentences; the reward model is random, its scores mean nothing."
+            )
+            warm_up(state, env, config)
+            print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
+        print_trace(state, env, config)
