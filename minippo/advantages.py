@@ -19,8 +19,10 @@ from minippo.config import PPOConfig
 
 def adjusted_scores(raw_scores: Tensor, has_eos: Tensor, config: PPOConfig) -> Tensor:
     """Scores (B,) after clipping and after the penalty for responses that did not end; `has_eos` (B,) bool."""
-    scores = raw_scores
-    if config.score_clip is not None:  # first, so that the penalty below stays at the value it was set to
+    scores = raw_scores  # (B,)
+    # Outliers of a reward model are often its mistakes, and PPO finds them. Clipped first, so that the penalty below
+    # stays at the value that was set.
+    if config.score_clip is not None:
         scores = scores.clamp(-config.score_clip, config.score_clip)
     return equations.penalise_missing_eos(
         scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score
@@ -39,6 +41,7 @@ def token_rewards(
     KL(p || q) - KL(q || p). So k3 is a better curve (`objective/kl_k3`) and the wrong reward.
     """
     rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, response_mask, kl_coef=kl_coef)
+    # `kl` stays in nats: it is what the run reports, and what an adaptive coefficient is controlled by.
     if config.whiten_rewards:
         rewards = equations.rescale(rewards, response_mask)
     return rewards, kl
@@ -46,6 +49,8 @@ def token_rewards(
 
 def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, config: PPOConfig) -> tuple[Tensor, Tensor]:
     """Generalised advantage estimation (Schulman et al. 2016): per-token rewards and a critic."""
+    # The critic predicts the return before a token is chosen; a token that leads to more than that has a positive
+    # advantage. Without a critic, every token of a response would share the credit for its score.
     return equations.gae(rewards, values, response_mask, gamma=config.gamma, lam=config.lam)
 
 

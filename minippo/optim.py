@@ -40,6 +40,7 @@ class CPUAdamW(Optimizer):
             raise ValueError(
                 f"need lr, eps, weight_decay >= 0, 0 <= betas < 1: {lr=}, {betas=}, {eps=}, {weight_decay=}"
             )
+        # Each parameter group may override these defaults; `param_groups` overrides the weight decay.
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
 
@@ -47,7 +48,7 @@ class CPUAdamW(Optimizer):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """One step. Parameters without a gradient are not changed."""
         loss = None
-        if closure is not None:
+        if closure is not None:  # part of PyTorch's interface for optimizers that evaluate the loss again
             with torch.enable_grad():
                 loss = closure()
         for group in self.param_groups:
@@ -61,10 +62,9 @@ class CPUAdamW(Optimizer):
         on_cpu = parameter.device.type == "cpu" and parameter.dtype == torch.float32
         if not state:
             state["step"] = 0
-            # Shapes and layout of the parameter.
             state["first_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
             state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
-            if not on_cpu:
+            if not on_cpu:  # otherwise the parameter itself is updated, in place
                 state["master"] = parameter.detach().to("cpu", torch.float32, copy=True)
         state["step"] += 1
         beta1, beta2 = group["betas"]
@@ -73,15 +73,17 @@ class CPUAdamW(Optimizer):
         weight = parameter if on_cpu else state["master"]
         # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
         weight.mul_(1 - group["lr"] * group["weight_decay"])
+        # Running means of the gradient and of its square, in place: m = beta1 m + (1 - beta1) g.
         first = state["first_moment"].lerp_(gradient, 1 - beta1)
         second = state["second_moment"].mul_(beta2).addcmul_(gradient, gradient, value=1 - beta2)
         # The moments start at 0; these factors correct the bias of the first steps.
         first_correction = 1 - beta1 ** state["step"]
         second_correction = math.sqrt(1 - beta2 ** state["step"])
         eps = group["eps"] / second_correction if group["tensorflow_eps"] else group["eps"]
+        # A parameter's step is about lr in size, whatever the scale of its gradient: mean / root mean square.
         denominator = second.sqrt().div_(second_correction).add_(eps)
         weight.addcdiv_(first, denominator, value=-group["lr"] / first_correction)
-        if not on_cpu:
+        if not on_cpu:  # to the device, rounded to the parameter's dtype
             parameter.copy_(weight)
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -113,6 +115,7 @@ def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0
     It rises linearly during the first `warmup` share of the steps, then falls to 0, "linear" or as a "cosine"
     (Loshchilov & Hutter 2017 eq. 5), or stays "constant".
     """
+    # step + 1, so that the first step is not wasted on a learning rate of 0.
     rising = (step + 1) / max(1.0, warmup * num_steps)
     left = min(1.0, (num_steps - step) / max(1.0, num_steps - warmup * num_steps))  # 1 to 0 after the warm-up
     if schedule == "linear":
@@ -127,6 +130,7 @@ def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0
 def param_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups with weight decay for matrices and none for gains and biases (Radford et al. 2018)."""
     trained = [parameter for parameter in parameters if parameter.requires_grad]
+    # Decay shrinks a matrix towards a simpler function; a gain that shrinks would only rescale its layer.
     matrices = [parameter for parameter in trained if parameter.dim() >= 2]
     vectors = [parameter for parameter in trained if parameter.dim() < 2]
     return [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]

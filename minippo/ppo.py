@@ -30,22 +30,24 @@ def ppo_update(state: PPOState, rollout: Rollout, config: PPOConfig) -> Stats:
     Returns metrics averaged over the minibatches whose step was taken, or over all that were evaluated if none was.
     """
     B = len(rollout.queries)
+    # The schedule counts iterations, not optimizer steps: all minibatches of a rollout have the same learning rate.
     lr = config.lr * lr_schedule(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
     orders = [
         torch.randperm(B, generator=generator(state.seed, "minibatches", state.iteration + 1, epoch))
         for epoch in range(config.num_epochs)
     ]
+    # Every epoch visits each row once, in an order of its own.
     minibatches = [rows for order in orders for rows in order.split(B // config.num_minibatches)]
     minibatch_stats: list[Stats] = []
     for rows in minibatches:
         stats = update_on_minibatch(state, rollout.select(rows.to(rollout.queries.device)), config)
         minibatch_stats.append(stats)
-        # The clip bounds each token's gradient, not the sum of all steps. This stops the iteration if they went too
-        # far.
+        # The clip bounds the gradient of each token, not the sum of all steps. This limit stops an iteration that has
+        # moved the policy too far from the one that drew the rollout.
         if exceeds(stats["policy/approxkl"], config.max_approx_kl):
             break
-    if config.kl_target is not None:
+    if config.kl_target is not None:  # adaptive: the next rollout pays another price per nat
         state.kl_coef = equations.adaptive_kl_coef(
             state.kl_coef,
             float(rollout.kl.sum(dim=1).mean()),
@@ -72,11 +74,13 @@ def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     """
     state.optimizer.zero_grad(set_to_none=True)
     stats = accumulate_gradient(state, batch, config)
+    # These statistics were computed with the weights before this step: they judge the steps taken so far.
     if exceeds(stats["policy/approxkl"], config.max_approx_kl) or exceeds(stats["policy/ratio"], config.max_ratio):
         return stats
     if state.demonstrations is not None:
         stats["loss/ptx"] = accumulate_pretraining_gradient(state, config)
-    require_finite(stats)
+    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone
+    # The norm of all parameters together. A single rare token can have a huge gradient.
     grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
     require_finite({"policy/grad_norm": grad_norm})
     state.optimizer.step()
@@ -89,7 +93,7 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     Every loss is divided by the tokens of the whole minibatch. A mean per microbatch would weigh the tokens of short
     responses more, and the result would depend on the microbatch size. Returns the minibatch's metrics.
     """
-    num_tokens = batch.response_mask.sum()
+    num_tokens = batch.response_mask.sum()  # ()
     if config.whiten_advantages:
         # Whitening (mean 0, variance 1) makes the step size independent of the scale of the scores, and centring keeps
         # a good batch from raising the probability of every token in it, or a bad one from lowering it. Per minibatch,
@@ -113,7 +117,7 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
     """
     device = state.policy.gpt.token_embedding.weight.device
     tokens, mask = (x.to(device) for x in pad(next(state.demonstrations), 0, "right"))  # (ptx_batch_size, T)
-    num_tokens, loss = mask[:, 1:].sum(), 0.0
+    num_tokens, loss = mask[:, 1:].sum(), 0.0  # the first token of a row is not predicted
     for rows in torch.arange(len(tokens), device=device).split(config.microbatch_size):
         part = backward_in_chunks(
             state.policy.gpt, tokens[rows], mask[rows], num_tokens=num_tokens, weight=config.ptx_coef
@@ -131,6 +135,7 @@ def microbatch_loss(
     """
     mask = batch.response_mask  # (M, R)
     logprobs, values, entropies = response_logprobs(policy, batch)  # (M, R)
+    # The advantages are constants here: they were computed once per rollout, from the values of that time.
     policy_loss, policy_stats = equations.policy_loss(
         logprobs,
         batch.logprobs,

@@ -166,7 +166,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad(set_to_none=True)  # gradients would add up over the steps
             loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
             grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm.item(), "lr": lr}

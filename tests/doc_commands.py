@@ -12,8 +12,6 @@ from dataclasses import dataclass, field, is_dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import pytest
-
 from minippo.runs import command_line, parse_options
 
 REPOSITORY = Path(__file__).resolve().parents[1]
@@ -26,12 +24,6 @@ PAGES = [
 ]
 STAGES = ("sft", "rm", "ppo")
 INSTALLED = "$(VENV)/installed"
-
-merged = pytest.mark.skipif(
-    "COMMANDS" not in (REPOSITORY / "minippo" / "__main__.py").read_text()
-    or "\ntrace:" not in (REPOSITORY / "Makefile").read_text(),
-    reason="the commands are not merged yet",
-)
 
 
 class Block(NamedTuple):

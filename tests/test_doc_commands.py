@@ -24,7 +24,6 @@ from tests.doc_commands import (
     blocks,
     commands,
     joined_lines,
-    merged,
     read,
     without_comment,
 )
@@ -45,7 +44,6 @@ def after_readme() -> Shell:
     return shell
 
 
-@merged
 @pytest.mark.parametrize("page", PAGES)
 def test_every_command_can_work_where_it_stands(page, after_readme, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
@@ -57,7 +55,6 @@ def test_every_command_can_work_where_it_stands(page, after_readme, tmp_path, mo
     shell.run_all(commands(page))
 
 
-@merged
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_commands_in_a_docstring_have_options_that_exist(script):
     docstring = ast.get_docstring(ast.parse(read(script))) or ""
@@ -68,7 +65,6 @@ def test_commands_in_a_docstring_have_options_that_exist(script):
             shell.run(without_comment(line).replace("[", "").replace("]", ""))
 
 
-@merged
 def test_readme_has_commands_of_every_kind():
     first_words = {" ".join(command.split()[:3]) for command in commands("README.md")}
     expected = {"make train", "make test", ". .venv/bin/activate", "python -m minippo"}
@@ -130,7 +126,6 @@ def make_environment(tree: Path) -> None:
         (folder.parent / name).touch()
 
 
-@merged
 @pytest.mark.slow
 def test_commands_of_readme_run_in_order_and_overwrite_no_file(tree, tmp_path):
     before = hashes(tree)

@@ -11,7 +11,7 @@ import yaml
 
 from minippo.config import Config
 from minippo.runs.results import TITLES
-from tests.doc_commands import PAGES, REPOSITORY, blocks, merged, read
+from tests.doc_commands import PAGES, REPOSITORY, blocks, read
 from tests.mutants.mutants import path_of
 from tests.mutants.plumbing import EVERY_MUTANT
 from tests.test_imports import LAYERS
@@ -63,7 +63,6 @@ def test_every_row_of_a_table_has_as_many_cells_as_its_heading(page):
         assert len(widths) == 1, table
 
 
-@merged
 @pytest.mark.parametrize("page", PAGES)
 def test_every_file_named_on_a_page_exists(page):
     text = read(page)

@@ -116,7 +116,7 @@ MUTANTS = [
     Mutant("minippo/rollout.py", '"value/mean": masking.masked_mean(self.values, mask)', '"value/mean": self.values.mean()', covering("rollout", "figures")),
     Mutant("minippo/rollout.py", '"objective/scores": self.raw_scores.mean()', '"objective/scores": self.scores.mean()', covering("rollout", "figures")),
     # ------------------------------------------------------------------ update
-    Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()\n", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()\n", covering("ppo")),  # divided by microbatches
+    Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()  #", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()  #", covering("ppo")),  # divided by microbatches
     Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
     Mutant("minippo/ppo.py", "        loss.backward()\n", "        loss.backward()\n        torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged

@@ -45,7 +45,7 @@ PLUMBING = [
     Mutant("minippo/sft.py", "param_groups(gpt.parameters(), config.weight_decay)", "param_groups(gpt.parameters(), config.lr)", REPLAY_SFT),
     Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_SFT),
     Mutant("minippo/sft.py", "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", REPLAY_SFT),
-    Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)\n", "", _files("sft")),  # gradients add up over the steps
+    Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
     Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", REPLAY_SFT),
     Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", REPLAY_SFT),  # every epoch in one order
     Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", _files("run_streams")),
@@ -199,7 +199,7 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "    if config.whiten_advantages:\n", "    if True:\n", OF_UPDATE),
     Mutant("minippo/ppo.py", ", config.max_ratio):", ", config.max_approx_kl):", OF_UPDATE),
     Mutant("minippo/ppo.py", "parameters()), config.max_grad_norm)", "parameters()), 1.0)", OF_UPDATE),
-    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(stats)\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
+    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
     Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "ESTIMATORS[\"gae\"](rewards, ", "ESTIMATORS[\"gae\"](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
