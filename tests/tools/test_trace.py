@@ -15,6 +15,7 @@ from minippo.config import PPOConfig
 from minippo.ppo import ppo_update
 from minippo.rollout import Responses, Rollout
 from minippo.tools import trace
+from tests.doc_commands import read
 from tests.pipeline.tiny_run import command
 
 B, R, P, T = 2, 8, 9, 17
@@ -225,3 +226,14 @@ def test_a_run_without_a_policy_is_refused(tiny_runs, capsys, tmp_path):
     with pytest.raises(SystemExit):
         command(trace.main, "--run", tmp_path)
     assert "has no finished ppo/" in capsys.readouterr().err
+
+
+def test_excerpt_in_the_readme_has_lines_of_the_output(printed):
+    def blank(line: str) -> str:
+        return re.sub(r"[-\d.() ]+", " ", line)
+
+    _, block, _ = re.split("<!-- /?trace -->", read("README.md"))
+    lines = {blank(line) for line in printed().splitlines()}
+    excerpt = block.strip().splitlines()[2:-1]  # without the fence and the tokens
+    assert len(excerpt) > 10
+    assert {blank(line) for line in excerpt} <= lines
