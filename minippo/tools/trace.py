@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -91,7 +92,7 @@ class TraceOptions:
     """Options of `trace`."""
 
     run: Annotated[Path | None, Argument(alias="--run-dir")] = None
-    """Run directory with three finished stages. None: train tiny models."""
+    """Run directory of a finished run. None: train tiny models."""
     prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
     """One or more prompts, with one response each."""
     response_length: Annotated[int, Bounds(1, 8)] = 8
@@ -194,7 +195,7 @@ def print_tensor(name: str, x: Any) -> None:
     if isinstance(x, Tensor):
         x = [] if in_tables(x) else (x.double().round(decimals=4) if x.is_floating_point() else x.int()).tolist()
     for row in x if isinstance(x, list) else [x]:
-        print(f"    {row!r}")
+        print(textwrap.indent(textwrap.fill(repr(row), 116), "    "))
 
 
 def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
