@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import re
+import textwrap
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from itertools import product
@@ -91,7 +92,7 @@ class TraceOptions:
     """Options of `trace`."""
 
     run: Annotated[Path | None, Argument(alias="--run-dir")] = None
-    """Run directory with three finished stages. None: train tiny models."""
+    """Run directory of a finished run. None: train tiny models."""
     prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
     """One or more prompts, with one response each."""
     response_length: Annotated[int, Bounds(1, 8)] = 8
@@ -194,7 +195,7 @@ def print_tensor(name: str, x: Any) -> None:
     if isinstance(x, Tensor):
         x = [] if in_tables(x) else (x.double().round(decimals=4) if x.is_floating_point() else x.int()).tolist()
     for row in x if isinstance(x, list) else [x]:
-        print(f"    {row!r}")
+        print(textwrap.indent(textwrap.fill(repr(row), 116), "    "))
 
 
 def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
@@ -243,7 +244,7 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
     for b, prompt in enumerate(rollout.prompt_texts):
         print(f"\n## Response {b}, to {prompt!r}\n")
         ids = rollout.responses[b][mask[b]].tolist()
-        tokens = ["<eos>" if i in env.sampling.end_ids else repr(env.tokenizer.decode([i]))[:11] for i in ids]
+        tokens = ["<eos>" if i == env.sampling.eos_id else repr(env.tokenizer.decode([i]))[:11] for i in ids]
         print_table(tables, tokens, b)
         total = (rollout.rewards[b] + state.kl_coef * rollout.kl[b]).sum()
         print(f"rewards + {state.kl_coef:g} * kl sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
@@ -271,10 +272,10 @@ def main() -> None:
     with wrong_input_exits():
         state, env = begin(options, config)
     with output_of_any_text(), broken_run_exits():
-        if options.run is None:
-            print(
-                "Tiny models: the policy knows twelve sentences; the reward model is random, its scores mean nothing."
-            )
+        if options.run:
+            print(f"Policy, reference and reward function of {options.run}.")
+        else:
+            print("Tiny models: the policy knows twelve sentences; the scores of the random reward model mean nothing.")
             warm_up(state, env, config)
             print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
         print_trace(state, env, config)

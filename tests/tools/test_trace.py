@@ -6,6 +6,7 @@ import os
 import re
 from copy import deepcopy
 from dataclasses import dataclass, fields, replace
+from importlib import import_module
 from math import exp, sqrt
 
 import pytest
@@ -13,8 +14,10 @@ import pytest
 from minippo import equations
 from minippo.config import PPOConfig
 from minippo.ppo import ppo_update
-from minippo.rollout import Responses, Rollout
+from minippo.rollout import Environment, Responses, Rollout
+from minippo.tokenizer import Tokenizer
 from minippo.tools import trace
+from tests.doc_commands import read
 from tests.pipeline.tiny_run import command
 
 B, R, P, T = 2, 8, 9, 17
@@ -91,6 +94,17 @@ def test_every_field_is_named_with_its_shape(traced):
     assert {field.name for field in fields(Responses)} < names
     update = {"whitened", "new_logprobs", "new_values", "ratio", "clipped", "policy_loss", "value_loss"}
     assert traced.shapes == {name: SHAPES.get(name, (B, R)) for name in names | update | {"delta"}}
+
+
+def test_the_functions_that_create_the_tensors_exist():
+    names = {field.name for field in fields(Rollout)}
+    assert names <= set(" ".join(trace.CREATED_BY).split())
+    for origin in trace.CREATED_BY.values():
+        owner, _, name = re.match(r"[\w.]+", origin)[0].partition(".")
+        if owner == "Environment":
+            assert name in {field.name for field in fields(Environment)}
+        else:
+            assert hasattr(Tokenizer if owner == "Tokenizer" else import_module(f"minippo.{owner}"), name)
 
 
 def test_every_tensor_of_the_tables_has_a_number_for_each_token(traced):
@@ -195,8 +209,9 @@ def test_a_run_is_traced_with_its_policy_and_reference(tiny_runs, printed, capsy
     run = tiny_runs.base()
     capsys.readouterr()
     before = sorted((path, path.stat().st_mtime_ns) for path in run.folder.rglob("*"))
-    text = printed("--run", run.folder, "--prompt", "A film.", "The plot", "--response-length", 5)
+    text = printed("--run", run.folder, "--prompt", "A film.", "The plot of a very long film", "--response-length", 5)
     assert "## Iteration 1:" in text
+    assert max(map(len, text.splitlines())) <= 120
     result = parsed(text)
     assert any(float(cell) != 0 for table in result.tables for cell in table["kl"])
     assert sorted((path, path.stat().st_mtime_ns) for path in run.folder.rglob("*")) == before
@@ -225,3 +240,14 @@ def test_a_run_without_a_policy_is_refused(tiny_runs, capsys, tmp_path):
     with pytest.raises(SystemExit):
         command(trace.main, "--run", tmp_path)
     assert "has no finished ppo/" in capsys.readouterr().err
+
+
+def test_excerpt_in_the_readme_has_lines_of_the_output(printed):
+    def blank(line: str) -> str:
+        return re.sub(r"[-\d.() ]+", " ", line)
+
+    _, block, _ = re.split("<!-- /?trace -->", read("README.md"))
+    lines = {blank(line) for line in printed().splitlines()}
+    excerpt = block.strip().splitlines()[2:-1]  # without the fence and the tokens
+    assert len(excerpt) > 10
+    assert {blank(line) for line in excerpt} <= lines
