@@ -151,9 +151,15 @@ def test_score_differences_are_better_minus_worse_of_every_pair():
 
 
 def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
-    judge = Judge(lambda prompt, text: float(text.count("good")), lambda text: [], lambda text: True)
-    comparisons = [Comparison("", ("good", "bad")), Comparison("", ("bad", "good")), Comparison("", ("good", "good"))]
-    assert accuracy_limit(comparisons, judge) == 1 / 3
+    judge = Judge(lambda prompt, text: float(text.count(prompt)), lambda text: [], lambda text: True)
+    labels = [
+        ("good", ("good", "bad")),
+        ("good", ("bad", "good")),
+        ("bad", ("bad", "good")),
+        ("good", ("good", "good")),
+    ]
+    comparisons = [Comparison(prompt, ranked) for prompt, ranked in labels]
+    assert accuracy_limit(comparisons, judge) == 2 / 4
 
 
 def test_preference_loss_overfits_one_batch(tokenizer, reward_model):
