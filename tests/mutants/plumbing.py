@@ -13,8 +13,8 @@ def _files(*names: str) -> str:
     return " ".join(map(path_of, names))
 
 
-REPLAY_SFT, REPLAY_RM, REPLAY_PPO = (covering("replay", stage) for stage in ("language", "reward", "policy"))
-RECOMPUTED, EFFECTS = _files("recomputed"), covering("every_field", "base_run")
+REPLAY_RM, RECOMPUTED, EFFECTS = covering("replay", "reward"), _files("recomputed"), covering("every_field", "base_run")
+HELD_OUT_ROWS, RUN_STREAMS = covering("held_out", "held_out_rows_only"), _files("run_streams")
 OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
 OF_CHECKS = _files("checks", "pipeline")
 OF_RUN = _files("run", "every_option", "pipeline", "every_field")
@@ -37,80 +37,80 @@ OF_STORAGE, OF_BATCHES = _files("storage"), _files("batches")
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
-    Mutant("minippo/sft.py", "backbone, getattr(run.config.sft, name))", "backbone, run.config.sft.policy)", REPLAY_SFT),  # sft.reward unread
-    Mutant("minippo/sft.py", "    lengths = pieces[\"train\"].lengths", "    pieces[\"train\"] = pieces[\"test\"]\n    lengths = pieces[\"train\"].lengths", _files("sft")),  # trains on what is held out
-    Mutant("minippo/sft.py", "held_out_loss(gpt, pieces[split], ", "held_out_loss(gpt, pieces[\"train\"], ", _files("sft")),  # measured on training rows
+    Mutant("minippo/sft.py", "backbone, getattr(run.config.sft, name))", "backbone, run.config.sft.policy)", EFFECTS),  # sft.reward unread
+    Mutant("minippo/sft.py", "    lengths = pieces[\"train\"].lengths", "    pieces[\"train\"] = pieces[\"test\"]\n    lengths = pieces[\"train\"].lengths", covering("sft", "learning_rate")),  # trains on what is held out
+    Mutant("minippo/sft.py", "held_out_loss(gpt, pieces[split], ", "held_out_loss(gpt, pieces[\"train\"], ", covering("sft", "no_tokens")),  # measured on training rows
     Mutant("minippo/sft.py", "    validation_loss, test_loss = (", "    test_loss, validation_loss = (", _files("sft")),  # the reported loss is the one that settings are chosen by
     Mutant("minippo/sft.py", "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
-    Mutant("minippo/sft.py", "param_groups(gpt.parameters(), config.weight_decay)", "param_groups(gpt.parameters(), config.lr)", REPLAY_SFT),
-    Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_SFT),
-    Mutant("minippo/sft.py", "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", REPLAY_SFT),
+    Mutant("minippo/sft.py", "param_groups(gpt.parameters(), config.weight_decay)", "param_groups(gpt.parameters(), config.lr)", EFFECTS),
+    Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", EFFECTS),
+    Mutant("minippo/sft.py", "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", EFFECTS),
     Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
-    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", REPLAY_SFT),
-    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", REPLAY_SFT),  # every epoch in one order
-    Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", _files("run_streams")),
+    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", RUN_STREAMS),
+    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", RUN_STREAMS),  # every epoch in one order
+    Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", RUN_STREAMS),
     Mutant("minippo/sft.py", "\"reward\": reward_rows}[name]", "\"reward\": policy_rows}[name]", covering("sft", "each_backbone")),  # warm-started on other tokens than it will read
     Mutant("minippo/sft.py", "make_tokenizer(model_config.tokenizer, texts)", "make_tokenizer(config.model.policy.tokenizer, texts)", covering("every_field", "sft model seed")),
     Mutant("minippo/sft.py", "texts = [d.prompt + d.completion for", "texts = [d.completion for", covering("every_field", "sft model seed")),  # a tokenizer that has seen no prompt
     Mutant("minippo/sft.py", "                activation=config.activation,\n", "", EFFECTS),
     # ------------------------------------------------------------------ train_rm.py: stage 2
-    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, 0.0, config.label_smoothing)", REPLAY_RM),
-    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.margin)", REPLAY_RM),
-    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", REPLAY_RM),
-    Mutant("train_rm.py", "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", REPLAY_RM),
+    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, 0.0, config.label_smoothing)", EFFECTS),
+    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.margin)", EFFECTS),
+    Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", EFFECTS),
+    Mutant("train_rm.py", "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", EFFECTS),
     Mutant("train_rm.py", "    gpt.set_dropout(run.config.rm.dropout)\n", "", EFFECTS),
-    Mutant("train_rm.py", "param_groups(model.parameters(), config.weight_decay)", "param_groups(model.parameters(), config.lr)", REPLAY_RM),
+    Mutant("train_rm.py", "param_groups(model.parameters(), config.weight_decay)", "param_groups(model.parameters(), config.lr)", EFFECTS),
     Mutant("train_rm.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_RM),
-    Mutant("train_rm.py", ", num_steps, warmup=config.warmup)", ", num_steps)", REPLAY_RM),
-    Mutant("train_rm.py", "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", REPLAY_RM),
-    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", REPLAY_RM),
-    Mutant("train_rm.py", "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", _files("run_streams")),  # the head's beginning
-    Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", REPLAY_RM),  # the samples that scores are normalised on
-    Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(config.seed, \"normalisation\", 0, range(len(indices))", REPLAY_RM),  # every batch draws the same numbers
-    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(seed, \"rm batches\")", REPLAY_RM),  # every epoch in one order
+    Mutant("train_rm.py", ", num_steps, warmup=config.warmup)", ", num_steps)", EFFECTS),
+    Mutant("train_rm.py", "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", EFFECTS),
+    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", RUN_STREAMS),
+    Mutant("train_rm.py", "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", RUN_STREAMS),  # the head's beginning
+    Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", RUN_STREAMS),  # the samples that scores are normalised on
+    Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(config.seed, \"normalisation\", 0, range(len(indices))", RUN_STREAMS),  # every batch draws the same numbers
+    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(seed, \"rm batches\")", RUN_STREAMS),  # every epoch in one order
     Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"train\")", _files("train_rm")),  # later epochs are not paired anew
-    Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", REPLAY_RM),  # later epochs train on what is held out
-    Mutant("train_rm.py", "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", REPLAY_RM),
-    Mutant("train_rm.py", "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", REPLAY_RM),  # accuracy on training rows
-    Mutant("train_rm.py", "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", REPLAY_RM),  # normalised on held-out prompts
+    Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", HELD_OUT_ROWS),  # later epochs train on what is held out
+    Mutant("train_rm.py", "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", HELD_OUT_ROWS),
+    Mutant("train_rm.py", "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", HELD_OUT_ROWS),  # accuracy on training rows
+    Mutant("train_rm.py", "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", HELD_OUT_ROWS),  # normalised on held-out prompts
     Mutant("train_rm.py", "policy_tokenizer, config.data)", "tokenizer, config.data)", EFFECTS),  # the policy is asked in the other's tokens
-    Mutant("train_rm.py", "    normalise_on_reference(model, inputs.queries, run)\n    save_model(", "    save_model(", REPLAY_RM),  # never normalised
-    Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if False:\n", REPLAY_RM),
+    Mutant("train_rm.py", "    normalise_on_reference(model, inputs.queries, run)\n    save_model(", "    save_model(", EFFECTS),  # never normalised
+    Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if False:\n", HELD_OUT_ROWS),
     Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if True:\n", EFFECTS),
-    Mutant("train_rm.py", "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", REPLAY_RM),
-    Mutant("train_rm.py", "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", REPLAY_RM),  # normalised on answers without their prompts
+    Mutant("train_rm.py", "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", EFFECTS),
+    Mutant("train_rm.py", "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", HELD_OUT_ROWS),  # normalised on answers without their prompts
     Mutant("train_rm.py", "    model.eval()\n    scores = []", "    scores = []", covering("every_field", "rm seed model")),  # dropout on before training
-    Mutant("train_rm.py", "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", REPLAY_RM),
-    Mutant("train_rm.py", "    scores = comparison_scores(model, inputs.test_rows,", "    scores = comparison_scores(model, inputs.validation_rows,", REPLAY_RM),  # reported on the validation split
-    Mutant("train_rm.py", "validation = corpus.comparisons(\"validation\")", "validation = corpus.comparisons(\"test\")", REPLAY_RM),  # settings are chosen on the test split
-    Mutant("train_rm.py", "model.gpt.config.context, config.rm.eval_comparisons\n", "model.gpt.config.context, config.eval.prompts\n", REPLAY_RM),
+    Mutant("train_rm.py", "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", EFFECTS),
+    Mutant("train_rm.py", "    scores = comparison_scores(model, inputs.test_rows,", "    scores = comparison_scores(model, inputs.validation_rows,", HELD_OUT_ROWS),  # reported on the validation split
+    Mutant("train_rm.py", "validation = corpus.comparisons(\"validation\")", "validation = corpus.comparisons(\"test\")", HELD_OUT_ROWS),  # settings are chosen on the test split
+    Mutant("train_rm.py", "model.gpt.config.context, config.rm.eval_comparisons\n", "model.gpt.config.context, config.eval.prompts\n", EFFECTS),
     Mutant("train_rm.py", "[test[index] for index in kept[:count].tolist()] if", "list(test[:count]) if", RECOMPUTED),  # the limit of other comparisons than the accuracy
-    Mutant("train_rm.py", "judge.gold_score(c.prompt, text)", "judge.gold_score(\"\", text)", RECOMPUTED),
-    Mutant("train_rm.py", "run.earlier(\"sft\") / \"reward\"", "run.earlier(\"sft\") / \"policy\"", REPLAY_RM),
-    Mutant("train_rm.py", "    _, tokenizer = run.tokenizers()", "    tokenizer, _ = run.tokenizers()", REPLAY_RM),
+    Mutant("train_rm.py", "judge.gold_score(c.prompt, text)", "judge.gold_score(\"\", text)", covering("train_rm", "limit")),
+    Mutant("train_rm.py", "run.earlier(\"sft\") / \"reward\"", "run.earlier(\"sft\") / \"policy\"", EFFECTS),
+    Mutant("train_rm.py", "    _, tokenizer = run.tokenizers()", "    tokenizer, _ = run.tokenizers()", EFFECTS),
     # ------------------------------------------------------------------ train_ppo.py: stage 3
     Mutant("minippo/state.py", "param_groups(policy.parameters(), config.weight_decay)", "param_groups(policy.parameters(), config.lr)", OF_STATE),
     Mutant("minippo/state.py", "(0.9, config.adam_beta2)", "(0.9, 0.999)", OF_STATE),
     Mutant("minippo/state.py", "            config.adam_eps,\n", "            1e-5,\n", OF_STATE),
     Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
     Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
-    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", _files("run_streams")),
+    Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", RUN_STREAMS),
     Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
     Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
-    Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", REPLAY_PPO),  # no pretraining term
+    Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", EFFECTS),  # no pretraining term
     Mutant("minippo/state.py", "config.ptx_batch_size, seed", "config.rollout_batch_size, seed", OF_STATE),
-    Mutant("train_ppo.py", "prompts=queries[\"train\"],", "prompts=queries[\"test\"],", REPLAY_PPO),  # trains on the held-out prompts
-    Mutant("train_ppo.py", "validation=queries[\"validation\"][", "validation=queries[\"train\"][", RECOMPUTED),  # evaluated on those it trains on
-    Mutant("train_ppo.py", "validation=queries[\"validation\"][: config.eval.prompts],\n        test=queries[\"test\"][", "validation=queries[\"test\"][: config.eval.prompts],\n        test=queries[\"validation\"][", RECOMPUTED),
-    Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", REPLAY_PPO),  # held-out demonstrations are trained on
-    Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), env.tokenizer)", "policy_rows(corpus.demonstrations(\"train\"), run.tokenizers()[1])", REPLAY_PPO),
+    Mutant("train_ppo.py", "prompts=queries[\"train\"],", "prompts=queries[\"test\"],", RUN_STREAMS),  # trains on the held-out prompts
+    Mutant("train_ppo.py", "validation=queries[\"validation\"][", "validation=queries[\"train\"][", HELD_OUT_ROWS),  # evaluated on those it trains on
+    Mutant("train_ppo.py", "validation=queries[\"validation\"][: config.eval.prompts],\n        test=queries[\"test\"][", "validation=queries[\"test\"][: config.eval.prompts],\n        test=queries[\"validation\"][", HELD_OUT_ROWS),
+    Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", HELD_OUT_ROWS),  # held-out demonstrations are trained on
+    Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), env.tokenizer)", "policy_rows(corpus.demonstrations(\"train\"), run.tokenizers()[1])", EFFECTS),
     Mutant("minippo/runs/loading.py", "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", OF_LOADING),
     Mutant("train_ppo.py", "load_policy(run, \"sft\", config.value_head)", "load_policy(run, \"sft\")", EFFECTS),
     Mutant("train_ppo.py", "queries[\"validation\"][: config.eval.prompts]", "queries[\"validation\"][: config.eval.final_prompts]", EFFECTS),
     Mutant("train_ppo.py", "queries[\"test\"][: config.eval.final_prompts]", "queries[\"test\"][: config.eval.prompts]", EFFECTS),
     Mutant("train_ppo.py", "evaluator.answer(state.policy)", "evaluator.answer(env.reference)", RECOMPUTED),  # evaluations sample the reference
-    Mutant("train_ppo.py", "inputs.validation, \"validation\", inputs.judge", "inputs.validation, \"test\", inputs.judge", RECOMPUTED),  # the draws of the evaluation at the end
-    Mutant("train_ppo.py", "Evaluator(env, inputs.test, \"test\"", "Evaluator(env, inputs.validation, \"test\"", RECOMPUTED),  # reported on the validation split
+    Mutant("train_ppo.py", "inputs.validation, \"validation\", inputs.judge", "inputs.validation, \"test\", inputs.judge", RUN_STREAMS),  # the draws of the evaluation at the end
+    Mutant("train_ppo.py", "Evaluator(env, inputs.test, \"test\"", "Evaluator(env, inputs.validation, \"test\"", EFFECTS),  # reported on the validation split
     Mutant("minippo/evaluation.py", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, self.judge)", "stats[\"win_rate\"] = win_rate(self.reference_answers, answers, self.judge)", OF_EVALUATION),  # losses for wins
     Mutant("minippo/evaluation.py", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, self.judge)", "stats[\"win_rate\"] = win_rate(answers, self.reference_answers, None)", OF_EVALUATION),  # by the score trained for
     Mutant("train_ppo.py", "side_by_side(evaluator.reference_answers, answers, ", "side_by_side(answers, evaluator.reference_answers, ", RECOMPUTED),
@@ -341,7 +341,7 @@ PLUMBING = [
     Mutant("minippo/batches.py", "torch.randperm(len(sizes), generator=generator).numpy()", "np.arange(len(sizes))", OF_BATCHES),  # the same ones meet in every epoch
     Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
     # ------------------------------------------------------------------ what the scripts hand on
-    Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", _files("run_streams")),
+    Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", RUN_STREAMS),
     Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
     Mutant("train_ppo.py", "    checkpoints.check_latest()\n", "", covering("pipeline", "their_data")),
     Mutant("minippo/runs/checkpoint.py", "            if \"seed\" not in rest:\n", "            if False:\n", covering("checkpoint", "older")),
