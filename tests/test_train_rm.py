@@ -241,7 +241,7 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
 
 def test_a_stop_token_of_several_tokens_is_refused_before_training(run):
     run.config = replace(run.config, ppo=replace(run.config.ppo, stop_token="a lovely film"))
-    with pytest.raises(ValueError, match="the stop token 'a lovely film' is"):
+    with pytest.raises(ValueError, match="the stop token 'a lovely film' must be one token"):
         train_rm.prepare(run)
 
 
