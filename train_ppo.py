@@ -89,16 +89,12 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     if state.iteration == 0:
         metrics.log(0, evaluator.stats(evaluator.reference_answers))  # where the curves begin
 
-    for iteration in metrics.progress(
-        state.iteration + 1, config.num_iterations, unit="iteration", show=("objective/scores", "objective/kl")
-    ):
+    for iteration in metrics.progress(state.iteration + 1, config.num_iterations):
         with metrics.timer("rollout"):
             rollout = collect_rollout(state, env, next(state.prompts), config)
         with metrics.timer("checks"):
-            if iteration == 1:
-                check_first_rollout(
-                    state, env, rollout, config
-                )  # ratios are 1, KL is 0, cache and text bridge are exact
+            if iteration == 1:  # ratios are 1, KL is 0, cache and text bridge are exact
+                check_first_rollout(state, env, rollout, config)
             stats = rollout.stats(state.kl_coef)  # the coefficient of this rollout; the update may adapt it
         with metrics.timer("update"):
             stats |= ppo_update(state, rollout, config)

@@ -33,7 +33,6 @@ from minippo.evaluation import (
 from minippo.heads import RewardModel
 from minippo.masking import pad
 from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
-from minippo.reviews import bayes_accuracy
 from minippo.rollout import sample_responses
 from minippo.runs import Metrics, Run, due, load_policy, reward_model_line, run_stage, sampling_params
 from minippo.scoring import score_tokens
@@ -104,12 +103,13 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
     normalise_on_reference(model, inputs.queries, run)
     save_model(model, run.unfinished("rm"))
+    # What the annotators' own gold score achieves on their noisy labels: no model can be expected to do better.
     golds = [[judge.gold_score(c.prompt, text) for text in c.ranked] for c in inputs.test] if judge else []
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": bayes_accuracy(golds).measured if golds else None,
+        "rm_accuracy_limit": pairwise_accuracy(golds) if golds else None,
     }
 
 
@@ -122,7 +122,7 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
     steps_per_epoch = sum(1 for _ in comparison_batches(rows.sizes, rows.longest, config.batch_size, torch.Generator()))
     num_steps, batches, epoch = config.epochs * steps_per_epoch, iter(()), -1
     metrics = Metrics(run, "rm")
-    for step in metrics.progress(1, num_steps, unit="step", show=("loss/rm", "eval/accuracy")):
+    for step in metrics.progress(1, num_steps):
         batch = next(batches, None)
         if batch is None:
             epoch += 1

@@ -4,7 +4,8 @@
 
 The scorer judges a whole response, but the policy is trained token by token. First, every token pays for moving away
 from the reference, and the score is added at the last token: `token_rewards`. Then an estimator divides the credit
-among the tokens. To try another estimator, write a function with the signature of `gae` and add it to `ESTIMATORS`.
+among the tokens. To try another estimator, write a function with the signature of `gae`, add it to `ESTIMATORS`,
+and name it in `ESTIMATOR`.
 """
 
 from __future__ import annotations
@@ -59,3 +60,5 @@ Estimator = Callable[[Tensor, Tensor, Tensor, PPOConfig], tuple[Tensor, Tensor]]
 masked. Advantages are not whitened here: the update does that per minibatch (`ppo.accumulate_gradient`)."""
 
 ESTIMATORS: dict[str, Estimator] = {"gae": gae}
+ESTIMATOR = "gae"
+"""The estimator that rollouts use."""

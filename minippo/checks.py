@@ -1,5 +1,5 @@
-"""Invariants that the first rollout must satisfy before the first update. Each has been violated by some
-implementation.
+"""Invariants that the first rollout must satisfy before the first update. Known bugs of RLHF code violate them, and
+training seems to work all the same.
 
 They need the real models and the real data, so they run in every PPO run, not only in the tests.
 """

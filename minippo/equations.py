@@ -154,7 +154,7 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float,
 
     delta_t = r_t + gamma V_{t+1} - V_t and A_t = delta_t + gamma lam A_{t+1}, with V = A = 0 after the last real token.
     Returns, the critic's targets, are A + V. `lam` trades bias for variance: with 0 the estimate trusts the critic one
-    token ahead, with 1 it uses only the rewards that were really received.
+    token ahead, with 1 it uses the rewards received, and the critic only as a baseline.
     """
     rewards = torch.where(response_mask, rewards, 0)
     values = torch.where(response_mask, values, 0)

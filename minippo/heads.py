@@ -12,7 +12,7 @@ from minippo.model import GPT
 class ActorCritic(nn.Module):
     """Policy and critic on a shared trunk: the language-model head and the value head read the same hidden states.
 
-    Sharing the trunk halves the memory of a separate critic, and the value loss trains features that the policy uses.
+    A shared trunk takes half the memory of two networks, and the value loss trains features that the policy uses.
     The price is that the two losses pull on the same weights; `ppo.value-coef` balances them.
 
     The value head is a "linear" layer, or an "mlp" of two layers with a GELU between them. Its last layer starts at

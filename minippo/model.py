@@ -1,8 +1,8 @@
 """The transformer: a GPT-2-style decoder with pre-norm blocks, learned positions and a tied output embedding.
 
-To change the model, edit this file only. Other files use `GPTConfig`, `KVCache` and of `GPT` the methods and attributes
-`config`, `token_embedding` (whose weight tells dtype and device), `hidden`, `hidden_at`, `logits`, `forward`,
-`set_dropout` and `set_suppress_tokens`. Parameters may have any names: a run stores a model that GPT-2's file format
+To change the model, edit this file only. Other files use `GPTConfig`, `KVCache`, and these members of `GPT`: `config`,
+`token_embedding` (whose weight tells dtype and device), `hidden`, `hidden_at`, `logits`, `forward`, `set_dropout` and
+`set_suppress_tokens`. Parameters may have any names: a run stores a model that GPT-2's file format
 cannot express under the names in this file, together with every field of `GPTConfig`.
 
 Legend: B prompts, P query length, R response length, T longest query + response, V vocabulary, C channels, H heads,
@@ -252,7 +252,7 @@ class GPT(nn.Module):
             raise ValueError(f"{seen} + {T} tokens do not fit the model's context of {self.config.context}")
         if positions is None:
             positions = position_ids(attention_mask, tokens, seen)  # (B or 1, T)
-        # (B, T, C). Attention alone ignores order; the embedding of a position is what tells two places apart.
+        # (B, T, C). Without positions, attention would treat the tokens before it as a set.
         x = self.dropout(self.token_embedding(tokens) + self.position_embedding(positions))
         allowed = attention_pattern(attention_mask, seen, T, tokens.device)
         if allowed is not None:  # converted here once; a bool mask would be converted again in every block

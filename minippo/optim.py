@@ -17,9 +17,10 @@ class CPUAdamW(Optimizer):
     """AdamW (Loshchilov & Hutter 2019, algorithm 2) whose states live in CPU memory.
 
     Adam needs two moments for every parameter. Here both are float32 on the CPU, whatever the parameters' device and
-    dtype. A parameter that is not float32 also gets a float32 master copy there: adding 5e-5 to 0.02 in bfloat16
-    changes nothing, so without it, small updates would be lost. A step copies the gradients to the CPU, updates there,
-    and copies the weights back. That takes 8 to 12 bytes per parameter off the accelerator, at the price of the copies.
+    dtype. A parameter that is not float32 on the CPU also gets a float32 master copy there: adding 5e-5 to 0.02 in
+    bfloat16 changes nothing, so without it, small updates would be lost. A step copies the gradients to the CPU,
+    updates there, and copies the weights back. That takes 8 to 12 bytes per parameter off the accelerator, at the price
+    of the copies.
 
     Epsilon is added after the bias correction of the second moment, as in `torch.optim.AdamW` and Kingma & Ba 2015.
     With `tensorflow_eps` it is added before, as in TensorFlow 1, which the first RLHF results were produced with. That

@@ -95,9 +95,9 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     """
     num_tokens = batch.response_mask.sum()  # ()
     if config.whiten_advantages:
-        # Whitening (mean 0, variance 1) makes the step size independent of the scale of the scores, and centring keeps
-        # a good batch from raising the probability of every token in it, or a bad one from lowering it. Per minibatch,
-        # as in PPO's first implementations; the critic's targets (returns) keep their scale.
+        # Why whiten? Scale: the policy loss keeps its weight relative to the value loss and the clipped gradient norm,
+        # whatever the scale of the scores. Mean: a good batch would raise the probability of every token in it, a bad
+        # one lower it. Per minibatch, as in PPO's first implementations; the returns keep their scale.
         batch = replace(batch, advantages=equations.whiten(batch.advantages, batch.response_mask))
     totals = []
     by_length = masking.last_response_index(batch.is_response).argsort()  # rows of similar length need little padding

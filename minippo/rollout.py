@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minippo import equations, masking
-from minippo.advantages import ESTIMATORS, adjusted_scores, token_rewards
+from minippo.advantages import ESTIMATOR, ESTIMATORS, adjusted_scores, token_rewards
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.masking import pad
@@ -195,7 +195,7 @@ def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[in
 
     mask = batch.response_mask
     rewards, kl = token_rewards(scores, logprobs, ref_logprobs, mask, state.kl_coef, config)  # (B, R)
-    advantages, returns = ESTIMATORS["gae"](rewards, values, mask, config)  # (B, R)
+    advantages, returns = ESTIMATORS[ESTIMATOR](rewards, values, mask, config)  # (B, R)
     return Rollout(
         **vars(batch),
         logprobs=logprobs,

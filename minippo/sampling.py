@@ -20,7 +20,7 @@ class SamplingParams:
     """How the responses of a run are drawn.
 
     Log-probabilities are comparable only if they are computed under the same parameters, so every batch of responses
-    carries its own (`Responses.sampling`), and the functions that evaluate the batch have no second source for them.
+    carries its own (`Responses.sampling`), and the functions that evaluate the batch cannot use other ones.
     """
 
     max_new_tokens: int

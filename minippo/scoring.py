@@ -27,15 +27,18 @@ Scorer = Callable[[list[str], list[str]], Tensor]
 
 
 def score_texts(scorer: Scorer, prompts: list[str], responses: list[str]) -> Tensor:
-    """Scores (B,). Raises TrainingError, quoting the text, if one is NaN or infinite."""
-    scores = scorer(prompts, responses)
+    """Scores (B,). Raises TrainingError, naming the scorer and quoting the text, if one is NaN or infinite."""
+    scores, name = scorer(prompts, responses), getattr(scorer, "name", "the scorer")
     for prompt, response, score in zip(prompts, responses, scores.tolist(), strict=True):
-        require_finite({"score": score}, f"response {response!r} to {prompt!r}")
+        text = f"response {response!r} to {prompt!r}"
+        require_finite({"score": score}, f"{name}, {text}")
     return scores
 
 
 class RewardScorer:
     """The reward model as a scorer: text -> its own tokens -> score. The model is frozen."""
+
+    name = "the reward model"
 
     def __init__(self, reward_model: RewardModel, tokenizer: Tokenizer, batch_size: int = 64) -> None:
         self.reward_model = reward_model.eval().requires_grad_(False)
@@ -65,7 +68,7 @@ class FunctionScorer:
     """A user's function as a scorer. Errors in it stop training with one sentence that names the function."""
 
     def __init__(self, name: str, function: Scorer) -> None:
-        self.name, self.function = name, function
+        self.name, self.function = f"the scorer {name}", function
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         try:
@@ -73,13 +76,13 @@ class FunctionScorer:
         except Exception as error:  # whatever the user's code raises
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise TrainingError(
-                f"the scorer {self.name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+                f"{self.name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
-            raise TrainingError(f"the scorer {self.name} must return a tensor, not {type(scores).__name__}")
+            raise TrainingError(f"{self.name} must return a tensor, not {type(scores).__name__}")
         if scores.shape != (len(responses),):
             raise TrainingError(
-                f"the scorer {self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "
+                f"{self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "
                 f"not {tuple(scores.shape)}"
             )
         return scores.detach().float().cpu()  # the function may compute anywhere, with gradients or without

@@ -155,7 +155,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
     metrics = Metrics(run, f"sft-{name}")
     gpt.to(device).train()
     batches, epoch = iter(()), 0  # empty, so that the first step begins the first epoch
-    for step in metrics.progress(1, num_steps, unit="step", show=("loss/lm",)):
+    for step in metrics.progress(1, num_steps):
         batch = next(batches, None)
         if batch is None:
             epoch += 1
@@ -184,7 +184,3 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
 def main() -> None:
     """`python -m minippo sft`."""
     run_stage("sft", __doc__, prepare, train, show=language_model_line)
-
-
-if __name__ == "__main__":
-    main()

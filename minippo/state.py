@@ -1,4 +1,5 @@
-"""`PPOState`: everything that changes during a PPO run, and therefore exactly what a checkpoint contains."""
+"""`PPOState`: everything that changes during a PPO run, and the seed. A checkpoint contains exactly this, and the
+fingerprint of the data that it belongs to."""
 
 from __future__ import annotations
 

@@ -104,6 +104,6 @@ def test_a_score_that_is_not_finite_is_an_error_that_quotes_its_response_and_pro
     scores = torch.tensor([0.5, -1.0, 2.0])
     assert score_texts(lambda prompts, responses: scores, PROMPTS[:3], RESPONSES[:3]) is scores
     scores[place] = wrong
-    expected = f"response {RESPONSES[place]!r} to {PROMPTS[place]!r}: score is {wrong}"
+    expected = f"the scorer, response {RESPONSES[place]!r} to {PROMPTS[place]!r}: score is {wrong}"
     with pytest.raises(TrainingError, match=f"^{re.escape(expected)}$"):
         score_texts(lambda prompts, responses: scores, PROMPTS[:3], RESPONSES[:3])

@@ -25,6 +25,8 @@ from minippo.runs.presets import did_you_mean
 from minippo.runs.validation import check_bounds
 
 T = TypeVar("T")
+OPTION = re.compile(r"--[A-Za-z][\w.-]*(?![^=])")
+"""An option, or the option at the start of `--name=value`. "-- a dash" is a text."""
 
 
 @dataclass(frozen=True)
@@ -135,11 +137,11 @@ class _Parser(argparse.ArgumentParser):
         end = arguments.index("--") if "--" in arguments else len(arguments)
         words: list[str] = []
         for word in arguments[:end]:
-            if words and words[-1].startswith("--") and re.fullmatch(r"-(\.?\d.*|inf|nan)", word):
+            if words and OPTION.fullmatch(words[-1]) and re.fullmatch(r"-(\.?\d[\d.eE+-]*|inf|nan)", word):
                 words[-1] += f"={word}"  # argparse takes -1 for a value, but -1e-3 for an option
             else:
                 words.append(_hyphens(word))
-        options = [word.partition("=")[0] for word in words if word.startswith("--")]
+        options = [word.partition("=")[0] for word in words if OPTION.match(word)]
         unknown = [option for option in options if option not in (*self.names, "--help")]
         if unknown:  # argparse would report the values of unknown options, too, and missing options first
             hints = [f"unknown option {option}{did_you_mean(option, self.names)}" for option in unknown]

@@ -10,7 +10,7 @@ from typing import Any
 from safetensors.torch import load_file
 
 from minippo.state import PPOState
-from minippo.storage import atomic_folder
+from minippo.storage import atomic_folder, read_object
 from minippo.weights import load_weights, save_model, save_tensors
 
 
@@ -57,7 +57,7 @@ class Checkpoints:
     def check_latest(self) -> None:
         """Raise ValueError if the newest checkpoint cannot be continued with this data and this version."""
         for path in self.paths()[-1:]:
-            rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
+            rest = read_object(path / "state.json")
             if "seed" not in rest:
                 raise ValueError(
                     f"{path} was written by an older version of minippo, whose random numbers cannot be continued; "
@@ -83,7 +83,7 @@ class Checkpoints:
 def restore(state: PPOState, path: Path) -> None:
     """Restore `state` as it was when the checkpoint `path` was saved."""
     tensors = load_file(path / "state.safetensors")
-    rest = json.loads((path / "state.json").read_text(encoding="utf-8"))
+    rest = read_object(path / "state.json")
     load_weights(state.policy, path / "policy")  # in place: the optimizer holds these parameters
     moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
     for key, tensor in tensors.items():

@@ -14,9 +14,17 @@ from tqdm import tqdm
 
 from minippo.runs.run import Run
 from minippo.runs.system import peak_memory_mb
-from minippo.storage import write_text
+from minippo.storage import read_json_lines, write_text
 
 SAMPLES_HEADING = "## After iteration"
+SHOWN = {
+    "loss/lm": "loss",
+    "loss/rm": "loss",
+    "eval/accuracy": "validation accuracy",
+    "objective/scores": "score",
+    "objective/kl": "KL",
+}
+"""Metric -> its label in the progress bar."""
 
 
 class Metrics:
@@ -38,13 +46,14 @@ class Metrics:
         self.writer = SummaryWriter(str(run.folder / "tensorboard" / stage), purge_step=first_step)
         self.seconds: dict[str, float] = {}
         self.bar: tqdm | None = None
+        self.shown: dict[str, str] = {}
 
-    def progress(self, first: int, last: int, *, unit: str, show: tuple[str, ...] = ()) -> Iterator[int]:
-        """Yield the steps `first` to `last` behind a progress bar, which shows the metrics `show` as they are logged.
+    def progress(self, first: int, last: int) -> Iterator[int]:
+        """Yield the steps `first` to `last` behind a progress bar, which shows the newest values of `SHOWN`.
 
         Metrics are flushed at the end. If training fails, the error message names the step.
         """
-        self.show = show
+        unit = "iteration" if self.stage == "ppo" else "step"
         with tqdm(total=last, initial=first - 1, desc=self.stage, unit=unit) as self.bar:
             for step in range(first, last + 1):
                 self.run.position = f"{self.stage}, {unit} {step}"
@@ -77,8 +86,8 @@ class Metrics:
             for key, value in values.items():
                 self.writer.add_scalar(key, value, step)
         if self.bar is not None:
-            shown = {key.split("/")[-1]: f"{stats[key]:.3f}" for key in self.show if key in stats}
-            self.bar.set_postfix(shown, refresh=False)
+            self.shown |= {label: f"{stats[key]:.3f}" for key, label in SHOWN.items() if key in stats}
+            self.bar.set_postfix(self.shown, refresh=False)
 
     def log_samples(self, step: int, markdown: str) -> None:
         """Append answers to `samples.md`, and show them in TensorBoard."""
@@ -93,8 +102,7 @@ class Metrics:
 
 def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of a stage, oldest first."""
-    with (folder / "metrics.jsonl").open(encoding="utf-8") as file:
-        return [line for line in map(json.loads, file) if line["stage"] == stage]
+    return [line for _, line in read_json_lines(folder / "metrics.jsonl") if line["stage"] == stage]
 
 
 def _drop_lines(path: Path, stage: str, first_step: int) -> None:

@@ -72,19 +72,25 @@ def new_run_commands(options: Options, stages: dict[str, str]) -> str:
         stages: Consecutive stages and the commands that run them, such as {"ppo": "python train_ppo.py"}.
     """
     folder, number = options.run_folder, 2
+    if not folder.name:  # "."
+        folder = folder.resolve()
     while (new := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     first, last = next(iter(stages)), next(reversed(stages))
     preset = load_config(options.config)
     settings = options_text({name: ours for name, (ours, _) in differences(options.settings, preset).items()})
-    commands = [f"{command} --config {options.config} --run-dir {new} {settings}" for command in stages.values()]
-    common = f"RUN_DIR={new} ARGS={shlex.quote(settings)}"
+    common = f"--config {shlex.quote(options.config)} --run-dir {shlex.quote(str(new))} {settings}"
+    commands = [f"{command} {common}" for command in stages.values()]
+    common = f"RUN_DIR={shlex.quote(str(new))} ARGS={shlex.quote(settings)}"
     if options.config != "reviews":
-        common = f"CONFIG={options.config} {common}"
+        common = f"CONFIG={shlex.quote(options.config)} {common}"
     make = [f"make {MAKE_TARGETS[last]} {common}"]  # also runs the stages before the last
     if first != "sft":
-        commands[0] += f" --init-from {folder}"
-        make = [f"make {MAKE_TARGETS[first]} INIT_FROM={folder} {common}", *(make if last != first else [])]
+        commands[0] += f" --init-from {shlex.quote(str(folder))}"
+        make = [
+            f"make {MAKE_TARGETS[first]} INIT_FROM={shlex.quote(str(folder))} {common}",
+            *(make if last != first else []),
+        ]
     return "\n".join(f"  {command}" for command in (*commands, "or", *make))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from minippo.evaluation import Answer, Evaluator
 from minippo.runs.run import Run
-from minippo.storage import write_text
+from minippo.storage import read_json_lines, write_text
 
 TITLES = {
     "score": "score (trained on)",
@@ -34,8 +34,7 @@ def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> 
 
 def read_answers(run: Run) -> list[dict[str, Any]]:
     """The rows of a finished run's answers.jsonl."""
-    with (run.folder / "answers.jsonl").open(encoding="utf-8") as file:  # not splitlines(), which splits at U+2028 too
-        return [json.loads(line) for line in file]
+    return [row for _, row in read_json_lines(run.folder / "answers.jsonl")]
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
@@ -70,7 +69,7 @@ def language_model_line(run: Run) -> str:
     """Held-out losses of the two language models of stage 1."""
     losses = {name: run.summary().get(f"sft_{name}_loss") for name in ("policy", "reward")}
     trained = [f"{name} {loss:.3f}" for name, loss in losses.items() if loss is not None]
-    return f"language models: held-out loss {', '.join(trained)} nats per token" if trained else "nothing to train"
+    return f"language models: held-out loss {', '.join(trained)} nats per token" if trained else "no demonstrations"
 
 
 def run_report(run: Run) -> str:

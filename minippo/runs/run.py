@@ -15,7 +15,7 @@ from minippo.config import Config
 from minippo.runs.options import Options, new_run_commands
 from minippo.runs.presets import differences, dump_config, load_config
 from minippo.runs.system import peak_memory_mb, versions
-from minippo.storage import publish_folder, write_text
+from minippo.storage import publish_folder, read_object, write_text
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
 STAGES = {
@@ -70,6 +70,12 @@ class Run:
                 f"--config {self.folder / 'config.yaml'} --run-dir {self.folder})"
             )
 
+    def require_files(self, *names: str) -> None:
+        """Raise ValueError if one of these files is missing from the run directory."""
+        for name in names:
+            if not (self.folder / name).is_file():
+                raise ValueError(f"{self.folder} is not a complete run directory: {name} is missing")
+
     def begin(self, stage: str) -> Path:
         """Write the settings, copy the stages of the source, and return the folder that this stage writes to.
 
@@ -79,6 +85,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
+            if self.is_finished(stage):  # asked before the lock, too; the inputs may have taken minutes to load
+                raise ValueError(f"another process has finished {self.stage(stage)} in the meantime")
             write_text(self.folder / "config.yaml", dump_config(self.config))
             if self.source is not None:
                 _copy_stages(self.source, self, needed_stages(stage, self.config))
@@ -105,7 +113,7 @@ class Run:
     def summary(self) -> dict[str, Any]:
         """The results of the stages so far."""
         path = self.folder / "summary.json"
-        return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+        return read_object(path) if path.is_file() else {}
 
     def add_to_summary(self, stage: str, seconds: float, report: dict[str, dict[str, int]], **entries: Any) -> None:
         """Merge a stage's results into `summary.json`, with its duration, peak memory and data report."""
@@ -222,8 +230,8 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
 def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
     """Copy the stages, so that the run does not depend on the source any more."""
     if not run.summary():  # before the stages, so that an interrupted copy is recognised by its summary
-        theirs = json.loads((source / "summary.json").read_text(encoding="utf-8"))
-        taken = {key: value for key, value in theirs.items() if key.startswith("rm_")}
+        theirs = read_object(source / "summary.json")
+        taken = {key: value for key, value in theirs.items() if key.startswith(("sft_", "rm_"))}
         taken["init_from"] = str(source)
         for key in ("stage_seconds", "peak_memory_mb", "data_report"):
             taken[key] = {name: theirs[key][name] for name in stages if name in theirs.get(key, {})}

@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeVar
 
 from minippo.errors import TrainingError
 from minippo.runs.checkpoint import Checkpoints
-from minippo.runs.exits import wrong_input_exits
+from minippo.runs.exits import output_of_any_text, wrong_input_exits
 from minippo.runs.options import parse_options
 from minippo.runs.run import NAMES, Run, open_run
 
@@ -62,7 +62,8 @@ def run_stage(
             raise SystemExit(1) from None
         run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)
         run.finish(stage)
-    print(show(run))
+    with wrong_input_exits(), output_of_any_text():  # a file that the report needs may be missing
+        print(show(run))
 
 
 def failure(run: Run, stage: str, error: TrainingError) -> str:

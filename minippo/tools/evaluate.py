@@ -33,9 +33,9 @@ class EvaluateOptions:
     """Evaluate a finished run again and print the result."""
 
     run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
-    """Folder of the run."""
+    """Run directory."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Where to compute."""
+    """Device to compute on. "auto" uses a GPU if there is one."""
 
 
 def main() -> None:
@@ -44,6 +44,12 @@ def main() -> None:
     with wrong_input_exits():
         run = load_run(options.run_dir, options.device)
         run.require_finished("ppo")
+        run.require_finished("sft")
+        if not run.config.ppo.scorer:
+            run.require_finished("rm")
+            run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
+        run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
+        run.require_files("answers.jsonl", "summary.json")
         env = load_environment(run)
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
     with output_of_any_text(), broken_run_exits():
@@ -52,7 +58,3 @@ def main() -> None:
         write_answers(run, evaluator, answers)
         write_text(run.folder / "summary.json", json.dumps(run.summary() | evaluator.summary(answers), indent=2) + "\n")
         print(run_report(run))
-
-
-if __name__ == "__main__":
-    main()

@@ -134,7 +134,3 @@ def main() -> None:
             for file, text in files[name].items():
                 (folder / file).write_text(text, encoding="utf-8", newline="\n")
         print(options.out / name)
-
-
-if __name__ == "__main__":
-    main()

@@ -151,13 +151,6 @@ def check(options: GenerateOptions) -> None:
         raise ValueError(f"{greedy} gives the same response every time, so --n must be 1, not {options.n}")
 
 
-def check_files(run: Run, *names: str) -> None:
-    """Raise ValueError if one of these files is missing from the run directory."""
-    for name in names:
-        if not (run.folder / name).is_file():
-            raise ValueError(f"{run.folder} is not a complete run directory: {name} is missing")
-
-
 def print_responses(prompts: Iterable[str], models: dict[str, ActorCritic], run: Run, options: GenerateOptions) -> None:
     """Print the responses of each model to each prompt. A prompt that cannot be used is reported and skipped."""
     for prompt in prompts:
@@ -180,9 +173,8 @@ def main() -> None:
         check(options)
         run = load_run(options.run, options.device)
         stages = {"policy": "ppo", "reference": "sft"} if options.reference else {"policy": "ppo"}
-        if not run.is_finished("ppo"):
-            raise ValueError(f"{run.folder} has no finished ppo/: train the policy first (python train_ppo.py)")
-        check_files(run, "tokenizers/policy.tiktoken", *(f"{stage}/policy/config.json" for stage in stages.values()))
+        run.require_finished("ppo")
+        run.require_files("tokenizers/policy.tiktoken", *(f"{stage}/policy/config.json" for stage in stages.values()))
         models = {
             name: load_actor_critic(run.stage(stage) / "policy").to(run.device).eval() for name, stage in stages.items()
         }

@@ -25,7 +25,7 @@ from minippo.runs import (
     output_of_any_text,
     wrong_input_exits,
 )
-from minippo.tools.generate import check_files
+from minippo.scoring import score_texts
 
 
 @dataclass(frozen=True)
@@ -57,9 +57,8 @@ def main() -> None:
     with wrong_input_exits():
         run = load_run(options.run, options.device)
         if not run.config.ppo.scorer:
-            if not run.is_finished("rm"):
-                raise ValueError(f"{run.folder} has no finished rm/: train the reward model first (python train_rm.py)")
-            check_files(run, "rm/config.json", "tokenizers/reward.tiktoken")
+            run.require_finished("rm")
+            run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
         scorer = load_run_scorer(run)
         if "" in options.texts:
             raise ValueError("a text is empty")
@@ -68,5 +67,7 @@ def main() -> None:
     texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
     with output_of_any_text(), broken_run_exits():
         for batch in batches(texts, options.batch_size):
-            for text, score in zip(batch, scorer([options.prompt] * len(batch), batch).tolist(), strict=True):
+            for text, score in zip(
+                batch, score_texts(scorer, [options.prompt] * len(batch), batch).tolist(), strict=True
+            ):
                 print(f"{score:+.3f}\t{text}", flush=True)

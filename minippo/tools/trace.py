@@ -46,7 +46,6 @@ from minippo.state import PPOState
 from minippo.storage import bundled
 from minippo.streams import seed_global
 from minippo.tokenizer import load_tokenizer
-from minippo.tools.generate import check_files
 
 SUBJECTS = (" The film is", " The plot seems", " I found it", " It was")
 ADJECTIVES = (" lovely.", " rather dull.", " sad.")
@@ -124,7 +123,7 @@ def run_models(folder: Path) -> tuple[ActorCritic, Environment]:
     """The final policy of a run, and its environment."""
     run = load_run(folder, "cpu")
     run.require_finished("ppo")
-    check_files(run, "tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
+    run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
     return load_policy(run, "ppo"), load_environment(run)
 
 

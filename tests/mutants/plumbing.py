@@ -118,7 +118,7 @@ PLUMBING = [
     Mutant("train_ppo.py", "due(iteration, run.config.eval.every, ", "due(iteration, config.save_every, ", covering("pipeline", "each_come")),
     Mutant("minippo/runs/loading.py", "max_new_tokens=config.data.response_length", "max_new_tokens=config.data.query_length", OF_LOADING),
     Mutant("minippo/rollout.py", "masking.forbid_tokens(logits, sampling.end_ids, ", "masking.forbid_tokens(logits, (sampling.eos_id,), ", covering("rollout", "stop_token")),  # the update allows what sampling forbade
-    Mutant("train_ppo.py", "            if iteration == 1:\n", "            if False:\n", covering("pipeline", "broken_promise")),
+    Mutant("train_ppo.py", "            if iteration == 1:  #", "            if False:  #", covering("pipeline", "broken_promise")),
     Mutant("train_ppo.py", "            stats = rollout.stats(state.kl_coef)  # the coefficient of this rollout; the update may adapt it\n        with metrics.timer(\"update\"):\n            stats |= ppo_update(state, rollout, config)\n", "        with metrics.timer(\"update\"):\n            stats = ppo_update(state, rollout, config)\n            stats |= rollout.stats(state.kl_coef)\n", covering("pipeline", "logged_coefficient")),
     Mutant("train_ppo.py", "save_model(state.policy, run.unfinished(\"ppo\") / \"policy\")", "save_model(env.reference, run.unfinished(\"ppo\") / \"policy\")", covering("pipeline", "two_newest")),
     Mutant("train_ppo.py", "final.answer(state.policy)", "final.answer(env.reference)", RECOMPUTED),
@@ -202,7 +202,7 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
     Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
-    Mutant("minippo/rollout.py", "ESTIMATORS[\"gae\"](rewards, ", "ESTIMATORS[\"gae\"](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
+    Mutant("minippo/rollout.py", "ESTIMATORS[ESTIMATOR](rewards, ", "ESTIMATORS[ESTIMATOR](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
     Mutant("minippo/advantages.py", "missing_eos_score=config.missing_eos_score", "missing_eos_score=-1.0", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "raw_scores=raw_scores,", "raw_scores=scores,", OF_ROLLOUT),
     Mutant("minippo/rollout.py", "ref_logprobs, _ = logprobs_and_values(env.reference, ", "ref_logprobs, _ = logprobs_and_values(state.policy, ", covering("rollout", "kl")),
@@ -325,7 +325,7 @@ PLUMBING = [
     Mutant("minippo/runs/results.py", "run.summary().get(f\"sft_{name}_loss\")", "run.summary().get(\"sft_policy_loss\")", OF_RESULTS),
     Mutant("minippo/runs/results.py", "(f\"scores: {scorer}\" if scorer else reward_model_line(run))", "reward_model_line(run)", OF_RESULTS),
     Mutant("minippo/runs/results.py", "if \"gold_after\" in summary else", "if summary else", OF_RESULTS),
-    Mutant("minippo/runs/results.py", "[json.loads(line) for line in file]", "[json.loads(line) for line in file.read().splitlines()]", OF_RESULTS),  # splits at U+2028 too
+    Mutant("minippo/runs/results.py", "for _, row in read_json_lines(run.folder / \"answers.jsonl\")", "for row in map(json.loads, (run.folder / \"answers.jsonl\").read_text(encoding=\"utf-8\").splitlines())", OF_RESULTS),  # splits at U+2028 too
     # ------------------------------------------------------------------ storage.py: what a loss of power leaves
     Mutant("minippo/storage.py", "    os.replace(folder, path)\n    _sync(path.parent)\n", "    os.replace(folder, path)\n", OF_STORAGE),
     Mutant("minippo/storage.py", "        _sync(file)\n", "        pass\n", OF_STORAGE),

@@ -21,12 +21,13 @@ import train_rm
 from minippo import sft
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.runs import load_config, parse_options
+from minippo.runs import command_line
 from minippo.runs.arguments import options_text
 from minippo.runs.options import new_run_commands
 from minippo.runs.presets import PRESETS, differences, dump_config, preset_names
 from minippo.runs.validation import check
 from minippo.storage import REPOSITORY
-from minippo.tools import evaluate
+from minippo.tools import evaluate, generate, score
 
 
 @pytest.fixture
@@ -513,3 +514,23 @@ def test_openmp_threads_wait_passively_unless_the_environment_says_otherwise(com
     if "OMP_WAIT_POLICY" not in done.stderr:
         pytest.skip("this build of PyTorch does not use GNU OpenMP")
     assert f"OMP_WAIT_POLICY = '{(asked or 'passive').upper()}'" in done.stderr
+
+
+def test_a_text_may_begin_like_an_option():
+    """A value that begins with a hyphen is glued to its option only if it is a number, and "-- a dash" is a text."""
+    options = command_line(
+        score.ScoreOptions, arguments=["--run=r", "-1 star film", "--", "--not an option"], default=None
+    )
+    assert options.texts == ("-1 star film", "--not an option")
+    options = command_line(generate.GenerateOptions, arguments=["--run", "r", "--prompt", "-- a dash", "a -b"])
+    assert options.prompt == ("-- a dash", "a -b")
+
+
+def test_suggested_commands_work_for_any_name_of_the_run(tmp_path, monkeypatch):
+    (tmp_path / "a run").mkdir()
+    monkeypatch.chdir(tmp_path / "a run")
+    options = parse_options("", ["--run-dir", "."], stage="ppo")
+    command = new_run_commands(options, {"ppo": "python train_ppo.py"}).splitlines()[0]
+    words = shlex.split(command)
+    assert words[words.index("--run-dir") + 1] == str(tmp_path / "a run-2")
+    assert words[words.index("--init-from") + 1] == str(tmp_path / "a run")

@@ -102,7 +102,7 @@ def test_stage_that_begins_anew_takes_all_its_lines_back(tmp_path):
 def test_progress_counts_the_steps_that_are_left_and_tells_the_run_where_it_is(tmp_path):
     run = Run(tmp_path, Config(), "cpu")
     metrics, positions = Metrics(run, "ppo"), []
-    for step in metrics.progress(3, 5, unit="iteration"):
+    for step in metrics.progress(3, 5):
         positions.append((step, run.position))
     metrics.close()
     assert positions == [(step, f"ppo, iteration {step}") for step in (3, 4, 5)]
@@ -180,3 +180,17 @@ def test_samples_are_kept_of_every_evaluation_and_taken_back_with_the_lines(tmp_
         text
         == "## After iteration 2\n\n> prompt\n\n- answer 2\n\n## After iteration 4\n\n> prompt\n\n- another answer\n\n"
     )
+
+
+def test_the_progress_bar_keeps_the_newest_value_of_each_metric(tmp_path):
+    metrics = Metrics(Run(tmp_path, Config(), "cpu"), "rm")
+    for step in metrics.progress(1, 3):
+        metrics.log(step, {"loss/rm": step / 8} | ({"eval/accuracy": 0.75} if step == 2 else {}))
+    metrics.close()
+    assert metrics.shown == {"loss": "0.375", "validation accuracy": "0.750"}
+
+
+def test_a_damaged_file_is_named_with_the_line(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"stage": "rm", "step": 1}\n{"stage": "r')
+    with pytest.raises(ValueError, match=r"metrics\.jsonl, line 2 is not valid JSON"):
+        read_metrics(tmp_path, "rm")

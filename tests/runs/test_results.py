@@ -41,7 +41,7 @@ def test_line_of_the_reward_model_names_accuracy_limit_and_calibration(run):
 
 
 def test_line_of_the_language_models_names_the_losses_of_those_that_were_trained(run):
-    assert language_model_line(run) == "nothing to train"
+    assert language_model_line(run) == "no demonstrations"
     run.add_to_summary("sft", 1.0, {}, sft_reward_loss=3.25)
     assert language_model_line(run) == "language models: held-out loss reward 3.250 nats per token"
     run.add_to_summary("sft", 1.0, {}, sft_policy_loss=2.5)

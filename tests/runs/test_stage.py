@@ -119,3 +119,30 @@ def test_a_failed_training_ends_with_status_1_and_says_where_what_and_what_is_le
 def test_something_is_due_every_so_many_iterations_and_after_the_last_one():
     assert [n for n in range(1, 8) if due(n, 3, 7)] == [3, 6, 7]
     assert [n for n in range(1, 8) if due(n, 100, 7)] == [7]
+
+
+def test_a_stage_that_another_process_has_finished_in_the_meantime_is_kept(stage, capsys):
+    """Both have seen that it was not finished; the second gets the lock after the first has released it."""
+
+    def overtaken(run: Run) -> SimpleNamespace:
+        (stage.folder / "sft").mkdir(parents=True)
+        (stage.folder / "sft" / "weights").write_text("the other's")
+        return stage.prepare(run)
+
+    with pytest.raises(SystemExit) as end:
+        stage.command(prepare=overtaken)
+    assert end.value.code == 2
+    assert "another process has finished" in capsys.readouterr().err
+    assert (stage.folder / "sft" / "weights").read_text() == "the other's"
+
+
+def test_a_file_that_the_report_of_a_finished_stage_needs_is_named(stage, capsys):
+    stage.command()
+
+    def show(run: Run) -> str:
+        return (run.folder / "answers.jsonl").read_text()
+
+    with pytest.raises(SystemExit) as end:
+        stage.command(show=show)
+    assert end.value.code == 2
+    assert "answers.jsonl" in capsys.readouterr().err
