@@ -126,12 +126,12 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", covering("ppo")),  # the tail
     Mutant("minippo/ppo.py", "torch.randperm(B, generator=generator(state.seed, \"minibatches\", state.iteration + 1, epoch))", "torch.randperm(B)", covering("ppo")),
     Mutant("minippo/ppo.py", "        return stats\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", covering("ppo", "not_taken skip")),  # steps with a loss of 0
-    Mutant("minippo/ppo.py", "weight=config.ptx_coef\n", "weight=1.0\n", covering("ppo")),
-    Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo")),
+    Mutant("minippo/ppo.py", "weight=config.ptx_coef\n", "weight=1.0\n", covering("ppo", "pretraining")),
+    Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo", "pretraining")),
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),
-    Mutant("minippo/language_model.py", "        (weight * part).backward()\n", "        part.backward()\n", covering("ppo")),
+    Mutant("minippo/language_model.py", "        (weight * part).backward()\n", "        part.backward()\n", covering("ppo", "pretraining")),
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),
     # ------------------------------------------------------------------ optimizer
@@ -221,7 +221,7 @@ MUTANTS = [
     Mutant("minippo/data/texts.py", "self.read(start + first, start + last)", "self.read(first, last)", covering("token_rows")),
     Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *key, tokenizer.fingerprint)", "fingerprint_of(\"tokens\", *key)", covering("token_rows")),  # another tokenizer's ids
     Mutant("minippo/data/rows.py", "if ids_path.stat().st_size == bounds[\"lengths\"].sum() * dtype.itemsize else None", "", covering("token_rows")),  # a file cut short
-    Mutant("minippo/storage.py", "            _sync(part)\n", "            pass\n", covering("token_rows")),
+    Mutant("minippo/storage.py", "            _sync(part)\n", "            pass\n", covering("storage")),
     Mutant("minippo/data/cache.py", "            probe.flush()\n", "            probe.flush()\n        return folder\n", covering("token_rows")),  # never deleted
     Mutant("minippo/data/examples.py", "            return file.read() == END_OF_ARROW\n", "            return True\n", covering("own_data", "not_whole")),  # rows of the last batches are gone
     Mutant("minippo/storage.py", "decode(\"utf-8-sig\"", "decode(\"utf-8\"", covering("own_data", "byte_order")),

@@ -20,8 +20,7 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.config import Config, DataConfig, PPOConfig
-from minippo.runs import load_config, parse_options
-from minippo.runs import command_line
+from minippo.runs import command_line, load_config, parse_options
 from minippo.runs.arguments import options_text
 from minippo.runs.options import new_run_commands
 from minippo.runs.presets import PRESETS, differences, dump_config, preset_names
