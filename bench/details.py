@@ -13,7 +13,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from minippo.runs import command_line
+from minippo.runs import command_line, load_run, wrong_input_exits
 
 PAGE = Path(__file__).resolve().parents[1] / "docs" / "details.md"
 MARK = "<!-- measured -->"
@@ -73,6 +73,8 @@ def run_dir(folder: Path, kind: str, name: str) -> Path:
 def main() -> None:
     """Train the missing runs and print Markdown."""
     options = command_line(Options, __doc__)
+    with wrong_input_exits():
+        load_run(options.init_from, "cpu").require_finished("rm")
     lines = [
         "## Measured",
         "",
