@@ -148,7 +148,10 @@ def test_the_update_loads_the_method_and_nothing_around_it():
 
 
 def test_no_training_run_loads_the_generator_of_the_corpus():
-    loaded = modules_after("import train_ppo, train_rm, minippo.sft")
+    scripts = "import train_ppo, train_rm, minippo.sft"
+    corpus = "from minippo.config import Config; from minippo.data import load_corpus; c = load_corpus(Config())"
+    reads = "; ".join(f"list(c.{part}('test')[:2])" for part in ("demonstrations", "comparisons", "prompts"))
+    loaded = modules_after(f"{scripts}; {corpus}; {reads}; c.judge.gold_score('', 'A fine film.')")
     assert "minippo.reviews.gold" in loaded
     assert loaded & {"minippo.reviews.writer", "minippo.reviews.build"} == set()
 
