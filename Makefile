@@ -44,8 +44,8 @@ $(VENV)/installed-dev: $(VENV)/installed-test
 train: train-ppo            ## run all three stages on the bundled reviews and print the results
 	@echo
 	@echo 'What to try next:'
-	@echo '  make generate                  responses to your own prompts'
-	@echo '  make curves                    the learning curves, as $(RUN_DIR)/curves.png'
+	@echo '  make generate$(if $(filter-out runs/reviews,$(RUN_DIR)), RUN_DIR=$(RUN_DIR))                  responses to your own prompts'
+	@echo '  make curves$(if $(filter-out runs/reviews,$(RUN_DIR)), RUN_DIR=$(RUN_DIR))                    the learning curves, as $(RUN_DIR)/curves.png'
 	@echo '  PPO with another KL penalty, from the same reward model, and then both runs side by side:'
 	@echo '  make train-ppo $(if $(filter-out reviews,$(CONFIG)),CONFIG=$(CONFIG) )INIT_FROM=$(RUN_DIR) RUN_DIR=$(RUN_DIR)-2 ARGS="--ppo.kl-coef 0.05"'
 	@echo '  make compare RUNS="$(RUN_DIR) $(RUN_DIR)-2"'

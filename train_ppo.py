@@ -59,6 +59,7 @@ def prepare(run: Run) -> Inputs:
             raise ValueError(f"ppo.ptx-coef is {config.ppo.ptx_coef}, but there are no demonstrations")
         demonstrations = windows(rows, env.reference.gpt.config.context)
     queries, prompt_report = prompt_rows(corpus.prompts, env.tokenizer, config.data)
+    # A checkpoint stores its position in the data as a number of rows, so it belongs to this data alone.
     checkpoints = Checkpoints(run.unfinished("ppo"), corpus.fingerprint)
     checkpoints.check_latest()
     return Inputs(
@@ -87,7 +88,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     evaluator = Evaluator(env, inputs.validation, "validation", inputs.judge, run.config)
     metrics = Metrics(run, "ppo", start=state.iteration)
     if state.iteration == 0:
-        metrics.log(0, evaluator.stats(evaluator.reference_answers))  # where the curves begin
+        metrics.log(0, evaluator.stats(evaluator.reference_answers))  # sampled now, and kept; here the curves begin
 
     for iteration in metrics.progress(state.iteration + 1, config.num_iterations):
         with metrics.timer("rollout"):

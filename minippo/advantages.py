@@ -38,8 +38,8 @@ def token_rewards(
     Why k1 and not k3 in the reward? A reward is not differentiated; it multiplies the gradient of the token's
     log-probability. With p the policy and q the reference, the expectation of grad log p * k1, k1 = log p - log q, is
     the gradient of KL(p || q): just the penalty we want. k3 = q/p - 1 - log(q/p) has the same expectation as k1 and
-    less variance, but in this product its extra term q/p contributes E_q[grad log p], and the result is the gradient of
-    KL(p || q) - KL(q || p). So k3 is a better curve (`objective/kl_k3`) and the wrong reward.
+    less variance, but in this product its extra term q/p contributes E_q[grad log p] = -grad KL(q || p), and the result
+    is the gradient of KL(p || q) - KL(q || p). So k3 is a better curve (`objective/kl_k3`) and the wrong reward.
     """
     rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, response_mask, kl_coef=kl_coef)
     # `kl` stays in nats: it is what the run reports, and what an adaptive coefficient is controlled by.

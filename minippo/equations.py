@@ -159,7 +159,9 @@ def gae(rewards: Tensor, values: Tensor, response_mask: Tensor, *, gamma: float,
     rewards = torch.where(response_mask, rewards, 0)
     values = torch.where(response_mask, values, 0)
     advantages = torch.zeros_like(values)  # (B, R)
-    next_value = next_advantage = torch.zeros_like(values[:, 0])  # (B,); nothing comes after the last token
+    # Nothing comes after the last token, not even if the response was cut off there: its score is final, and
+    # `ppo.missing_eos` says what that costs.
+    next_value = next_advantage = torch.zeros_like(values[:, 0])  # (B,)
     for t in reversed(range(values.shape[1])):
         # How much better this token turned out than the critic expected, by the critic's own estimate of the rest.
         delta = rewards[:, t] + gamma * next_value - values[:, t]  # (B,)

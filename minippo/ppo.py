@@ -30,7 +30,8 @@ def ppo_update(state: PPOState, rollout: Rollout, config: PPOConfig) -> Stats:
     Returns metrics averaged over the minibatches whose step was taken, or over all that were evaluated if none was.
     """
     B = len(rollout.queries)
-    # The schedule counts iterations, not optimizer steps: all minibatches of a rollout have the same learning rate.
+    # The schedule counts completed iterations, not optimizer steps: all minibatches of a rollout have one learning
+    # rate. (Random streams count iterations from 1.)
     lr = config.lr * lr_schedule(config.schedule, state.iteration, config.num_iterations, warmup=config.warmup)
     set_lr(state.optimizer, lr)
     orders = [
@@ -90,8 +91,8 @@ def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> S
 def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> Stats:
     """Backward passes over the microbatches of a minibatch; their gradients add up to the minibatch's.
 
-    Every loss is divided by the tokens of the whole minibatch. A mean per microbatch would weigh the tokens of short
-    responses more, and the result would depend on the microbatch size. Returns the minibatch's metrics.
+    Every loss is divided by the tokens of the whole minibatch, so that every token has the same weight. Means per
+    response or per microbatch would weigh the tokens of short responses more. Returns the minibatch's metrics.
     """
     num_tokens = batch.response_mask.sum()  # ()
     if config.whiten_advantages:
@@ -107,6 +108,7 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
         totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
     # One transfer for the whole minibatch: on a GPU, reading each number at once would wait for the device every time.
     columns = zip(*torch.stack(totals).tolist(), strict=True)
+    # The names in `stats` are those of the last microbatch: they are the same for all.
     return {name: sum(column) for name, column in zip(stats, columns, strict=True)}
 
 

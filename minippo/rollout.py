@@ -164,6 +164,7 @@ def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Te
         too_early = torch.arange(mask.shape[1], device=mask.device) < sampling.min_new_tokens  # (R,)
         logits = masking.forbid_tokens(logits, sampling.end_ids, too_early.expand_as(mask)[mask])
     logprobs, entropies = equations.token_logprobs(logits, chosen, sampling.temperature)  # (N,)
+    # Both masks mark the same tokens, row by row in the same order, so the N results return to their places.
     results = logprobs, policy.values(before), entropies
     return tuple(x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results)  # type: ignore[return-value]
 

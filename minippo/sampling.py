@@ -62,7 +62,9 @@ def generate(
     """Continue left-padded `queries` (B, P) by up to R = `max_new_tokens` tokens each.
 
     Args:
+        queries: (B, P) token ids.
         query_mask: (B, P), True at real tokens.
+        eos_id, pad_id: The token that ends a response, and the one that fills the batch after it.
         temperature: 0 takes the most likely token.
         top_k, top_p: Sample only from the k most likely tokens, or from the most likely tokens whose probabilities add
             up to p; 0 and 1 keep all. Rollouts never use them: PPO needs the log-probabilities of the distribution that

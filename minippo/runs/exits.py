@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Iterator
@@ -41,7 +42,8 @@ def output_of_any_text() -> Iterator[None]:
     Characters that the terminal's encoding lacks are printed as question marks. If the reader of a pipe closes it
     (`| head`), the program exits with status 1 and without a traceback.
     """
-    sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    if isinstance(sys.stdout, io.TextIOWrapper):  # it may have been replaced, as in a notebook
+        sys.stdout.reconfigure(errors="replace")
     try:
         yield
         sys.stdout.flush()

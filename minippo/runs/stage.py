@@ -45,25 +45,26 @@ def run_stage(
     """
     started = time.perf_counter()
     options = parse_options(description, stage=stage)
-    with wrong_input_exits():
-        run = open_run(options, stage)
-        finished = run.is_finished(stage)
-        if not finished:
-            inputs = prepare(run)
-            run.begin(stage)  # the first write
-    if finished:
-        print(f"{NAMES[stage]} already trained: {run.stage(stage)}\n")
-    else:
-        print_report(inputs.report)
-        try:
-            entries = train(run, inputs)
-        except TrainingError as error:
-            print(f"error: {failure(run, stage, error)}", file=sys.stderr)
-            raise SystemExit(1) from None
-        run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)
-        run.finish(stage)
-    with wrong_input_exits(), output_of_any_text():  # a file that the report needs may be missing
-        print(show(run))
+    with output_of_any_text():
+        with wrong_input_exits():
+            run = open_run(options, stage)
+            finished = run.is_finished(stage)
+            if not finished:
+                inputs = prepare(run)
+                run.begin(stage)  # the first write
+        if finished:
+            print(f"{NAMES[stage]} already trained: {run.stage(stage)} (if the code has changed: another --run-dir)\n")
+        else:
+            print_report(inputs.report)
+            try:
+                entries = train(run, inputs)
+            except TrainingError as error:
+                print(f"error: {failure(run, stage, error)}", file=sys.stderr)
+                raise SystemExit(1) from None
+            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)
+            run.finish(stage)
+        with wrong_input_exits():  # a file that the report needs may be missing
+            print(show(run))
 
 
 def failure(run: Run, stage: str, error: TrainingError) -> str:

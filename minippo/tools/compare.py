@@ -71,6 +71,6 @@ def main() -> None:
         runs = [load_run(folder, "cpu") for folder in options.runs]
         for run in runs:
             if "after" not in run.summary():
-                raise ValueError(f"{run.folder} has no results: train the policy first (python train_ppo.py)")
+                raise ValueError(f"{run.folder} has no results: its policy is not trained yet")
     with output_of_any_text():
         print(table(runs, options.mean))

@@ -119,7 +119,8 @@ def main() -> None:
         make_folder(options.out)
     ppo = run.config.ppo
     for name, tokenizer in tokenizers.items():
-        model = load_model(run, name)
+        with wrong_input_exits():  # the run may have been trained with another model.py
+            model = load_model(run, name)
         gpt = model if isinstance(model, GPT) else model.gpt
         set_file_format(gpt, eos_id=tokenizer.eos_id, pad_id=pad_id_of(name, tokenizer))
         if name != "reward_model":

@@ -119,7 +119,7 @@ def query_of(prompt: str, model: ActorCritic, run: Run, options: GenerateOptions
     """The ids of `prompt`. Raises ValueError if it is empty or leaves too little of the context for the response."""
     ids = run.tokenizers()[0].encode(prompt)
     context, num_new = model.gpt.config.context, max_new_tokens(run, options)
-    if not ids:
+    if not prompt.strip():
         raise ValueError("the prompt is empty")
     if len(ids) + num_new > context:
         raise ValueError(

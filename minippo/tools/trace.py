@@ -10,6 +10,7 @@ so that you can calculate the results yourself. The command writes no files.
 from __future__ import annotations
 
 import copy
+import math
 import re
 import textwrap
 from collections.abc import Callable
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor
 
 from minippo import equations, masking
+from minippo.advantages import ESTIMATOR
 from minippo.checks import check_first_rollout
 from minippo.config import Bounds, PPOConfig, Seed
 from minippo.heads import ActorCritic, RewardModel
@@ -61,7 +63,7 @@ CREATED_BY = {
     "raw_scores": "scoring.score_texts",
     "scores": "advantages.adjusted_scores",
     "kl rewards": "advantages.token_rewards",
-    "advantages returns": "advantages.gae",
+    "advantages returns": f"advantages.{ESTIMATOR}",
     "delta": "equations.gae: the advantages if lam were 0",
     "whitened": "equations.whiten: of the advantages",
     "new_logprobs new_values": "rollout.response_logprobs: the policy after the step of epoch 1",
@@ -82,6 +84,7 @@ FORMULAS = {
     "    (values + clip(new_values - values, -value_clip, value_clip) - returns)**2) / 2",
 }
 """Of any token but the last, whose reward also contains the score."""
+FUNCTIONS = {"exp": math.exp, "sqrt": math.sqrt, "clip": lambda x, low, high: min(max(x, low), high)}
 CONTEXT = 64
 """Maximum sequence length of the tiny models, in tokens."""
 
@@ -206,6 +209,11 @@ def print_table(tables: dict[str, Tensor], tokens: list[str], b: int) -> None:
         print(f"{name:14}" + "".join(f"{cell:>12}" for cell in cells))
 
 
+def is_number(x: Any) -> bool:
+    """Whether `x` is a number or a tensor with one element."""
+    return isinstance(x, int | float) or (isinstance(x, Tensor) and x.numel() == 1)
+
+
 def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
     """A formula, the formula with numbers instead of names, and the result, which is that of the tensor `name`."""
 
@@ -215,7 +223,9 @@ def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
 
     indent, filled = " " * 12, " ".join(re.sub(r"[a-z_]+", number, formula).split())
     print(f"{name:12}= {formula}".replace("\n", f"\n{indent}"))
-    print(f"{indent}= {filled}\n{indent}= {numbers[name]:.4f}")
+    value = eval(" ".join(formula.split()), FUNCTIONS, {key: float(x) for key, x in numbers.items() if is_number(x)})
+    changed = "" if abs(value - numbers[name]) < 1e-3 else "   (changed code: this is not what the formula gives)"
+    print(f"{indent}= {filled}\n{indent}= {numbers[name]:.4f}{changed}")
 
 
 def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
@@ -265,10 +275,10 @@ def main() -> None:
     """`python -m minippo trace`."""
     options = command_line(TraceOptions, __doc__)
     B = len(options.prompt)
-    config = PPOConfig(
-        lr=2.5e-3, schedule="constant", rollout_batch_size=B, num_epochs=1, num_minibatches=1, microbatch_size=B
-    )
+    sizes = {"rollout_batch_size": B, "num_epochs": 1, "num_minibatches": 1, "microbatch_size": B, "ptx_coef": 0.0}
     with wrong_input_exits():
+        settings = load_run(options.run, "cpu").config.ppo if options.run else PPOConfig(lr=2.5e-3)
+        config = replace(settings, schedule="constant", **sizes)
         state, env = begin(options, config)
     with output_of_any_text(), broken_run_exits():
         if options.run:

@@ -290,9 +290,9 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "{key: after[key] for key in (\"kl\"", "{key: before[key] for key in (\"kl\"", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
     # ------------------------------------------------------------------ stage.py: what is written when
-    Mutant("minippo/runs/stage.py", "        run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n        run.finish(stage)\n", "        run.finish(stage)\n        run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n", OF_STAGE),  # killed in between, the results are lost for ever
-    Mutant("minippo/runs/stage.py", "            inputs = prepare(run)\n            run.begin(stage)", "            run.begin(stage)\n            inputs = prepare(run)", OF_STAGE),  # wrong input leaves a folder behind
-    Mutant("minippo/runs/stage.py", "        print_report(inputs.report)\n", "        print_report(inputs.report)\n        started = time.perf_counter()\n", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n            run.finish(stage)\n", "            run.finish(stage)\n            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n", OF_STAGE),  # killed in between, the results are lost for ever
+    Mutant("minippo/runs/stage.py", "                inputs = prepare(run)\n                run.begin(stage)", "                run.begin(stage)\n                inputs = prepare(run)", OF_STAGE),  # wrong input leaves a folder behind
+    Mutant("minippo/runs/stage.py", "            print_report(inputs.report)\n", "            print_report(inputs.report)\n            started = time.perf_counter()\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "raise SystemExit(1) from None", "raise SystemExit(0) from None", OF_STAGE),  # a script goes on to the next stage
     Mutant("minippo/runs/stage.py", "        if not finished:\n", "        if True:\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "started, inputs.report, **entries)", "started, {}, **entries)", OF_STAGE),

@@ -626,7 +626,7 @@ def test_a_score_that_is_no_number_stops_the_run_and_names_the_last_good_checkpo
     assert end.value.code == 1
     said = capsys.readouterr().err
     last = max((tmp_path / "run" / "ppo.unfinished").glob("step-*"))
-    assert "ppo, iteration 4: response" in said
+    assert "ppo, iteration 4: the scorer, response" in said
     assert f"score is nan. The last checkpoint is {last}" in said
     assert 0 < int(last.name.removeprefix("step-")) < 4
 

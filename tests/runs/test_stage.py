@@ -85,7 +85,8 @@ def test_a_finished_stage_is_shown_and_not_repeated(stage, capsys):
     capsys.readouterr()
     stage.command()
     assert stage.calls == [("show", True)]
-    assert capsys.readouterr().out == f"reference policy already trained: {stage.folder / 'sft'}\n\nloss 2.5\n"
+    hint = "if the code has changed: another --run-dir"
+    assert capsys.readouterr().out == f"reference policy already trained: {stage.folder / 'sft'} ({hint})\n\nloss 2.5\n"
 
 
 def test_wrong_input_ends_with_status_2_before_anything_is_written(stage, capsys):

@@ -85,7 +85,7 @@ def test_runs_that_cannot_be_compared_are_refused(make_run, refused, tmp_path):
     assert "name the run directories" in refused(compare.main)
     assert f"error: {tmp_path} is no" in refused(compare.main, tmp_path)
     begun = make_run("begun")
-    assert f"{begun} has no results: train the policy first" in refused(compare.main, begun)
+    assert f"{begun} has no results: its policy is not trained yet" in refused(compare.main, begun)
 
 
 def test_panels_have_the_curves_of_the_runs_that_have_the_metric(make_run, monkeypatch, capsys):

@@ -251,3 +251,11 @@ def test_excerpt_in_the_readme_has_lines_of_the_output(printed):
     excerpt = block.strip().splitlines()[2:-1]  # without the fence and the tokens
     assert len(excerpt) > 10
     assert {blank(line) for line in excerpt} <= lines
+
+
+def test_a_formula_that_the_code_does_not_compute_any_more_is_marked(capsys):
+    numbers = {"logprobs": torch.tensor(-1.0), "ref_logprobs": torch.tensor(-1.5), "kl": torch.tensor(0.5)}
+    trace.print_formula("kl", "logprobs - ref_logprobs", numbers)
+    assert capsys.readouterr().out.endswith("= 0.5000\n")
+    trace.print_formula("kl", "logprobs - ref_logprobs", numbers | {"kl": torch.tensor(0.25)})
+    assert capsys.readouterr().out.endswith("= 0.2500   (changed code: this is not what the formula gives)\n")
