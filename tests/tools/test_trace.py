@@ -10,6 +10,7 @@ from importlib import import_module
 from math import exp, sqrt
 
 import pytest
+import torch
 
 from minippo import equations
 from minippo.config import PPOConfig
