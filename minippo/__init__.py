@@ -11,7 +11,17 @@
 """
 
 import os
+import sys
 
 # OpenMP threads that wait for work should sleep. By default they spin, and on a busy machine a spinning thread occupies
 # the core that the others are waiting for. OpenMP reads this when PyTorch is loaded, so scripts import minippo first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+
+# Only `minippo` and `minippo.reviews` can be run with `python -m`. The other modules would define their functions and end
+# without a word. While Python imports the package to find the module, sys.argv[0] is "-m".
+if sys.argv[:1] == ["-m"]:
+    _option = next(i for i, word in enumerate(sys.orig_argv) if word.startswith("-m"))
+    _module = sys.orig_argv[_option].removeprefix("-m") or sys.orig_argv[_option + 1]
+    if _module not in ("minippo", "minippo.reviews"):
+        print(f"error: {_module} is not a command (python -m minippo --help lists the commands)", file=sys.stderr)
+        raise SystemExit(2)

@@ -75,3 +75,18 @@ def test_module_is_run_with_python_m():
     done = subprocess.run([sys.executable, "-m", "minippo", "stf"], capture_output=True, text=True)
     assert done.returncode == 2
     assert done.stderr == "error: unknown command 'stf'; did you mean sft? (python -m minippo --help lists all)\n"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "minippo.ppo"], ["-mminippo.sft", "--config", "smoke"]])
+def test_modules_that_are_not_commands_say_so(arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    name = arguments[0].removeprefix("-m") or arguments[1]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"error: {name} is not a command (python -m minippo --help lists the commands)\n"
+
+
+@pytest.mark.parametrize("arguments", [["-m", "minippo", "--help"], ["-m", "minippo.reviews", "--help"]])
+def test_modules_that_are_commands_run(arguments):
+    done = subprocess.run([sys.executable, *arguments], capture_output=True, text=True)
+    assert done.returncode == 0
+    assert "usage" in done.stdout.lower()
