@@ -17,7 +17,7 @@ import sys
 # the core that the others are waiting for. OpenMP reads this when PyTorch is loaded, so scripts import minippo first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
-# Only `minippo` and `minippo.reviews` can be run with `python -m`. The other modules would define their functions and end
+# Only `minippo` and `minippo.reviews` can be run with `python -m`. Other modules would define their functions and end
 # without a word. While Python imports the package to find the module, sys.argv[0] is "-m".
 if sys.argv[:1] == ["-m"]:
     _option = next(i for i, word in enumerate(sys.orig_argv) if word.startswith("-m"))
