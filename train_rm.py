@@ -24,6 +24,7 @@ from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_
 from minippo.equations import ranking_loss
 from minippo.errors import TrainingError, require_finite
 from minippo.evaluation import (
+    Judge,
     calibration,
     calibration_error,
     comparison_scores,
@@ -103,14 +104,17 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
     normalise_on_reference(model, inputs.queries, run)
     save_model(model, run.unfinished("rm"))
-    # What the annotators' own gold score achieves on their noisy labels: no model can be expected to do better.
-    golds = [[judge.gold_score(c.prompt, text) for text in c.ranked] for c in inputs.test] if judge else []
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        "rm_accuracy_limit": pairwise_accuracy(golds) if golds else None,
+        "rm_accuracy_limit": accuracy_limit(inputs.test, judge) if judge else None,
     }
+
+
+def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
+    """What the annotators' own gold score achieves on their noisy labels: no model can be expected to do better."""
+    return pairwise_accuracy([[judge.gold_score(c.prompt, text) for text in c.ranked] for c in comparisons])
 
 
 def train_on_comparisons(run: Run, inputs: Inputs) -> None:

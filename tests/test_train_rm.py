@@ -6,6 +6,7 @@ import itertools
 import math
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +26,7 @@ from minippo.runs import Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
 from tests.in_memory import texts_of
-from train_rm import normalise_on_reference, score_batch
+from train_rm import accuracy_limit, normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
 RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
@@ -197,6 +198,18 @@ def run(tmp_path, tokenizer, make_policy):
     )
     run.save_tokenizers(tokenizer, tokenizer)
     return run
+
+
+def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
+    judge = SimpleNamespace(gold_score=lambda prompt, text: float(text.count(prompt)))
+    labels = [
+        ("good", ("good", "bad")),
+        ("good", ("bad", "good")),
+        ("bad", ("bad", "good")),
+        ("good", ("good", "good")),
+    ]
+    comparisons = [Comparison(prompt, ranked) for prompt, ranked in labels]
+    assert accuracy_limit(comparisons, judge) == 2 / 4
 
 
 def inputs(model, corpus, rows, validation_rows) -> train_rm.Inputs:
