@@ -42,6 +42,7 @@ def token_rewards(
     is the gradient of KL(p || q) - KL(q || p). So k3 is a better curve (`objective/kl_k3`) and the wrong reward.
     """
     rewards, kl = equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, response_mask, kl_coef=kl_coef)
+    # One coefficient for the whole rollout: the update adapts it afterwards, for the next one.
     # `kl` stays in nats: it is what the run reports, and what an adaptive coefficient is controlled by.
     if config.whiten_rewards:
         rewards = equations.rescale(rewards, response_mask)
@@ -59,6 +60,7 @@ Estimator = Callable[[Tensor, Tensor, Tensor, PPOConfig], tuple[Tensor, Tensor]]
 """Rewards, values and response mask, all (B, R), and the configuration -> advantages and returns, both (B, R), 0 where
 masked. Advantages are not whitened here: the update does that per minibatch (`ppo.accumulate_gradient`)."""
 
+# Name -> function. Estimators share one signature, so that a rollout does not depend on which is used.
 ESTIMATORS: dict[str, Estimator] = {"gae": gae}
 ESTIMATOR = "gae"
 """The estimator that rollouts use."""

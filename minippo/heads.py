@@ -25,6 +25,7 @@ class ActorCritic(nn.Module):
         self.gpt = gpt
         C = gpt.config.channels
         last = nn.Linear(C, 1)  # one value per token
+        # Zero weights still get a gradient: it is the hidden state times the error of the value.
         nn.init.zeros_(last.weight)
         nn.init.zeros_(last.bias)
         self.value_head = last if value_head == "linear" else nn.Sequential(nn.Linear(C, C), nn.GELU(), last)
@@ -36,7 +37,7 @@ class ActorCritic(nn.Module):
 
         The value at a token estimates the return of the tokens after it.
         """
-        hidden = self.gpt.hidden(tokens, attention_mask, positions)  # (B, T, C)
+        hidden = self.gpt.hidden(tokens, attention_mask, positions)  # (B, T, C), computed once for both heads
         return self.gpt.logits(hidden), self.values(hidden)
 
     def values(self, hidden: Tensor) -> Tensor:
@@ -64,12 +65,13 @@ class RewardModel(nn.Module):
         # Standard deviation 1 / sqrt(C + 1), so that initial scores are of order 1 (Huang et al. 2024, 2403.17031,
         # detail 11).
         nn.init.normal_(self.score_head.weight, std=(gpt.config.channels + 1) ** -0.5)
+        # Buffers move with the model and are saved with it, but no optimizer sees them.
         self.register_buffer("gain", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scores (B,), float32, of right-padded `tokens` (B, S); `attention_mask` (B, S) is True at real tokens."""
-        if attention_mask is None:
+        if attention_mask is None:  # no padding: the last token of every row is real
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
         # In float32: the differences between the scores of good responses are small.

@@ -54,7 +54,7 @@ class CPUAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:
+                if parameter.grad is not None:  # None: frozen, or not part of the loss
                     self._update(parameter, group)
         return loss
 
@@ -100,9 +100,11 @@ class CPUAdamW(Optimizer):
                 f"the saved optimizer has {sum(map(len, saved))} parameters in {len(saved)} groups, this one "
                 f"{len(parameters)} in {len(self.param_groups)}"
             )
+        # The settings of the groups (lr, betas, ...) come from the file as well.
         for group, loaded in zip(self.param_groups, state_dict["param_groups"], strict=True):
             group.update({key: value for key, value in loaded.items() if key != "params"})
         self.state.clear()  # a parameter without saved state has not been updated yet
+        # A state dict names parameters by their index, in the order of the groups.
         indices = [index for group in saved for index in group]
         for index, parameter in zip(indices, parameters, strict=True):
             if index in state_dict["state"]:
@@ -121,7 +123,7 @@ def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0
     left = min(1.0, (num_steps - step) / max(1.0, num_steps - warmup * num_steps))  # 1 to 0 after the warm-up
     if schedule == "linear":
         return min(1.0, rising, left)
-    if schedule == "cosine":
+    if schedule == "cosine":  # slow at both ends
         return min(rising, 0.5 * (1 - math.cos(math.pi * left)))
     if schedule == "constant":
         return min(1.0, rising)
@@ -130,6 +132,7 @@ def lr_schedule(schedule: str, step: int, num_steps: int, *, warmup: float = 0.0
 
 def param_groups(parameters: Iterable[Tensor], weight_decay: float) -> list[dict[str, Any]]:
     """Parameter groups with weight decay for matrices and none for gains and biases (Radford et al. 2018)."""
+    # Two groups, always in this order: a saved state is matched by position.
     trained = [parameter for parameter in parameters if parameter.requires_grad]
     # Decay shrinks a matrix towards a simpler function; a gain that shrinks would only rescale its layer.
     matrices = [parameter for parameter in trained if parameter.dim() >= 2]
