@@ -43,7 +43,7 @@ def test_every_step_leaves_one_line_and_timing_stays_apart(tmp_path):
     ]
     (timing,) = lines(tmp_path, "timing")
     assert set(timing) == {"stage", "step", "seconds/rollout", "tokens_per_second", "peak_memory_mb"}
-    assert 0.01 <= timing["seconds/rollout"] < 1
+    assert 0.01 <= timing["seconds/rollout"] < 30
     assert timing["tokens_per_second"] == 5 / timing["seconds/rollout"]
 
 
@@ -122,7 +122,7 @@ def test_seconds_are_of_their_own_step_and_the_speed_is_of_all_of_them(tmp_path)
     assert {key for key in second if "/" in key} == {"seconds/rollout", "seconds/update"}
     for line, tokens in ((first, 100), (second, 200)):
         seconds = [value for key, value in line.items() if "/" in key]
-        assert all(0.01 <= value < 1 for value in seconds)
+        assert all(0.01 <= value < 30 for value in seconds)
         assert line["tokens_per_second"] == pytest.approx(tokens / sum(seconds))
 
 
