@@ -67,7 +67,6 @@ def main() -> None:
     texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
     with output_of_any_text(), broken_run_exits():
         for batch in batches(texts, options.batch_size):
-            for text, score in zip(
-                batch, score_texts(scorer, [options.prompt] * len(batch), batch).tolist(), strict=True
-            ):
+            scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
+            for text, score in zip(batch, scores.tolist(), strict=True):
                 print(f"{score:+.3f}\t{text}", flush=True)

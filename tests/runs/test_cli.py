@@ -521,6 +521,7 @@ def test_a_text_may_begin_like_an_option():
         score.ScoreOptions, arguments=["--run=r", "-1 star film", "--", "--not an option"], default=None
     )
     assert options.texts == ("-1 star film", "--not an option")
+    assert command_line(score.ScoreOptions, arguments=["--run=r", "-1"]).texts == ("-1",)
     options = command_line(generate.GenerateOptions, arguments=["--run", "r", "--prompt", "-- a dash", "a -b"])
     assert options.prompt == ("-- a dash", "a -b")
 

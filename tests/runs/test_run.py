@@ -32,6 +32,7 @@ def stored(folder: Path, *stages: str, config: Config | None = None) -> Path:
         (folder / name).mkdir()
         (folder / name / "content").write_text(f"{name} of {folder.name}")
     summary = {
+        "sft_policy_loss": 2.5,
         "rm_accuracy": 0.8,
         "rm_accuracy_limit": 0.9,
         "stage_seconds": {"sft": 1.0, "rm": 2.0, "ppo": 3.0},
@@ -195,6 +196,7 @@ def test_init_from_copies_the_earlier_stages_and_their_settings(tmp_path):
         assert (run.folder / name / "content").read_text() == f"{name} of source"
     assert not run.is_finished("ppo")
     assert run.summary() == {
+        "sft_policy_loss": 2.5,
         "rm_accuracy": 0.8,
         "rm_accuracy_limit": 0.9,
         "init_from": str(source),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import time
 from types import SimpleNamespace
@@ -147,3 +148,10 @@ def test_a_file_that_the_report_of_a_finished_stage_needs_is_named(stage, capsys
         stage.command(show=show)
     assert end.value.code == 2
     assert "answers.jsonl" in capsys.readouterr().err
+
+
+def test_a_report_of_any_text_is_printed_on_any_terminal(stage, monkeypatch):
+    terminal = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    stage.command(show=lambda run: "caf\u00e9")
+    assert terminal.getvalue().endswith(b"caf?\n")

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import subprocess
 import sys
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from minippo.tools import generate, score
+from minippo.scoring import FunctionScorer
+from minippo.tools import evaluate, export, generate, score
 from minippo.tools.generate import Stream
 from minippo.tools.score import batches
 from tests.pipeline.tiny_run import command
@@ -121,6 +124,10 @@ def test_invalid_options_are_refused_before_the_run_is_read(refused, tmp_path, a
         (generate.main, ["--prompt", "A film."], "tokenizers/policy.tiktoken"),
         (score.main, ["A film."], "rm/config.json"),
         (score.main, ["A film."], "tokenizers/reward.tiktoken"),
+        (evaluate.main, [], "ppo/policy/config.json"),
+        (evaluate.main, [], "rm/config.json"),
+        (evaluate.main, [], "answers.jsonl"),
+        (evaluate.main, [], "summary.json"),
     ],
 )
 def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused, tmp_path, main, more, missing):
@@ -129,3 +136,45 @@ def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused,
     (folder / missing).unlink()
     said = refused(main, "--run", folder, "--device", "cpu", *more)
     assert said == f"error: {folder} is not a complete run directory: {missing} is missing"
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_evaluation_without_a_stage_that_it_needs_is_refused(tiny_runs, refused, tmp_path, stage):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    shutil.rmtree(folder / stage)
+    assert f"{folder} has no finished {stage}/" in refused(evaluate.main, "--run", folder, "--device", "cpu")
+
+
+def test_evaluation_prints_any_text_to_any_terminal(tiny_runs, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    terminal = io.BytesIO()
+    monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, encoding="ascii"))
+    command(evaluate.main, "--run", folder, "--device", "cpu")
+    assert b"?" in terminal.getvalue()  # responses of so small a model are rarely ASCII
+
+
+@pytest.mark.parametrize("blank", ["", "  ", "\n"])
+def test_a_blank_prompt_is_refused(tiny_runs, refused, blank):
+    said = refused(generate.main, "--run", tiny_runs.base().folder, "--device", "cpu", "--prompt", blank)
+    assert said == "error: the prompt is empty"
+
+
+def test_export_of_a_run_whose_weights_cannot_be_loaded_is_refused(tiny_runs, refused, tmp_path):
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    (folder / "ppo" / "policy" / "model.safetensors").write_bytes(b"no weights")
+    said = refused(export.main, "--run", folder, "--out", tmp_path / "out")
+    assert "model.safetensors" in said
+
+
+def test_a_score_that_is_not_finite_is_not_printed(tiny_runs, monkeypatch, capsys):
+    broken = FunctionScorer("mine:f", lambda prompts, texts: torch.full((len(texts),), torch.nan))
+    monkeypatch.setattr(score, "load_run_scorer", lambda run: broken)
+    with pytest.raises(SystemExit) as end:
+        command(score.main, "--run", tiny_runs.base().folder, "--device", "cpu", "A film.")
+    assert end.value.code == 1
+    out, err = capsys.readouterr()
+    assert "A film." not in out
+    assert "error: the scorer mine:f, response 'A film.' to '': score is nan" in err
