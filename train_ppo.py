@@ -25,6 +25,7 @@ from minippo.runs import (
     due,
     load_environment,
     load_policy,
+    resumed_line,
     run_report,
     run_stage,
     side_by_side,
@@ -45,7 +46,7 @@ class Inputs:
     validation: Sequence[list[int]]  # held-out prompts of the evaluations during training
     test: Sequence[list[int]]  # held-out prompts of the evaluation at the end
     judge: Judge | None  # the simulated human, if the corpus has one; used for evaluation only
-    checkpoints: Checkpoints
+    data: str  # fingerprint of the corpus; a checkpoint belongs to it, because it stores its position in the data
     report: dict[str, dict[str, int]]  # rows read, rows dropped and why
 
 
@@ -59,9 +60,7 @@ def prepare(run: Run) -> Inputs:
             raise ValueError(f"ppo.ptx-coef is {config.ppo.ptx_coef}, but there are no demonstrations")
         demonstrations = windows(rows, env.reference.gpt.config.context)
     queries, prompt_report = prompt_rows(corpus.prompts, env.tokenizer, config.data)
-    # A checkpoint stores its position in the data as a number of rows, so it belongs to this data alone.
-    checkpoints = Checkpoints(run.unfinished("ppo"), corpus.fingerprint)
-    checkpoints.check_latest()
+    Checkpoints(run.unfinished("ppo"), corpus.fingerprint).check_latest()
     return Inputs(
         env=env,
         prompts=queries["train"],
@@ -69,20 +68,20 @@ def prepare(run: Run) -> Inputs:
         validation=queries["validation"][: config.eval.prompts],
         test=queries["test"][: config.eval.final_prompts],
         judge=corpus.judge,
-        checkpoints=checkpoints,
+        data=corpus.fingerprint,
         report=corpus.report | prompt_report,
     )
 
 
 def train(run: Run, inputs: Inputs) -> dict[str, object]:
     """Run PPO from the last checkpoint. Returns the entries of summary.json."""
-    config, env, checkpoints = run.config.ppo, inputs.env, inputs.checkpoints
+    config, env, checkpoints = run.config.ppo, inputs.env, Checkpoints(run.unfinished("ppo"), inputs.data)
     seed_global(run.config.seed, "value head")
     policy = load_policy(run, "sft", config.value_head)
     # A run is two objects: `env` never changes, `state` is everything that does, and is what a checkpoint contains.
     state = PPOState.initial(policy, inputs.prompts, inputs.demonstrations, config, run.config.seed)
     if checkpoints.restore_latest(state):
-        print(f"resuming after iteration {state.iteration}")
+        print(resumed_line(state, config, config.num_iterations))
     else:
         checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable
     evaluator = Evaluator(env, inputs.validation, "validation", inputs.judge, run.config)
@@ -106,7 +105,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
             samples = side_by_side(evaluator.reference_answers, answers, run.config.eval.samples)
             metrics.log_samples(iteration, samples)
         metrics.log(iteration, stats, num_tokens=int(rollout.response_mask.sum()))
-        if due(iteration, config.save_every, config.num_iterations):
+        if checkpoints.due(iteration, config.save_every, config.num_iterations):
             checkpoints.save(state)
 
     metrics.close()

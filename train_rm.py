@@ -10,7 +10,7 @@ higher (Bradley-Terry). Then gain and bias are set so that the reference policy'
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import minippo  # noqa: F401 - before PyTorch, because it configures how OpenMP threads wait
@@ -19,7 +19,7 @@ import minippo  # noqa: F401 - before PyTorch, because it configures how OpenMP 
 import torch
 from torch import Tensor
 
-from minippo.batches import comparison_batches
+from minippo.batches import EpochStream, comparison_batches
 from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_corpus, prompt_rows
 from minippo.equations import ranking_loss
 from minippo.errors import TrainingError, require_finite
@@ -33,10 +33,21 @@ from minippo.evaluation import (
 )
 from minippo.heads import RewardModel
 from minippo.masking import pad
-from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+from minippo.optim import lr_schedule, set_lr
 from minippo.rollout import sample_responses
-from minippo.runs import Metrics, Run, due, load_policy, reward_model_line, run_stage, sampling_params
+from minippo.runs import (
+    Checkpoints,
+    Metrics,
+    Run,
+    due,
+    load_policy,
+    resumed_line,
+    reward_model_line,
+    run_stage,
+    sampling_params,
+)
 from minippo.scoring import score_tokens
+from minippo.state import TrainState
 from minippo.streams import generator, response_uniforms, seed_global
 from minippo.tokenizer import reward_tokens
 from minippo.weights import load_pretrained, save_model
@@ -53,6 +64,7 @@ class Inputs:
     test: list[Comparison]  # for the accuracy at the end; texts only if the corpus has a judge, which reads them
     test_rows: Sequence[list[list[int]]]
     queries: Sequence[list[int]]  # prompts of the samples that normalise the scores, in the policy's tokens
+    data: str  # fingerprint of the corpus
     report: dict[str, dict[str, int]]
 
 
@@ -73,6 +85,7 @@ def prepare(run: Run) -> Inputs:
         if dropped:
             report[f"comparisons, {split}"] = dropped
     queries, prompt_report = prompt_rows(corpus.prompts, policy_tokenizer, config.data)
+    Checkpoints(run.unfinished("rm"), corpus.fingerprint).check_latest()
     return Inputs(
         model,
         corpus,
@@ -81,6 +94,7 @@ def prepare(run: Run) -> Inputs:
         [test[index] for index in kept[:count].tolist()] if corpus.judge else [],
         test_rows[:count],
         queries["train"][: config.rm.normalisation_samples],
+        corpus.fingerprint,
         report | prompt_report,
     )
 
@@ -88,7 +102,7 @@ def prepare(run: Run) -> Inputs:
 def make_reward_model(run: Run) -> RewardModel:
     """The warm-started backbone with a new head."""
     gpt = load_pretrained(run.earlier("sft") / "reward")
-    seed_global(run.config.seed, "reward model: head and dropout")
+    seed_global(run.config.seed, "reward model: head and dropout")  # dropout has its own stream; the name stays
     model = RewardModel(gpt)
     gpt.set_dropout(run.config.rm.dropout)
     return model.to(run.device)
@@ -97,8 +111,6 @@ def make_reward_model(run: Run) -> RewardModel:
 def train(run: Run, inputs: Inputs) -> dict[str, object]:
     """Train, measure and normalise the reward model. Returns the entries of summary.json."""
     model, judge = inputs.model, inputs.corpus.judge
-    if run.config.rm.normalise_before:
-        normalise_on_reference(model, inputs.queries, run)
     train_on_comparisons(run, inputs)
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
@@ -118,30 +130,28 @@ def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
 
 
 def train_on_comparisons(run: Run, inputs: Inputs) -> None:
-    """Bradley-Terry training; logs the loss and the accuracy on the batch and on the validation comparisons."""
+    """Bradley-Terry training from the last checkpoint; logs the loss and the accuracy on the batch and on the
+    validation comparisons."""
     config, seed, model = run.config.rm, run.config.seed, inputs.model
     _, tokenizer = run.tokenizers()
-    optimizer = CPUAdamW(param_groups(model.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
-    rows = inputs.rows
-    steps_per_epoch = sum(1 for _ in comparison_batches(rows.sizes, rows.longest, config.batch_size, torch.Generator()))
-    num_steps, batches, epoch = config.epochs * steps_per_epoch, iter(()), -1
-    metrics = Metrics(run, "rm")
-    for step in metrics.progress(1, num_steps):
-        batch = next(batches, None)
-        if batch is None:
-            epoch += 1
-            if epoch > 0:  # corpora without pairs of their own pair their texts anew in every epoch
-                comparisons = inputs.corpus.comparisons("train", epoch)
-                rows, *_ = comparison_rows(comparisons, tokenizer, model.gpt.config.context, run.config.data)
-            order = generator(seed, "rm batches", epoch)
-            batches = comparison_batches(rows.sizes, rows.longest, config.batch_size, order)
-            batch, hidden_tokens = next(batches), generator(seed, "rm hidden tokens", epoch)
+    state = TrainState.initial(model, EpochStream(lambda epoch: epoch_batches(run, inputs, epoch)), config, seed)
+    num_steps = config.epochs * sum(1 for _ in epoch_batches(run, inputs, 0))
+    checkpoints = Checkpoints(run.unfinished("rm"), inputs.data)
+    if checkpoints.restore_latest(state):
+        print(resumed_line(state, config, num_steps))
+    elif config.normalise_before:
+        normalise_on_reference(model, inputs.queries, run)
+    metrics, optimizer = Metrics(run, "rm", start=state.step), state.optimizer
+    for step in metrics.progress(state.step + 1, num_steps):
+        groups = next(state.batches)
+        # A step draws from streams of its own, so that a resumed run draws the same.
+        seed_global(seed, "rm dropout", step)
+        hidden_tokens = generator(seed, "rm hidden tokens", step)
         with metrics.timer("step"):
             model.train()
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             optimizer.zero_grad(set_to_none=True)
-            groups = [rows[index] for index in batch]
             scores = score_batch(model, groups, tokenizer.eos_id, config.token_dropout, hidden_tokens)  # (B, K)
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
@@ -154,11 +164,24 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             }
             require_finite(stats)
             optimizer.step()
+        state.step = step
         if due(step, config.eval_every, num_steps):
             held_out = comparison_scores(model, inputs.validation_rows, tokenizer.pad_id)
             stats["eval/accuracy"] = pairwise_accuracy(held_out)
         metrics.log(step, stats)
+        if checkpoints.due(step, config.save_every, num_steps):
+            checkpoints.save(state)
     metrics.close()
+
+
+def epoch_batches(run: Run, inputs: Inputs, epoch: int) -> Iterator[list[list[list[int]]]]:
+    """The batches of an epoch: for each comparison, the rows of token ids of its completions, best first."""
+    rows, context, config = inputs.rows, inputs.model.gpt.config.context, run.config
+    if epoch > 0:  # corpora without pairs of their own pair their texts anew in every epoch
+        rows, *_ = comparison_rows(inputs.corpus.comparisons("train", epoch), run.tokenizers()[1], context, config.data)
+    order = generator(config.seed, "rm batches", epoch)
+    for batch in comparison_batches(rows.sizes, rows.longest, config.rm.batch_size, order):
+        yield [rows[index] for index in batch]
 
 
 def score_batch(

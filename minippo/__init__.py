@@ -17,6 +17,13 @@ import sys
 # the core that the others are waiting for. OpenMP reads this when PyTorch is loaded, so scripts import minippo first.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
 
+# Ctrl-C while the modules of a command are loaded, which takes seconds, ends it without a traceback.
+if os.path.basename(sys.argv[0]) in ("train_rm.py", "train_ppo.py", "__main__.py", "minippo", "-m"):
+    _excepthook = sys.excepthook
+    sys.excepthook = lambda kind, *rest: (
+        print("\ninterrupted", file=sys.stderr) if kind is KeyboardInterrupt else _excepthook(kind, *rest)
+    )
+
 # Only `minippo` and `minippo.reviews` can be run with `python -m`. Other modules would define their functions and end
 # without a word. While Python imports the package to find the module, sys.argv[0] is "-m".
 if sys.argv[:1] == ["-m"]:

@@ -39,7 +39,11 @@ def main() -> None:
         print(usage(program))
     elif name in COMMANDS:
         sys.argv = [f"{program} {name}", *arguments]
-        import_module(COMMANDS[name][0]).main()
+        command = import_module(COMMANDS[name][0]).main
+        from minippo.runs import interruption_exits  # here, because it imports PyTorch
+
+        with interruption_exits():
+            command()
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""

@@ -1,13 +1,17 @@
-"""Which rows go into which batch: an endless stream, and epochs in which rows of similar length share a batch."""
+"""Which rows go into which batch: endless streams, and epochs in which rows of similar length share a batch."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import Generic, TypeVar
 
 import numpy as np
 import torch
 
 from minippo.streams import generator
+
+Batch = TypeVar("Batch")
 
 
 class BatchStream:
@@ -33,6 +37,29 @@ class BatchStream:
                 self._epoch, self._order = epoch, order.tolist()
             batch.append(self.rows[self._order[position]])
             self.rows_drawn += 1
+        return batch
+
+
+class EpochStream(Generic[Batch]):
+    """Endless batches from a function that returns the batches of an epoch, given its number (from 0).
+
+    An epoch's batches depend only on its number, so the position is two numbers, `epoch` and `batches_drawn` in it:
+    assigning to them before the first batch is all that resuming takes.
+    """
+
+    def __init__(self, batches_of: Callable[[int], Iterable[Batch]]) -> None:
+        self.batches_of, self.epoch, self.batches_drawn = batches_of, 0, 0
+        self._batches: Iterator[Batch] | None = None
+
+    def __next__(self) -> Batch:
+        if self._batches is None:
+            self._batches = islice(self.batches_of(self.epoch), self.batches_drawn, None)
+        batch = next(self._batches, None)
+        if batch is None:
+            self.epoch, self.batches_drawn = self.epoch + 1, 0
+            self._batches = iter(self.batches_of(self.epoch))
+            batch = next(self._batches)
+        self.batches_drawn += 1
         return batch
 
 

@@ -143,6 +143,8 @@ class LMTrainConfig(OptimizerConfig):
     """Number of training tokens. The demonstrations are repeated as often as needed. 0 skips the training."""
     batch_tokens: Count = 1536
     """Approximate number of tokens per step."""
+    save_every: Count = 500
+    """Steps between two checkpoints."""
 
 
 @dataclass(frozen=True)
@@ -181,6 +183,8 @@ class RMConfig(OptimizerConfig):
     """Number of reference responses used to normalise the scores to mean 0 and variance 1 after training."""
     normalise_before: bool = False
     """Also normalise the scores before training (Ziegler et al. 2019)."""
+    save_every: Count = 500
+    """Steps between two checkpoints."""
 
 
 @dataclass(frozen=True)

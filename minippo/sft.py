@@ -10,22 +10,32 @@ with, and the backbone of the reward model, which learns faster from comparisons
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
 
-from minippo.batches import length_batches
+from minippo.batches import EpochStream, length_batches
 from minippo.config import BackboneConfig, Config, LMTrainConfig
 from minippo.data import TOKENIZER_TEXTS, TokenRows, load_corpus, policy_rows, reward_rows, windows
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
-from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
-from minippo.runs import Metrics, Run, check_context, language_model_line, run_stage
-from minippo.splits import HELD_OUT, SPLITS, Split
+from minippo.optim import lr_schedule, set_lr
+from minippo.runs import (
+    Checkpoints,
+    Metrics,
+    Run,
+    check_context,
+    due,
+    language_model_line,
+    resumed_line,
+    run_stage,
+)
+from minippo.splits import SPLITS, Split
+from minippo.state import TrainState
 from minippo.streams import generator, seed_global
 from minippo.tokenizer import Tokenizer, make_tokenizer
 from minippo.weights import load_pretrained, pretrained_config, save_pretrained, set_file_format
@@ -51,6 +61,7 @@ class Inputs:
     """Inputs, loaded and validated before training."""
 
     backbones: Mapping[Name, Backbone]
+    data: str  # fingerprint of the corpus
     report: dict[str, dict[str, int]]
 
 
@@ -71,8 +82,9 @@ def prepare(run: Run) -> Inputs:
         gpt = make_backbone(model_config, tokenizer)
         encode = {"policy": policy_rows, "reward": reward_rows}[name]
         rows = {split: encode(demonstrations[split], tokenizer) for split in SPLITS} if texts else None
+        Checkpoints(run.unfinished("sft") / name, corpus.fingerprint).check_latest()
         backbones[name] = Backbone(gpt, tokenizer, rows)
-    return Inputs(backbones, corpus.report)
+    return Inputs(backbones, corpus.fingerprint, corpus.report)
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
@@ -129,40 +141,45 @@ def check_demonstrations(config: Config, count: int) -> None:
 
 
 def train(run: Run, inputs: Inputs) -> dict[str, object]:
-    """Train both models; without demonstrations they stay as they are. Returns the entries of summary.json."""
+    """Train both models from the last checkpoint; without demonstrations they stay as they are. Returns the entries
+    of summary.json."""
     run.save_tokenizers(*(backbone.tokenizer for backbone in inputs.backbones.values()))
     entries: dict[str, object] = {}
     for name, backbone in inputs.backbones.items():
         if backbone.rows is not None:
-            entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, getattr(run.config.sft, name))
+            checkpoints = Checkpoints(run.unfinished("sft") / name, inputs.data)
+            entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
         save_pretrained(backbone.gpt, run.unfinished("sft") / name)
     return entries
 
 
-def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTrainConfig) -> float:
-    """Train on `config.tokens` tokens of the training rows, in windows of the model's context.
+def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: Checkpoints) -> float:
+    """Train on `tokens` tokens of the training rows, in windows of the model's context.
 
     Logs the loss on the validation rows and returns the loss on the test rows, nats per token.
     """
-    gpt, pad_id, device = backbone.gpt, backbone.tokenizer.pad_id, run.device
-    seed_global(run.config.seed, f"sft {name}: dropout")  # public weights may ask for dropout; new models have none
+    config: LMTrainConfig = getattr(run.config.sft, name)
+    gpt, pad_id, device, seed = backbone.gpt.to(run.device), backbone.tokenizer.pad_id, run.device, run.config.seed
     pieces = {split: windows(rows, gpt.config.context) for split, rows in backbone.rows.items()}
     lengths = pieces["train"].lengths  # (pieces,)
-    optimizer = CPUAdamW(param_groups(gpt.parameters(), config.weight_decay), config.lr, (0.9, 0.99), 1e-8)
+
+    def epoch_batches(epoch: int) -> Iterator[list[int]]:
+        return length_batches(lengths, config.batch_tokens, generator(seed, f"sft {name}", epoch + 1))
+
     # `tokens` counts tokens of text. An epoch has all of them once, so the number of steps follows from its batches.
-    steps_per_epoch = sum(1 for _ in length_batches(lengths, config.batch_tokens, torch.Generator()))
+    steps_per_epoch = sum(1 for _ in epoch_batches(0))
     num_steps = round(config.tokens / int(lengths.sum()) * steps_per_epoch)
-    metrics = Metrics(run, f"sft-{name}")
-    gpt.to(device).train()
-    batches, epoch = iter(()), 0  # empty, so that the first step begins the first epoch
-    for step in metrics.progress(1, num_steps):
-        batch = next(batches, None)
-        if batch is None:
-            epoch += 1
-            batches = length_batches(lengths, config.batch_tokens, generator(run.config.seed, f"sft {name}", epoch))
-            batch = next(batches)
+    state = TrainState.initial(gpt, EpochStream(epoch_batches), config, seed)
+    if checkpoints.restore_latest(state):
+        print(resumed_line(state, config, num_steps))
+    metrics, optimizer = Metrics(run, f"sft-{name}", start=state.step), state.optimizer
+    if num_steps == 0:
+        metrics.log(0, {"eval/loss": held_out_loss(gpt, pieces["validation"], pad_id, config.batch_tokens)})
+    for step in metrics.progress(state.step + 1, num_steps):
+        gpt.train()
+        seed_global(seed, f"sft {name}: dropout", step)  # public weights may ask for dropout; new models have none
         with metrics.timer("step"):
-            rows = [pieces["train"][index] for index in batch]
+            rows = [pieces["train"][index] for index in next(state.batches)]
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
@@ -172,13 +189,16 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, config: LMTra
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm.item(), "lr": lr}
             require_finite(stats)
             optimizer.step()
-        if step % 10 == 0 or step == num_steps:
+        state.step = step
+        if step == num_steps:
+            # Only the validation loss is logged where settings are chosen; the test loss goes to the summary.
+            stats["eval/loss"] = held_out_loss(gpt, pieces["validation"], pad_id, config.batch_tokens)
+        if due(step, 10, num_steps):
             metrics.log(step, stats, num_tokens=int(mask.sum()))
-    validation_loss, test_loss = (held_out_loss(gpt, pieces[split], pad_id, config.batch_tokens) for split in HELD_OUT)
-    # Only the validation loss is logged where settings are chosen; the test loss goes to the summary.
-    metrics.log(num_steps, {"eval/loss": validation_loss})
+        if checkpoints.due(step, config.save_every, num_steps):
+            checkpoints.save(state)
     metrics.close()
-    return test_loss
+    return held_out_loss(gpt, pieces["test"], pad_id, config.batch_tokens)
 
 
 def main() -> None:

@@ -1,15 +1,75 @@
-"""`PPOState`: everything that changes during a PPO run, and the seed. A checkpoint contains exactly this, and the
-fingerprint of the data that it belongs to."""
+"""Training states: everything that changes during training, and the seed. A checkpoint contains exactly this."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
 
-from minippo.batches import BatchStream
-from minippo.config import PPOConfig
-from minippo.heads import ActorCritic
+from torch import nn
+
+from minippo.batches import BatchStream, EpochStream
+from minippo.config import OptimizerConfig, PPOConfig
+from minippo.heads import ActorCritic, RewardModel
+from minippo.model import GPT
 from minippo.optim import CPUAdamW, param_groups
+
+
+class State(Protocol):
+    """What a checkpoint saves and restores: a model, its optimizer, and a few numbers."""
+
+    optimizer: CPUAdamW
+
+    @property
+    def model(self) -> nn.Module:
+        """The model that is trained."""
+        ...
+
+    @property
+    def step(self) -> int:
+        """Steps completed; iterations, in PPO."""
+        ...
+
+    def position(self) -> dict[str, int | float]:
+        """Everything that is not a tensor, by name."""
+        ...
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        """Continue from a `position` that was stored."""
+        ...
+
+
+@dataclass
+class TrainState:
+    """Model, optimizer and position in the data, for the two stages that train in epochs."""
+
+    model: GPT | RewardModel
+    optimizer: CPUAdamW
+    seed: int
+    """With `step` it determines every random number of a step, so there is no generator state to save."""
+    batches: EpochStream[Any]
+    step: int = 0
+    """Steps completed."""
+
+    @classmethod
+    def initial(
+        cls, model: GPT | RewardModel, batches: EpochStream[Any], config: OptimizerConfig, seed: int
+    ) -> TrainState:
+        """The state before the first step."""
+        groups = param_groups(model.parameters(), config.weight_decay)
+        return cls(model, CPUAdamW(groups, config.lr, (0.9, 0.99), 1e-8), seed, batches)
+
+    def position(self) -> dict[str, int | float]:
+        return {
+            "seed": self.seed,
+            "step": self.step,
+            "epoch": self.batches.epoch,
+            "batches_drawn": self.batches.batches_drawn,
+        }
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        self.seed, self.step = position["seed"], position["step"]
+        self.batches.epoch, self.batches.batches_drawn = position["epoch"], position["batches_drawn"]
 
 
 @dataclass
@@ -54,3 +114,26 @@ class PPOState:
             if len(demonstrations)
             else None,
         )
+
+    @property
+    def model(self) -> ActorCritic:
+        return self.policy
+
+    @property
+    def step(self) -> int:
+        return self.iteration
+
+    def position(self) -> dict[str, int | float]:
+        return {
+            "seed": self.seed,
+            "iteration": self.iteration,
+            "kl_coef": self.kl_coef,
+            "prompts_drawn": self.prompts.rows_drawn,
+            "demonstrations_drawn": self.demonstrations.rows_drawn if self.demonstrations else 0,
+        }
+
+    def set_position(self, position: dict[str, Any]) -> None:
+        self.seed, self.iteration, self.kl_coef = (position[name] for name in ("seed", "iteration", "kl_coef"))
+        self.prompts.rows_drawn = position["prompts_drawn"]
+        if self.demonstrations:
+            self.demonstrations.rows_drawn = position["demonstrations_drawn"]

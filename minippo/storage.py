@@ -1,4 +1,4 @@
-"""Files: one atomic writer for everything that is written whole, and one validated reader for JSON.
+"""Files: one atomic writer for everything that is written whole, manifests, and one validated reader for JSON.
 
 The reader's error messages name the file (and the line or key) and state what was expected and what was found.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import hashlib
 import io
 import json
 import os
@@ -58,10 +59,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success, it becomes `path` and replaces an existing folder.
 
     The temporary folder is `path` with the suffix `.partial`. If an interrupted process left one behind, it is deleted.
+    The parent folder must exist: recreating one that somebody has moved away would split its contents.
     """
     partial = path.with_suffix(".partial")
     shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
+    partial.mkdir()
     yield partial
     publish_folder(partial, path)
 
@@ -74,6 +76,64 @@ def publish_folder(folder: Path, path: Path) -> None:
     shutil.rmtree(path, ignore_errors=True)  # os.replace cannot replace a folder that is not empty
     os.replace(folder, path)
     _sync(path.parent)
+
+
+MANIFEST = "manifest.json"
+
+
+def seal(folder: Path) -> None:
+    """Write `manifest.json`, the size and SHA-256 of every file in `folder`; written last, it says that all are there.
+
+    Subfolders with a manifest of their own, such as the checkpoints in a stage, are left out.
+    """
+    files = {str(path.relative_to(folder)): _size_and_hash(path) for path in _files(folder) if path.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps(files, indent=2) + "\n", encoding="utf-8")
+
+
+def check_sealed(folder: Path) -> None:
+    """Raise ValueError, naming the file, if a file of a sealed folder is missing, truncated or altered."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ValueError(f"{folder} is incomplete, or was written by an older version: it has no {MANIFEST}")
+    files = read_object(manifest)
+    if not files:
+        raise ValueError(f"{manifest} is damaged: it lists no files")
+    for name in files:
+        path, size = folder / name, entry(entry(files, name, manifest, dict), "bytes", f"{manifest}: {name}", int)
+        if not path.is_file():
+            raise ValueError(f"{path} is missing")
+        if path.stat().st_size != size:
+            raise ValueError(f"{path} is damaged: it has {path.stat().st_size:,} bytes instead of {size:,}")
+        if _size_and_hash(path) != files[name]:
+            raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def _files(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.is_file():
+            yield path
+        elif path.is_dir() and not (path / MANIFEST).is_file():
+            yield from _files(path)
+
+
+def _size_and_hash(path: Path) -> dict[str, int | str]:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(2**20):
+            digest.update(block)
+        return {"bytes": file.tell(), "sha256": digest.hexdigest()}
+
+
+def append_lines(path: Path, lines: list[str]) -> None:
+    """Append lines to a log. If they cannot be written in full, the file is as before, and OSError is raised."""
+    with path.open("ab", buffering=0) as file:  # a buffer would be written again when the file is closed
+        size, rest = file.tell(), "".join(lines).encode("utf-8")
+        try:
+            while rest:
+                rest = rest[file.write(rest) :]
+        except OSError:
+            os.ftruncate(file.fileno(), size)
+            raise
 
 
 def write_bytes(path: Path, content: bytes) -> None:

@@ -21,9 +21,9 @@ def generator(seed: int, name: str, *position: int) -> torch.Generator:
     return torch.Generator().manual_seed(_key(seed, name, position) % 2**64)
 
 
-def seed_global(seed: int, name: str) -> None:
+def seed_global(seed: int, name: str, *position: int) -> None:
     """Seed PyTorch's global generators, which initialise weights and draw dropout masks."""
-    torch.manual_seed(_key(seed, name, ()) % 2**64)
+    torch.manual_seed(_key(seed, name, position) % 2**64)
 
 
 def response_uniforms(seed: int, name: str, step: int, indices: Sequence[int], length: int) -> Tensor:

@@ -4,8 +4,9 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 """
 
 from minippo.runs.arguments import Argument, command_line
-from minippo.runs.checkpoint import Checkpoints, restore
+from minippo.runs.checkpoint import Checkpoints, restore, resumed_line
 from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
+from minippo.runs.interruption import interruption_exits
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.options import Options, parse_options
@@ -13,6 +14,7 @@ from minippo.runs.presets import differences, load_config
 from minippo.runs.results import (
     language_model_line,
     read_answers,
+    report,
     reward_model_line,
     run_report,
     side_by_side,
@@ -34,6 +36,7 @@ __all__ = [
     "command_line",
     "differences",
     "due",
+    "interruption_exits",
     "language_model_line",
     "load_config",
     "load_environment",
@@ -45,7 +48,9 @@ __all__ = [
     "parse_options",
     "read_answers",
     "read_metrics",
+    "report",
     "restore",
+    "resumed_line",
     "reward_model_line",
     "run_report",
     "run_stage",

@@ -1,16 +1,22 @@
-"""Checkpoints of a PPO run. Tensors go to safetensors, everything else to JSON: opening a file never executes code."""
+"""Checkpoints of a stage. Tensors go to safetensors, everything else to JSON: opening a file never executes code."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
+import sys
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file
 
-from minippo.state import PPOState
-from minippo.storage import atomic_folder, read_object
+from minippo.config import OptimizerConfig
+from minippo.errors import TrainingError
+from minippo.optim import lr_schedule
+from minippo.runs.interruption import stop_requested
+from minippo.state import PPOState, State
+from minippo.storage import atomic_folder, check_sealed, read_object, seal
 from minippo.weights import load_weights, save_model, save_tensors
 
 
@@ -25,72 +31,111 @@ class Checkpoints:
         self.folder, self.data, self.keep = folder, data, keep
 
     def paths(self) -> list[Path]:
-        """Complete checkpoints, oldest first."""
-        return sorted(path for path in self.folder.glob("step-*") if path.suffix != ".partial")
+        """The checkpoints, oldest first, damaged ones included."""
+        return sorted(path for path in self.folder.glob("step-*") if re.fullmatch(r"step-\d{6,}", path.name))
 
-    def save(self, state: PPOState) -> Path:
-        """Write a checkpoint; older ones are deleted after it is complete."""
-        path = self.folder / f"step-{state.iteration:06d}"
+    def latest(self) -> tuple[Path | None, list[str]]:
+        """The newest undamaged checkpoint, None if there is none, and what is wrong with the newer ones."""
+        damage = []
+        for path in reversed(self.paths()):
+            try:
+                check_sealed(path)
+            except ValueError as error:
+                damage.append(str(error))
+            else:
+                return path, damage
+        return None, damage
+
+    def due(self, step: int, every: int, last: int) -> bool:
+        """Whether to save after `step`: every `every` steps, after the last one, and before an interruption."""
+        return step % every == 0 or step == last or stop_requested()
+
+    def save(self, state: State) -> Path | None:
+        """Write a checkpoint and return its path; older ones are deleted after it is complete.
+
+        If the disk is full or the folder has gone, the earlier checkpoints stay as they are, a warning is printed, and
+        training goes on until the next one, and None is returned. Raises TrainingError if nothing has been trained yet, or if a weight is NaN
+        or infinite.
+        """
+        path = self.folder / f"step-{state.step:06d}"
+        try:
+            self._write(state, path)
+        except OSError as error:
+            sentence = f"{path} could not be written: {error.strerror}"
+            if state.step == 0:  # fail now, not an hour in
+                raise TrainingError(sentence) from None
+            left = "".join(f"{last} remains, and " for last in self.paths()[-1:])
+            print(f"\nwarning: {sentence}; {left}the next save will try again", file=sys.stderr)
+            return None
+        complete = [other for other in self.paths() if other.name <= path.name]
+        for other in self.paths():  # those after this one are damaged: training continued from before them
+            if other not in complete[-self.keep :]:
+                shutil.rmtree(other, ignore_errors=True)
+        return path
+
+    def _write(self, state: State, path: Path) -> None:
         tensors, steps = {}, {}
         optimizer = state.optimizer.state_dict()
         for index, moments in optimizer["state"].items():
             steps[str(index)] = moments["step"]
             tensors |= {f"{index}.{name}": tensor for name, tensor in moments.items() if name != "step"}
         rest = {
-            "seed": state.seed,
-            "iteration": state.iteration,
-            "kl_coef": state.kl_coef,
+            "position": state.position(),
             "data": self.data,
-            "prompts_drawn": state.prompts.rows_drawn,
-            "demonstrations_drawn": state.demonstrations.rows_drawn if state.demonstrations else 0,
             "optimizer_steps": steps,
             "param_groups": optimizer["param_groups"],
         }
+        self.folder.mkdir(exist_ok=True)
         with atomic_folder(path) as partial:
-            save_model(state.policy, partial / "policy")
-            save_tensors(tensors, partial / "state.safetensors")
+            save_model(state.model, partial / "model")
+            save_tensors(tensors, partial / "optimizer.safetensors")
             (partial / "state.json").write_text(json.dumps(rest, indent=2) + "\n", encoding="utf-8")
-        for old in self.paths()[: -self.keep]:
-            shutil.rmtree(old)
-        return path
+            seal(partial)
 
     def check_latest(self) -> None:
-        """Raise ValueError if the newest checkpoint cannot be continued with this data and this version."""
-        for path in self.paths()[-1:]:
-            rest = read_object(path / "state.json")
-            if "seed" not in rest:
-                raise ValueError(
-                    f"{path} was written by an older version of minippo, whose random numbers cannot be continued; "
-                    "choose another --run-dir"
-                )
-            if rest["data"] != self.data:
-                raise ValueError(
-                    f"{path} was made with other data; continue with that data, or choose another --run-dir "
-                    "(--init-from takes over the earlier stages)"
-                )
+        """Raise ValueError if there are checkpoints, but none that can be continued with this data and this version."""
+        path, damage = self.latest()
+        if path is None and damage:
+            raise ValueError(
+                f"no checkpoint in {self.folder} can be used: {damage[0]}; delete the folder to start the stage again, "
+                "or choose another --run-dir"
+            )
+        if path is not None and read_object(path / "state.json")["data"] != self.data:
+            raise ValueError(
+                f"{path} was made with other data; continue with that data, or choose another --run-dir "
+                "(--init-from takes over the earlier stages)"
+            )
 
-    def restore_latest(self, state: PPOState) -> bool:
-        """Restore `state` from the newest checkpoint: weights, optimizer, positions in the data, KL coefficient.
-
-        Returns False if there is none.
-        """
-        for path in self.paths()[-1:]:
+    def restore_latest(self, state: State) -> bool:
+        """Restore `state` from the newest undamaged checkpoint: weights, optimizer, and position. False if there is
+        none."""
+        path, damage = self.latest()
+        for sentence in damage:
+            print(f"warning: {sentence}; using {path or 'the initial weights'} instead", file=sys.stderr)
+        if path is not None:
             restore(state, path)
-            return True
-        return False
+        return path is not None
 
 
-def restore(state: PPOState, path: Path) -> None:
+def restore(state: State, path: Path) -> None:
     """Restore `state` as it was when the checkpoint `path` was saved."""
-    tensors = load_file(path / "state.safetensors")
+    tensors = load_file(path / "optimizer.safetensors")
     rest = read_object(path / "state.json")
-    load_weights(state.policy, path / "policy")  # in place: the optimizer holds these parameters
+    load_weights(state.model, path / "model")  # in place: the optimizer holds these parameters
     moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
     for key, tensor in tensors.items():
         index, _, name = key.partition(".")
         moments[int(index)][name] = tensor
     state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
-    state.prompts.rows_drawn = rest["prompts_drawn"]
-    if state.demonstrations:
-        state.demonstrations.rows_drawn = rest["demonstrations_drawn"]
-    state.seed, state.iteration, state.kl_coef = rest["seed"], rest["iteration"], rest["kl_coef"]
+    state.set_position(rest["position"])
+
+
+def resumed_line(state: State, config: OptimizerConfig, num_steps: int) -> str:
+    """What a resumed stage prints: where it is, and what the schedule of the learning rate does."""
+    line = f"resuming after {'iteration' if isinstance(state, PPOState) else 'step'} {state.step} of {num_steps}"
+    if state.step in (0, num_steps):
+        return line
+    # A schedule runs over the number of steps: if that has grown, the learning rate rises again.
+    before = state.optimizer.param_groups[0]["lr"]
+    after = config.lr * lr_schedule(config.schedule, state.step, num_steps, warmup=config.warmup)
+    return f"{line}; learning rate {before:.3g}, then {after:.3g} (schedule: {config.schedule})"

@@ -24,17 +24,18 @@ TITLES = {
 
 
 def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> None:
-    """Write each prompt with both answers, the reference's ("before") and the policy's ("after"), to answers.jsonl."""
+    """Write each prompt with the reference's response ("before") and the policy's ("after") to ppo/answers.jsonl."""
     rows = [
         {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
         for query, b, a in zip(evaluator.queries, evaluator.reference_answers, answers, strict=True)
     ]
-    write_text(run.folder / "answers.jsonl", "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+    text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    write_text(run.unfinished("ppo") / "answers.jsonl", text)
 
 
 def read_answers(run: Run) -> list[dict[str, Any]]:
     """The rows of a finished run's answers.jsonl."""
-    return [row for _, row in read_json_lines(run.folder / "answers.jsonl")]
+    return [row for _, row in read_json_lines(run.intact(run.stage("ppo")) / "answers.jsonl")]
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
@@ -46,14 +47,18 @@ def table(before: dict[str, float], after: dict[str, float]) -> str:
 
 def side_by_side(before: Sequence[Answer], after: Sequence[Answer], count: int) -> str:
     """The first `count` prompts with both answers, as Markdown."""
-    newline = "\n> "  # quotes every line of a prompt
+    # Every line of a prompt is quoted and every further line of a response indented, so that no text ends its block.
     blocks = [
-        f"> {a.prompt.replace(chr(10), newline)}\n\n"
-        f"- before ({b.score:+.2f}): {b.response.strip()}\n"
-        f"- after ({a.score:+.2f}): {a.response.strip()}"
+        f"> {_lines(a.prompt, '> ')}\n\n"
+        f"- before ({b.score:+.2f}): {_lines(b.response.strip(), '  ')}\n"
+        f"- after ({a.score:+.2f}): {_lines(a.response.strip(), '  ')}"
         for b, a in zip(before[:count], after[:count], strict=True)
     ]
     return "\n\n".join(blocks)
+
+
+def _lines(text: str, prefix: str) -> str:
+    return f"\n{prefix}".join(text.splitlines())
 
 
 def reward_model_line(run: Run) -> str:
@@ -73,16 +78,20 @@ def language_model_line(run: Run) -> str:
 
 
 def run_report(run: Run) -> str:
-    """The result of a finished run as Markdown: a table, then prompts with both answers."""
-    summary, rows = run.summary(), read_answers(run)
-    before, after = ([Answer(**row[key]) for row in rows] for key in ("before", "after"))
+    """The stored result of a finished run as Markdown."""
+    before, after = ([Answer(**row[key]) for row in read_answers(run)] for key in ("before", "after"))
+    return report(run, run.summary(), before, after)
+
+
+def report(run: Run, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]) -> str:
+    """Results as Markdown: a table, then prompts with both answers."""
     scorer = run.config.ppo.scorer
     judge = "the gold score" if "gold_after" in summary else scorer or "the reward model"
     wins = f"wins against the reference's answer, by {judge}: {summary['win_rate']:.3f}"
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["stage_seconds"].items())
     return "\n\n".join(
         [
-            f"{run.folder}: {len(rows)} held-out prompts ({seconds})",
+            f"{run.folder}: {len(after)} held-out prompts ({seconds})",
             (f"scores: {scorer}" if scorer else reward_model_line(run)) + "\n" + wins,
             table(summary["before"], summary["after"]),
             side_by_side(before, after, run.config.eval.samples),

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import fcntl
 import json
+import os
 import shutil
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,10 +14,11 @@ from typing import Any
 import torch
 
 from minippo.config import Config
+from minippo.errors import require_finite
 from minippo.runs.options import Options, new_run_commands
 from minippo.runs.presets import differences, dump_config, load_config
 from minippo.runs.system import peak_memory_mb, versions
-from minippo.storage import publish_folder, read_object, write_text
+from minippo.storage import atomic_folder, check_sealed, publish_folder, read_object, seal, write_text
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
 STAGES = {
@@ -32,11 +35,21 @@ NAMES = {"sft": "reference policy", "rm": "reward model", "ppo": "policy"}
 LOCATIONS = ("data.folder", "data.imdb_path", "data.demonstrations", "data.preferences", "data.prompts")
 """Settings that say where files are, not what is in them; they may differ between two machines."""
 
+SAVING = ("sft.policy.save_every", "sft.reward.save_every", "rm.save_every", "ppo.save_every")
+"""Settings that do not affect the result."""
+
+LENGTHS = {"sft.policy.tokens": "sft", "sft.reward.tokens": "sft", "rm.epochs": "rm", "ppo.num_iterations": "ppo"}
+"""How long a stage trains. A stage can be continued with a larger value if no later stage builds on it."""
+
 
 def needed_stages(stage: str, config: Config) -> list[str]:
     """The earlier stages that `stage` needs. If a function scores the responses, no reward model is needed."""
     earlier = list(STAGES)[: list(STAGES).index(stage)]
     return [name for name in earlier if not (name == "rm" and config.ppo.scorer)]
+
+
+Report = dict[str, dict[str, int]]
+"""Kind of data -> what was counted -> rows: how much was read, and how much was left out and why."""
 
 
 class Run:
@@ -46,8 +59,11 @@ class Run:
         if device == "cuda" and not torch.cuda.is_available():
             raise ValueError("--device cuda: PyTorch finds no GPU")
         self.folder, self.config, self.source = folder, config, source
+        self.continues = ""
+        """A finished stage that is to be trained for longer."""
         self.position = ""
         """Where training is, for error messages."""
+        self._intact: set[Path] = set()
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
 
     def stage(self, name: str) -> Path:
@@ -56,11 +72,19 @@ class Run:
 
     def earlier(self, name: str) -> Path:
         """Folder of an earlier stage: the source's (--init-from) until `begin` has copied it."""
-        return self.source / name if self.source is not None and not self.is_finished(name) else self.stage(name)
+        from_source = self.source is not None and not self.is_finished(name)
+        return self.intact(self.source / name if from_source else self.stage(name))
+
+    def intact(self, folder: Path) -> Path:
+        """`folder`, a finished stage or the tokenizers. Raises ValueError if one of its files is damaged."""
+        if folder not in self._intact:  # once: hashing takes about a second per gigabyte
+            check_sealed(folder)
+            self._intact.add(folder)
+        return folder
 
     def is_finished(self, stage: str) -> bool:
         """Whether the stage has been completed."""
-        return self.stage(stage).is_dir()
+        return self.stage(stage).is_dir() and stage != self.continues
 
     def require_finished(self, stage: str) -> None:
         """Raise ValueError, with the command that runs the stage, unless it is finished."""
@@ -69,12 +93,6 @@ class Run:
                 f"{self.folder} has no finished {stage}/: train the {NAMES[stage]} first ({STAGES[stage][1]} "
                 f"--config {self.folder / 'config.yaml'} --run-dir {self.folder})"
             )
-
-    def require_files(self, *names: str) -> None:
-        """Raise ValueError if one of these files is missing from the run directory."""
-        for name in names:
-            if not (self.folder / name).is_file():
-                raise ValueError(f"{self.folder} is not a complete run directory: {name} is missing")
 
     def begin(self, stage: str) -> Path:
         """Write the settings, copy the stages of the source, and return the folder that this stage writes to.
@@ -85,6 +103,8 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
+            if self.continues and self.stage(stage).is_dir():  # before the settings say that it has trained for longer
+                os.rename(self.stage(stage), self.folder / f"{stage}.unfinished")
             if self.is_finished(stage):  # asked before the lock, too; the inputs may have taken minutes to load
                 raise ValueError(f"another process has finished {self.stage(stage)} in the meantime")
             write_text(self.folder / "config.yaml", dump_config(self.config))
@@ -97,46 +117,79 @@ class Run:
 
     def unfinished(self, stage: str) -> Path:
         """The folder that a stage writes to until it is finished; an interrupted run may have left files in it."""
+        if stage == self.continues and self.stage(stage).is_dir():  # until `begin` renames it
+            return self.stage(stage)
         return self.folder / f"{stage}.unfinished"
 
     def _lock(self) -> None:
-        self.lock = (self.folder / ".lock").open("w")  # released by the system when the process ends
+        # Following a link, or truncating what it points to, would change a file that is not ours.
+        self.lock = os.open(self.folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o666)
         try:
-            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.lockf(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # released by the system when the process ends
         except BlockingIOError:
             raise ValueError(f"another process is training in {self.folder} (--run-dir)") from None
 
-    def finish(self, stage: str) -> None:
-        """Rename the stage's folder, now complete, to its final name."""
-        publish_folder(self.unfinished(stage), self.stage(stage))
+    def finish(self, stage: str, data: str, seconds: float, report: Report, results: dict[str, Any]) -> None:
+        """Complete the stage: store its results, seal its folder, and rename it to its final name.
+
+        `data` is the fingerprint of the corpus. Raises TrainingError if a result is NaN or infinite.
+        """
+        require_finite(dict(_numbers(results)), f"{stage}, results")
+        measured = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
+        record = {"data": data, **measured, "data_report": report, "results": results, "versions": versions()}
+        folder = self.unfinished(stage)
+        write_text(folder / "summary.json", json.dumps(record, indent=2) + "\n")
+        seal(folder)
+        publish_folder(folder, self.stage(stage))
+        self.continues = ""
+        self.write_summary()
+
+    def record(self, stage: str) -> dict[str, Any]:
+        """What a finished stage stored about itself: its data, its results, and how long it took."""
+        return read_object(self.intact(self.stage(stage)) / "summary.json")
 
     def summary(self) -> dict[str, Any]:
-        """The results of the stages so far."""
-        path = self.folder / "summary.json"
-        return read_object(path) if path.is_file() else {}
+        """The results of the finished stages, and for each its duration, peak memory and data report."""
+        summary: dict[str, Any] = {}
+        for stage in filter(self.is_finished, STAGES):
+            record = self.record(stage)
+            for key in ("stage_seconds", "peak_memory_mb", "data_report"):
+                summary.setdefault(key, {})[stage] = record[key]
+            summary |= record["results"] | {"versions": record["versions"]}
+            if "copied_from" in record:
+                summary["init_from"] = record["copied_from"]
+        return summary
 
-    def add_to_summary(self, stage: str, seconds: float, report: dict[str, dict[str, int]], **entries: Any) -> None:
-        """Merge a stage's results into `summary.json`, with its duration, peak memory and data report."""
-        summary = self.summary()
-        by_stage = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
-        for key, value in (by_stage | {"data_report": report}).items():
-            summary[key] = summary.get(key, {}) | {stage: value}
-        summary |= entries
-        summary["versions"] = versions()
-        write_text(self.folder / "summary.json", json.dumps(summary, indent=2) + "\n")
+    def write_summary(self) -> None:
+        """Write `summary.json` for people and other programs. Nothing is read from it: the stages have it all."""
+        write_text(self.folder / "summary.json", json.dumps(self.summary(), indent=2) + "\n")
+
+    def require_data(self, fingerprint: str, stages: list[str], advice: str) -> None:
+        """Raise ValueError if one of these stages is finished and was trained on other data.
+
+        Stages copied from another run (--init-from) may have been.
+        """
+        for name in filter(self.is_finished, stages):
+            record = self.record(name)
+            if record["data"] != fingerprint and "copied_from" not in record:
+                raise ValueError(
+                    f"{self.stage(name)} was trained on other data than the files contain now. To keep it and train "
+                    f"on the present data elsewhere:\n\n{advice}"
+                )
 
     def save_tokenizers(self, policy: Tokenizer, reward: Tokenizer) -> None:
         """Write the policy's and the reward model's tokenizer to the run directory."""
-        folder = self.folder / "tokenizers"
-        folder.mkdir(exist_ok=True)
-        policy.save(folder / "policy.tiktoken")
-        reward.save(folder / "reward.tiktoken")
+        with atomic_folder(self.folder / "tokenizers") as folder:
+            policy.save(folder / "policy.tiktoken")
+            reward.save(folder / "reward.tiktoken")
+            seal(folder)
 
     def tokenizers(self) -> tuple[Tokenizer, Tokenizer]:
         """The policy's and the reward model's tokenizer: the source's (--init-from) until `begin` has copied them."""
         folder = self.folder / "tokenizers"
         if self.source is not None and not folder.is_dir():
             folder = self.source / "tokenizers"
+        self.intact(folder)
         return load_tokenizer(folder / "policy.tiktoken"), load_tokenizer(folder / "reward.tiktoken")
 
 
@@ -158,13 +211,15 @@ def open_run(options: Options, stage: str) -> Run:
     for path in (folder, *folder.parents):
         if path.exists() and not path.is_dir():
             raise ValueError(f"{path} is a file, not a directory (--run-dir)")
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / "config.yaml").is_file():
+    # A process that was killed while it wrote the first file leaves its lock and the partial file.
+    contents = folder.iterdir() if folder.is_dir() and not (folder / "config.yaml").is_file() else ()
+    if any(not path.name.startswith((".lock", ".partial")) for path in contents):
         raise ValueError(f"{folder} is not a run directory (it has files but no config.yaml); choose another --run-dir")
-    if (folder / "config.yaml").is_file():
-        _same_run(options, config, stage)
-    own = [name for name in earlier if (folder / name).is_dir()]
     run = Run(folder, config, options.device, source)
-    if source is not None and own and own != earlier and run.summary().get("init_from") != str(source):
+    if (folder / "config.yaml").is_file() and stage in _same_run(options, config, stage) and run.is_finished(stage):
+        run.continues = stage
+    own = [name for name in earlier if (folder / name).is_dir()]
+    if source is not None and own != earlier and any(run.record(x).get("copied_from") != str(source) for x in own):
         raise ValueError(
             f"{folder} already has its own {NAMES[own[0]]}; --init-from {source} would mix the stages of two runs"
         )
@@ -182,18 +237,35 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     return Run(folder, load_config(str(folder / "config.yaml")), device)
 
 
-def _same_run(options: Options, config: Config, stage: str) -> None:
-    """Raise ValueError if a stage in the folder, finished or not, was trained with other settings."""
+def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
+    """Every number in nested dictionaries and lists, with its position."""
+    if isinstance(value, float):
+        yield name, value
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from _numbers(part, f"{name}.{key}" if name else str(key))
+
+
+def _same_run(options: Options, config: Config, stage: str) -> set[str]:
+    """Raise ValueError if a stage in the folder, finished or not, was trained with other settings.
+
+    Returns the stages that are to train for longer than before, which no later stage builds on.
+    """
     folder, stages = options.run_folder, list(STAGES)
     stored = load_config(str(folder / "config.yaml"))
     begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
     stage_of = {section: name for name in begun for section in STAGES[name][0]}
     if "rm" in begun:
         stage_of |= dict.fromkeys(SAMPLING, "rm")
+    longer = {}
+    for name, (ours, theirs) in differences(config, stored).items():
+        own = LENGTHS.get(name, "")
+        if own in begun and own == begun[-1] and ours > theirs and stages.index(stage) <= stages.index(own):
+            longer[name] = own
     changed = {
         name: (stage_of.get(name) or stage_of[name.partition(".")[0]], f"{name} is {theirs}, now {ours}")
         for name, (ours, theirs) in differences(config, stored).items()
-        if name not in LOCATIONS and (name in stage_of or name.partition(".")[0] in stage_of)
+        if name not in (*LOCATIONS, *SAVING, *longer) and (name in stage_of or name.partition(".")[0] in stage_of)
     }
     if changed:
         first = min(stages.index(name) for name, _ in changed.values())
@@ -206,6 +278,7 @@ def _same_run(options: Options, config: Config, stage: str) -> None:
             f"{commands}\n\n"
             f"To continue with the old settings, use --config {folder / 'config.yaml'} --run-dir {folder}."
         )
+    return set(longer.values())
 
 
 def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Config:
@@ -229,14 +302,14 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
 
 def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
     """Copy the stages, so that the run does not depend on the source any more."""
-    if not run.summary():  # before the stages, so that an interrupted copy is recognised by its summary
-        theirs = read_object(source / "summary.json")
-        taken = {key: value for key, value in theirs.items() if key.startswith(("sft_", "rm_"))}
-        taken["init_from"] = str(source)
-        for key in ("stage_seconds", "peak_memory_mb", "data_report"):
-            taken[key] = {name: theirs[key][name] for name in stages if name in theirs.get(key, {})}
-        write_text(run.folder / "summary.json", json.dumps(taken, indent=2) + "\n")
     for name in ("tokenizers", *stages):
-        if not (run.folder / name).is_dir():
-            shutil.copytree(source / name, run.unfinished(name), dirs_exist_ok=True)
-            publish_folder(run.unfinished(name), run.folder / name)
+        if (run.folder / name).is_dir():
+            continue
+        with atomic_folder(run.folder / name) as folder:
+            checkpoints = shutil.ignore_patterns("step-*")
+            shutil.copytree(run.intact(source / name), folder, dirs_exist_ok=True, ignore=checkpoints)
+            if name in STAGES:
+                record = read_object(folder / "summary.json") | {"copied_from": str(source)}
+                (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            seal(folder)
+    run.write_summary()

@@ -1,7 +1,7 @@
-"""What the three stages have in common: options, input errors, the run folder, the summary.
+"""What the three stages have in common: options, input errors, the run folder, interruptions, the summary.
 
 Every stage is two functions. `prepare(run)` loads and validates all inputs and writes nothing; `train(run, inputs)`
-runs from wherever the last checkpoint left off and returns the stage's entries of `summary.json`.
+runs from wherever the last checkpoint left off and returns the stage's results for `summary.json`.
 """
 
 from __future__ import annotations
@@ -11,14 +11,13 @@ import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
+from minippo.data import load_corpus
 from minippo.errors import TrainingError
 from minippo.runs.checkpoint import Checkpoints
 from minippo.runs.exits import output_of_any_text, wrong_input_exits
-from minippo.runs.options import parse_options
-from minippo.runs.run import NAMES, Run, open_run
-
-Report = dict[str, dict[str, int]]
-"""Kind of data -> what was counted -> rows: how much was read, and how much was left out and why."""
+from minippo.runs.interruption import interruption_exits
+from minippo.runs.options import new_run_commands, parse_options
+from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages, open_run
 
 
 class StageInputs(Protocol):
@@ -26,6 +25,11 @@ class StageInputs(Protocol):
 
     @property
     def report(self) -> Report: ...
+
+    @property
+    def data(self) -> str:
+        """The fingerprint of the corpus."""
+        ...
 
 
 Inputs = TypeVar("Inputs", bound=StageInputs)
@@ -41,38 +45,60 @@ def run_stage(
     """Run a stage from the command line, and print `show(run)` when it is finished.
 
     Invalid input ends the program with one sentence and status 2 before anything is trained or written; a failed
-    invariant ends it with one sentence and status 1, and the last checkpoint remains.
+    invariant or a full disk ends it with one sentence and status 1, and the last checkpoint remains. After an
+    interruption, the sentence has the command that resumes.
     """
     started = time.perf_counter()
     options = parse_options(description, stage=stage)
-    with output_of_any_text():
+    run = None
+    with interruption_exits(lambda: interrupted(run, stage)), output_of_any_text():
         with wrong_input_exits():
             run = open_run(options, stage)
             finished = run.is_finished(stage)
-            if not finished:
-                inputs = prepare(run)
+            inputs = None if finished else prepare(run)
+            data = load_corpus(run.config).fingerprint if inputs is None else inputs.data
+            advice = new_run_commands(options, {stage: STAGES[stage][1]})
+            run.require_data(data, [*needed_stages(stage, run.config), stage], advice)
+            if inputs is not None:
                 run.begin(stage)  # the first write
-        if finished:
+        if inputs is None:
             print(f"{NAMES[stage]} already trained: {run.stage(stage)} (if the code has changed: another --run-dir)\n")
         else:
             print_report(inputs.report)
             try:
-                entries = train(run, inputs)
-            except TrainingError as error:
+                results = train(run, inputs)
+                run.finish(stage, data, time.perf_counter() - started, inputs.report, results)
+            except (TrainingError, OSError) as error:
                 print(f"error: {failure(run, stage, error)}", file=sys.stderr)
                 raise SystemExit(1) from None
-            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)
-            run.finish(stage)
         with wrong_input_exits():  # a file that the report needs may be missing
             print(show(run))
 
 
-def failure(run: Run, stage: str, error: TrainingError) -> str:
+def latest_checkpoint(run: Run, stage: str) -> str:
+    """The newest checkpoint of an unfinished stage, "" if there is none."""
+    folders = [run.unfinished(stage), *(run.unfinished(stage) / name for name in ("reward", "policy"))]
+    paths = [path for folder in folders for path in Checkpoints(folder).paths()[-1:]]
+    return str(paths[0]) if paths else ""
+
+
+def failure(run: Run, stage: str, error: Exception) -> str:
     """The sentence that ends a failed run: where it was, what happened, and what is left."""
-    latest = Checkpoints(run.unfinished(stage)).paths()[-1:]
-    return ": ".join(filter(None, [run.position, str(error)])) + "".join(
-        f". The last checkpoint is {p}" for p in latest
-    )
+    last = latest_checkpoint(run, stage)
+    what = str(error)
+    if isinstance(error, OSError):
+        what = f"{error.filename or run.folder}: {error.strerror or error}"
+    return ": ".join(filter(None, [run.position, what])) + (f". The last checkpoint is {last}" if last else "")
+
+
+def interrupted(run: Run | None, stage: str) -> str:
+    """The sentence that ends an interrupted run."""
+    if run is None or not run.unfinished(stage).is_dir():
+        return "interrupted before training began"
+    last = latest_checkpoint(run, stage)
+    command = f"{STAGES[stage][1]} --config {run.folder / 'config.yaml'} --run-dir {run.folder}"
+    place = f" ({run.position})" if run.position else ""
+    return f"interrupted{place}; to {f'resume from {last}' if last else 'start the stage again'}: {command}"
 
 
 def print_report(report: Report) -> None:

@@ -5,7 +5,6 @@ python -m minippo evaluate --run-dir runs/reviews
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -21,11 +20,9 @@ from minippo.runs import (
     load_run,
     output_of_any_text,
     read_answers,
-    run_report,
-    write_answers,
+    report,
     wrong_input_exits,
 )
-from minippo.storage import write_text
 
 
 @dataclass(frozen=True)
@@ -47,14 +44,9 @@ def main() -> None:
         run.require_finished("sft")
         if not run.config.ppo.scorer:
             run.require_finished("rm")
-            run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
-        run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
-        run.require_files("answers.jsonl", "summary.json")
         env = load_environment(run)
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
     with output_of_any_text(), broken_run_exits():
         evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
         answers = evaluator.answer(load_policy(run, "ppo"))
-        write_answers(run, evaluator, answers)
-        write_text(run.folder / "summary.json", json.dumps(run.summary() | evaluator.summary(answers), indent=2) + "\n")
-        print(run_report(run))
+        print(report(run, run.summary() | evaluator.summary(answers), evaluator.reference_answers, answers))

@@ -79,7 +79,7 @@ def pad_id_of(name: str, tokenizer: Tokenizer) -> int:
 
 def model_folder(run: Run, name: str) -> Path:
     """The directory of one of the run's models."""
-    folder = run.stage(STAGES[name])
+    folder = run.earlier(STAGES[name])
     return folder if name == "reward_model" else folder / "policy"
 
 

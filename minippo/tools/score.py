@@ -58,7 +58,6 @@ def main() -> None:
         run = load_run(options.run, options.device)
         if not run.config.ppo.scorer:
             run.require_finished("rm")
-            run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
         scorer = load_run_scorer(run)
         if "" in options.texts:
             raise ValueError("a text is empty")

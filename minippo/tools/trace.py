@@ -126,7 +126,6 @@ def run_models(folder: Path) -> tuple[ActorCritic, Environment]:
     """The final policy of a run, and its environment."""
     run = load_run(folder, "cpu")
     run.require_finished("ppo")
-    run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
     return load_policy(run, "ppo"), load_environment(run)
 
 

@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 from minippo.heads import ActorCritic, RewardModel
+from minippo.model import GPT
 from minippo.weights.format import save_tensors
 from minippo.weights.pretrained import load_pretrained, load_score_head, save_pretrained
 
@@ -16,9 +17,11 @@ PUBLIC = ("gpt.", "score_head.")
 """The parts of a model that `save_pretrained` writes."""
 
 
-def save_model(model: ActorCritic | RewardModel, folder: Path) -> None:
+def save_model(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     """Write the files of `save_pretrained`, and what they do not store in `heads.safetensors`."""
     save_pretrained(model, folder)
+    if isinstance(model, GPT):
+        return
     heads = {key: value for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
     save_tensors({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
 
@@ -31,10 +34,14 @@ def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
     return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
 
 
-def load_weights(model: ActorCritic, folder: Path) -> None:
+def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     """Load the weights of `folder` into `model` in place, so that an optimizer keeps its parameters."""
-    model.gpt.load_state_dict(load_pretrained(folder).state_dict())
-    _with_heads(model, folder)
+    getattr(model, "gpt", model).load_state_dict(load_pretrained(folder).state_dict())
+    if isinstance(model, RewardModel):
+        with torch.no_grad():
+            model.score_head.weight.copy_(load_score_head(folder))
+    if not isinstance(model, GPT):
+        _with_heads(model, folder)
 
 
 def load_reward_model(folder: Path) -> RewardModel:

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from minippo.errors import TrainingError
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.storage import read_object
@@ -133,14 +134,22 @@ def load_score_head(folder: str | Path) -> Tensor:
 # ---------------------------------------------------------------------------------------------- saving
 
 
+def require_finite_weights(model: nn.Module) -> None:
+    """Raise TrainingError, naming the parameter, if one has NaN or infinite elements."""
+    for name, parameter in model.named_parameters():
+        if not parameter.isfinite().all():
+            raise TrainingError(f"the weights {name} contain NaN or infinite values")
+
+
 def save_pretrained(model: nn.Module, folder: str | Path) -> None:
     """Write config.json and model.safetensors in the format that `transformers` loads, or natively if `model.py` has
     been changed so that the format cannot express the model.
 
     A `GPT`, or the transformer of an `ActorCritic`, becomes a language model. A `RewardModel` becomes a classifier with
     one label, whose logit is the raw score, before gain and bias. These files do not store value head, gain and bias;
-    `save_model` does.
+    `save_model` does. Raises TrainingError, before anything is written, if a weight is NaN or infinite.
     """
+    require_finite_weights(model)
     gpt, folder = getattr(model, "gpt", model), Path(folder)
     form = file_format(gpt)
     native = bool(unsupported(gpt, form.family))

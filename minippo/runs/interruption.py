@@ -1,0 +1,88 @@
+"""Ctrl-C, SIGTERM and SIGHUP: a stage that trains finishes its step and saves; other commands end at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+_requested: list[int] = []
+"""The signal after which training stops when the current step is finished."""
+
+
+class Interruption(KeyboardInterrupt):
+    """The user or the system wants the program to end."""
+
+    def __init__(self, number: int) -> None:
+        self.number = number
+        super().__init__(signal.Signals(number).name)
+
+
+def stop_requested() -> bool:
+    """Whether training stops after the current step."""
+    return bool(_requested)
+
+
+@contextmanager
+def interruption_exits(sentence: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
+    """End the program with one sentence and the status 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP) if it is
+    interrupted."""
+    try:
+        with _handlers(_raise):
+            yield
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Interruption) else signal.SIGINT
+        print(f"\n{sentence()}", file=sys.stderr)
+        raise SystemExit(128 + number) from None
+
+
+@contextmanager
+def finishing_steps() -> Iterator[Callable[[], None]]:
+    """Delay interruptions: `stop_requested` becomes true, and the function that is yielded raises Interruption.
+
+    A second signal ends the process at once. Files are replaced atomically, so that this does no harm.
+    """
+    _requested.clear()
+
+    def stop() -> None:
+        if _requested:
+            raise Interruption(_requested[0])
+
+    try:
+        with _handlers(_request):
+            yield stop
+    finally:
+        _requested.clear()
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise Interruption(number)
+
+
+def _request(number: int, frame: FrameType | None) -> None:
+    if _requested:
+        os._exit(128 + number)
+    _requested.append(number)
+    # Not print(): the signal may have interrupted another print.
+    os.write(2, b"\nstopping after this step; once more ends the program at once, from the last checkpoint\n")
+
+
+@contextmanager
+def _handlers(handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
+    previous = {}
+    if threading.current_thread() is threading.main_thread():  # Python allows no other thread to handle signals
+        previous = {number: signal.getsignal(number) for number in SIGNALS}
+    # A signal that is ignored, such as SIGHUP under nohup, stays ignored.
+    previous = {number: before for number, before in previous.items() if before is not signal.SIG_IGN}
+    for number in previous:
+        signal.signal(number, handler)
+    try:
+        yield
+    finally:
+        for number, before in previous.items():
+            signal.signal(number, before)
