@@ -109,7 +109,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
             checkpoints.save(state)
 
     metrics.close()
-    save_model(state.policy, run.unfinished("ppo") / "policy")
+    save_model(state.policy, run.results_folder("ppo") / "policy")
     final = Evaluator(env, inputs.test, "test", inputs.judge, run.config)
     answers = final.answer(state.policy)
     write_answers(run, final, answers)

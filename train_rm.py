@@ -115,7 +115,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
     normalise_on_reference(model, inputs.queries, run)
-    save_model(model, run.unfinished("rm"))
+    save_model(model, run.results_folder("rm"))
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],

@@ -149,7 +149,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
         if backbone.rows is not None:
             checkpoints = Checkpoints(run.unfinished("sft") / name, inputs.data)
             entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
-        save_pretrained(backbone.gpt, run.unfinished("sft") / name)
+        save_pretrained(backbone.gpt, run.results_folder("sft") / name)
     return entries
 
 

@@ -34,6 +34,15 @@ def bundled(path: str | Path) -> Path:
 
 # ---------------------------------------------------------------------------------------------- writing
 
+PARTIAL = ".partial-"
+"""Beginning of the names of files and folders that are being written."""
+
+
+def remove_partial(folder: Path) -> None:
+    """Delete what interrupted processes have left in `folder` and below."""
+    for path in list(folder.rglob(f"{PARTIAL}*")):
+        shutil.rmtree(path, ignore_errors=True)
+
 
 @contextmanager
 def atomic_files(*paths: Path) -> Iterator[list[Path]]:
@@ -44,7 +53,7 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
     existing files remain.
     """
     folder = paths[0].parent
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".partial-") as unfinished:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=PARTIAL) as unfinished:
         parts = [Path(unfinished, path.name) for path in paths]
         yield parts
         for part in parts:
@@ -58,10 +67,10 @@ def atomic_files(*paths: Path) -> Iterator[list[Path]]:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill; on success, it becomes `path` and replaces an existing folder.
 
-    The temporary folder is `path` with the suffix `.partial`. If an interrupted process left one behind, it is deleted.
+    If an interrupted process left a temporary folder for `path` behind, it is deleted.
     The parent folder must exist: recreating one that somebody has moved away would split its contents.
     """
-    partial = path.with_suffix(".partial")
+    partial = path.with_name(f"{PARTIAL}{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
     yield partial

@@ -54,8 +54,8 @@ class Checkpoints:
         """Write a checkpoint and return its path; older ones are deleted after it is complete.
 
         If the disk is full or the folder has gone, the earlier checkpoints stay as they are, a warning is printed, and
-        training goes on until the next one, and None is returned. Raises TrainingError if nothing has been trained yet, or if a weight is NaN
-        or infinite.
+        training goes on until the next one, and None is returned. Raises TrainingError if nothing has been trained yet,
+        or if a weight is NaN or infinite.
         """
         path = self.folder / f"step-{state.step:06d}"
         try:

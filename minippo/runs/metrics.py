@@ -43,6 +43,7 @@ class Metrics:
     """
 
     def __init__(self, run: Run, stage: str, start: int = 0) -> None:
+        run.require_in_place()  # TensorBoard would create the folder again
         self.run, self.stage = run, stage
         first_step = start + 1 if start else 0
         self.paths = {name: run.folder / f"{name}.jsonl" for name in ("metrics", "timing")}

@@ -30,7 +30,7 @@ def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> 
         for query, b, a in zip(evaluator.queries, evaluator.reference_answers, answers, strict=True)
     ]
     text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    write_text(run.unfinished("ppo") / "answers.jsonl", text)
+    write_text(run.results_folder("ppo") / "answers.jsonl", text)
 
 
 def read_answers(run: Run) -> list[dict[str, Any]]:

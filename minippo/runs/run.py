@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -18,7 +19,16 @@ from minippo.errors import require_finite
 from minippo.runs.options import Options, new_run_commands
 from minippo.runs.presets import differences, dump_config, load_config
 from minippo.runs.system import peak_memory_mb, versions
-from minippo.storage import atomic_folder, check_sealed, publish_folder, read_object, seal, write_text
+from minippo.storage import (
+    PARTIAL,
+    atomic_folder,
+    check_sealed,
+    publish_folder,
+    read_object,
+    remove_partial,
+    seal,
+    write_text,
+)
 from minippo.tokenizer import Tokenizer, load_tokenizer
 
 STAGES = {
@@ -107,6 +117,7 @@ class Run:
                 os.rename(self.stage(stage), self.folder / f"{stage}.unfinished")
             if self.is_finished(stage):  # asked before the lock, too; the inputs may have taken minutes to load
                 raise ValueError(f"another process has finished {self.stage(stage)} in the meantime")
+            remove_partial(self.folder)
             write_text(self.folder / "config.yaml", dump_config(self.config))
             if self.source is not None:
                 _copy_stages(self.source, self, needed_stages(stage, self.config))
@@ -120,6 +131,19 @@ class Run:
         if stage == self.continues and self.stage(stage).is_dir():  # until `begin` renames it
             return self.stage(stage)
         return self.folder / f"{stage}.unfinished"
+
+    def require_in_place(self) -> None:
+        """Raise FileNotFoundError if the run directory has been moved or deleted since `begin`.
+
+        Creating it again would leave a part of the run here and a part there.
+        """
+        if not (self.folder / ".lock").exists():
+            raise FileNotFoundError(errno.ENOENT, "the run directory has been moved or deleted", str(self.folder))
+
+    def results_folder(self, stage: str) -> Path:
+        """The folder for the results of a stage that has begun. Raises FileNotFoundError if it is not there."""
+        self.require_in_place()
+        return self.unfinished(stage)
 
     def _lock(self) -> None:
         # Following a link, or truncating what it points to, would change a file that is not ours.
@@ -137,7 +161,7 @@ class Run:
         require_finite(dict(_numbers(results)), f"{stage}, results")
         measured = {"stage_seconds": round(seconds, 1), "peak_memory_mb": round(peak_memory_mb(), 1)}
         record = {"data": data, **measured, "data_report": report, "results": results, "versions": versions()}
-        folder = self.unfinished(stage)
+        folder = self.results_folder(stage)
         write_text(folder / "summary.json", json.dumps(record, indent=2) + "\n")
         seal(folder)
         publish_folder(folder, self.stage(stage))
@@ -213,7 +237,7 @@ def open_run(options: Options, stage: str) -> Run:
             raise ValueError(f"{path} is a file, not a directory (--run-dir)")
     # A process that was killed while it wrote the first file leaves its lock and the partial file.
     contents = folder.iterdir() if folder.is_dir() and not (folder / "config.yaml").is_file() else ()
-    if any(not path.name.startswith((".lock", ".partial")) for path in contents):
+    if any(not path.name.startswith((".lock", PARTIAL)) for path in contents):
         raise ValueError(f"{folder} is not a run directory (it has files but no config.yaml); choose another --run-dir")
     run = Run(folder, config, options.device, source)
     if (folder / "config.yaml").is_file() and stage in _same_run(options, config, stage) and run.is_finished(stage):

@@ -7,6 +7,7 @@ runs from wherever the last checkpoint left off and returns the stage's results 
 from __future__ import annotations
 
 import sys
+import threading
 import time
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
@@ -50,6 +51,10 @@ def run_stage(
     """
     started = time.perf_counter()
     options = parse_options(description, stage=stage)
+    # TensorBoard writes in a thread. Its errors are reported by `Metrics`, and need no traceback of the thread.
+    threading.excepthook = lambda error: (
+        None if issubclass(error.exc_type, OSError) else threading.__excepthook__(error)
+    )
     run = None
     with interruption_exits(lambda: interrupted(run, stage)), output_of_any_text():
         with wrong_input_exits():
