@@ -361,11 +361,13 @@ def test_stages_trained_on_other_data_are_named_unless_they_are_another_run_s(tm
 
 # ---------------------------------------------------------------------------------------------- longer training
 
+LONGER = SFTConfig(policy=replace(SFTConfig().policy, tokens=10**9))
+
 
 @pytest.mark.parametrize(
     ("finished", "stage", "changes", "own"),
     [
-        (("sft",), "sft", {"sft": SFTConfig(policy=replace(SFTConfig().policy, tokens=10**9))}, "sft"),
+        (("sft",), "sft", {"sft": LONGER}, "sft"),
         (("sft", "rm"), "rm", {"rm": RMConfig(epochs=99)}, "rm"),
         (("sft", "rm", "ppo"), "ppo", {"ppo": PPOConfig(num_iterations=10**6)}, "ppo"),
         (("sft", "rm", "ppo.unfinished"), "ppo", {"ppo": PPOConfig(num_iterations=10**6)}, ""),
@@ -392,7 +394,7 @@ def test_the_last_stage_can_be_trained_for_longer(tmp_path, finished, stage, cha
         (
             ("sft", "rm"),
             "sft",
-            {"sft": SFTConfig(policy=replace(SFTConfig().policy, tokens=10**9))},
+            {"sft": LONGER},
             "sft.policy.tokens",
         ),
         (("sft", "rm", "ppo.unfinished"), "rm", {"rm": RMConfig(epochs=99)}, "rm.epochs"),
