@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import math
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -12,13 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from minippo import sft
-from minippo.config import BackboneConfig, Config, LMTrainConfig
+from minippo.config import BackboneConfig, Config, LMTrainConfig, SFTConfig
 from minippo.data import Demonstration, TokenRows, policy_rows, reward_rows
 from minippo.errors import TrainingError
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
-from minippo.runs import Run, read_metrics
+from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
 from minippo.tokenizer import load_tokenizer, train_bpe
@@ -34,6 +35,18 @@ def by_split(rows: TokenRows) -> dict[Split, TokenRows]:
 DEMONSTRATIONS = texts_of(
     [Demonstration(f"Film {i}:", f" The café scene {i} is lovely.") for i in range(8)], "eight of test_sft"
 )
+
+
+@pytest.fixture
+def trained(tokenizer, tmp_path):
+    """Train on these rows with these settings of the policy; returns the loss on the held-out ones."""
+
+    def train(gpt: GPT, rows: TokenRows, **settings) -> float:
+        run = Run(tmp_path, Config(sft=SFTConfig(policy=LMTrainConfig(**settings))), "cpu")
+        checkpoints = Checkpoints(tmp_path / "checkpoints", "data")
+        return train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), checkpoints)
+
+    return train
 
 
 @pytest.fixture
@@ -73,15 +86,14 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
         )
 
 
-def test_language_model_overfits_one_batch(gpt, tokenizer, tmp_path):
+def test_language_model_overfits_one_batch(gpt, tokenizer, trained, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LMTrainConfig(tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
-    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
+    trained(gpt, rows, tokens=200 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2)
     lines = read_metrics(tmp_path, "sft-policy")
     assert lines[0]["loss/lm"] > 1.5
     # Which film it is cannot be told beforehand, one token in each row; all else can.
     unavoidable = math.log(6) / (sum(map(len, rows[2:])) / 6 - 1)
-    assert lines[-2]["loss/lm"] < 1.3 * unavoidable + 0.01
+    assert lines[-1]["loss/lm"] < 1.3 * unavoidable + 0.01
 
 
 @pytest.mark.parametrize("chunk_tokens", [1, 7, 1000])
@@ -98,7 +110,7 @@ def test_backward_in_chunks_gives_the_loss_and_gradients_of_the_whole_batch(gpt,
         torch.testing.assert_close(ours.grad.double(), theirs.grad, rtol=1e-4, atol=1e-7)
 
 
-def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_path, monkeypatch):
+def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, trained, tmp_path, monkeypatch):
     rows = policy_rows(texts_of(list(DEMONSTRATIONS) * 10, "eighty of test_sft"), tokenizer)
     num_tokens = sum(map(len, rows[2:]))
     seen, hidden = [], GPT.hidden
@@ -109,26 +121,23 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, tmp_pa
         return hidden(self, tokens, *rest)
 
     monkeypatch.setattr(GPT, "hidden", counted)
-    config = LMTrainConfig(tokens=round(2.5 * num_tokens), batch_tokens=300)
-    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
+    trained(gpt, rows, tokens=round(2.5 * num_tokens), batch_tokens=300)
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
-    assert read_metrics(tmp_path, "sft-policy")[-2]["step"] == len(seen)
+    assert read_metrics(tmp_path, "sft-policy")[-1]["step"] == len(seen)
 
 
-def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, tmp_path):
+def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, trained):
     before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    run = Run(tmp_path, Config(), "cpu")
-    loss = train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), LMTrainConfig(tokens=0))
+    loss = trained(gpt, rows, tokens=0)
     assert all(torch.equal(parameter, before[name]) for name, parameter in gpt.named_parameters())
     assert loss == pytest.approx(held_out_loss(gpt, rows[:1], tokenizer.pad_id, 999))
 
 
-def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, tmp_path):
+def test_learning_rate_rises_over_the_warm_up_and_falls_to_nothing(gpt, tokenizer, trained, tmp_path):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
-    config = LMTrainConfig(tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
-    train_language_model(Run(tmp_path, Config(), "cpu"), "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
+    trained(gpt, rows, tokens=100 * sum(map(len, rows[2:])), batch_tokens=10_000, lr=1e-2, warmup=0.4)
     lr = {line["step"]: line["lr"] for line in read_metrics(tmp_path, "sft-policy") if "lr" in line}
     assert lr[10] == pytest.approx(1e-2 * 10 / 40)
     assert lr[40] == pytest.approx(1e-2)
@@ -204,10 +213,49 @@ def test_a_loss_that_is_no_number_stops_the_training_and_names_the_step(gpt, tok
     with torch.no_grad():
         gpt.final_norm.weight[0] = math.nan
     config = LMTrainConfig(tokens=10 * sum(map(len, rows[2:])), batch_tokens=10_000)
-    run = Run(tmp_path, Config(), "cpu")
+    run = Run(tmp_path, Config(sft=SFTConfig(policy=config)), "cpu")
     with pytest.raises(TrainingError, match="loss/lm is nan"):
-        train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), config)
+        train_language_model(run, "policy", Backbone(gpt, tokenizer, by_split(rows)), Checkpoints(tmp_path / "steps"))
     assert run.position == "sft-policy, step 1"  # which the message of the stage begins with
+    assert not (tmp_path / "steps").exists()
+
+
+@pytest.mark.parametrize("killed_at", [3, 8, 11])
+def test_killed_and_resumed_training_ends_as_an_uninterrupted_one(
+    gpt, tokenizer, trained, tmp_path, monkeypatch, capsys, killed_at
+):
+    """With dropout, in the middle of an epoch of three batches, whatever the global generator's state is."""
+    rows = policy_rows(texts_of(list(DEMONSTRATIONS) * 3, "twenty-four of test_sft"), tokenizer)
+    num_tokens, original = sum(map(len, rows[2:])), sft.backward_in_chunks
+    settings = {"tokens": 4 * num_tokens, "batch_tokens": 0.4 * num_tokens, "lr": 0.01, "schedule": "cosine"}
+    settings |= {"save_every": 4, "weight_decay": 0.1, "warmup": 0.2}
+    gpt.set_dropout(0.2)
+    whole, cut, resumed = (copy.deepcopy(gpt) for _ in range(3))
+    expected = trained(whole, rows, **settings)
+    lines = (tmp_path / "metrics.jsonl").read_text()
+    assert len(read_metrics(tmp_path, "sft-policy")) > 1
+    for place in tmp_path.iterdir():
+        shutil.rmtree(place) if place.is_dir() else place.unlink()
+    calls = []
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(sft, "backward_in_chunks", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trained(cut, rows, **settings)
+    torch.manual_seed(99)
+    capsys.readouterr()
+    assert trained(resumed, rows, **settings) == expected
+    last = (killed_at - 1) // 4 * 4
+    assert (f"resuming after step {last} of" in capsys.readouterr().out) == (last > 0)
+    assert (tmp_path / "metrics.jsonl").read_text() == lines
+    for (name, ours), theirs in zip(resumed.named_parameters(), whole.parameters(), strict=True):
+        assert torch.equal(ours, theirs), name
 
 
 def test_each_backbone_is_trained_on_rows_as_its_model_will_read_them(tmp_path, monkeypatch):

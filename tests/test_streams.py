@@ -139,6 +139,4 @@ def test_nothing_draws_without_a_stream_but_what_the_page_explains():
         ("minippo/model.py", "torch.nn.init.normal_"),
         ("minippo/model.py", "torch.nn.Dropout"),  # masks, under seed_global
         ("minippo/language_model.py", "torch.Generator"),  # sums whose order means nothing
-        ("minippo/sft.py", "torch.Generator"),
-        ("train_rm.py", "torch.Generator"),
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import shutil
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -22,10 +23,11 @@ from minippo.evaluation import comparison_scores, pairwise_accuracy, score_diffe
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
-from minippo.runs import Run, read_metrics
+from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
 from tests.in_memory import texts_of
+from tests.stored import sealed_stage
 from train_rm import accuracy_limit, normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
@@ -196,7 +198,9 @@ def run(tmp_path, tokenizer, make_policy):
     save_pretrained(
         GPT(GPTConfig(tokenizer.vocab_size, 64, layers=1, heads=2, channels=16)), tmp_path / "sft" / "reward"
     )
+    sealed_stage(tmp_path / "sft")
     run.save_tokenizers(tokenizer, tokenizer)
+    run.unfinished("rm").mkdir()
     return run
 
 
@@ -213,7 +217,13 @@ def test_limit_is_what_the_gold_score_itself_reaches_on_the_labels():
 
 
 def inputs(model, corpus, rows, validation_rows) -> train_rm.Inputs:
-    return train_rm.Inputs(model, corpus, rows, validation_rows, test=[], test_rows=[], queries=[], report={})
+    return train_rm.Inputs(model, corpus, rows, validation_rows, test=[], test_rows=[], queries=[], data="", report={})
+
+
+def forget(run: Run) -> None:
+    """Start again, without the checkpoints of the last time."""
+    for path in Checkpoints(run.unfinished("rm")).paths():
+        shutil.rmtree(path)
 
 
 def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run, tokenizer):
@@ -236,6 +246,7 @@ def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
         rows = tokenise(corpus.pairs, tokenizer, 64)
         train_rm.train_on_comparisons(run, inputs(model, corpus, rows, rows))
         texts.append((run.folder / "metrics.jsonl").read_text())
+        forget(run)
     assert texts[0] == texts[1]
 
 
@@ -248,8 +259,46 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
         rows = tokenise(corpus.pairs, tokenizer, 64)
         train_rm.train_on_comparisons(run, inputs(model, corpus, rows, rows))
         found = read_metrics(run.folder, "rm")
+        forget(run)
         lines.append([{k: v for k, v in line.items() if k != "eval/accuracy"} for line in found])
     assert lines[0] == lines[1]
+
+
+@pytest.mark.parametrize("killed_at", [2, 5, 8])
+def test_killed_and_resumed_training_ends_as_an_uninterrupted_one(run, tokenizer, monkeypatch, capsys, killed_at):
+    """With dropout and hidden tokens, three batches an epoch, whatever the global generator's state is."""
+    changes = {"save_every": 2, "dropout": 0.2, "token_dropout": 0.3, "schedule": "cosine", "normalise_before": True}
+    run.config = replace(run.config, rm=replace(run.config.rm, **changes))
+    corpus, original, calls = SmallCorpus([*PAIRS, *RANKINGS]), train_rm.ranking_loss, []
+    queries = prompt_rows(corpus.prompts, tokenizer, run.config.data)[0]["train"][:40]
+
+    def trained():
+        torch.manual_seed(len(calls))
+        model = train_rm.make_reward_model(run)
+        rows = tokenise(corpus.pairs, tokenizer, 64)
+        train_rm.train_on_comparisons(run, replace(inputs(model, corpus, rows, rows), queries=queries))
+        return model, (run.folder / "metrics.jsonl").read_text()
+
+    def dies(*arguments):
+        calls.append(1)
+        if len(calls) == killed_at:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    expected, lines = trained()
+    forget(run)
+    with monkeypatch.context() as patch:
+        patch.setattr(train_rm, "ranking_loss", dies)
+        with pytest.raises(KeyboardInterrupt):
+            trained()
+    capsys.readouterr()
+    found, resumed_lines = trained()
+    last = (killed_at - 1) // 2 * 2
+    assert (f"resuming after step {last} of 9" in capsys.readouterr().out) == (last > 0)
+    assert resumed_lines == lines
+    assert found.state_dict().keys() == expected.state_dict().keys()
+    for name, tensor in expected.state_dict().items():
+        assert torch.equal(found.state_dict()[name], tensor), name
 
 
 def test_a_stop_token_of_several_tokens_is_refused_before_training(run):

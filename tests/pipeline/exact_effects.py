@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from torch import Tensor
 
 from minippo.config import BackboneConfig, LMTrainConfig, PPOConfig, RMConfig
 from tests.pipeline.recording import Call, OptimizerRecord, Recording
-from tests.pipeline.tiny_run import NUM_PAIRS, TinyRun, score_by_length, tokenizers_of
+from tests.pipeline.tiny_run import NUM_PAIRS, TinyRun, checkpoints, score_by_length, tokenizers_of
 
 TrainedConfig = LMTrainConfig | RMConfig | PPOConfig
 
@@ -94,6 +95,15 @@ def check_sft(run: TinyRun) -> None:
         assert config.batch_tokens / 2 < max(sizes) <= config.batch_tokens
         assert sum(int(batch.mask.sum()) for batch in batches) == pytest.approx(config.tokens, abs=config.batch_tokens)
         check_shape(run, name)
+        check_checkpoints(run.folder / "sft" / name, len(record.steps), config.save_every)
+
+
+def check_checkpoints(folder: Path, last: int, every: int) -> dict[str, Any]:
+    """The two newest are kept, the last of them from the end of training; returns its position."""
+    first = {0} if folder.name == "ppo" else set()
+    names = [f"step-{n:06d}" for n in sorted({last, *first, *range(every, last + 1, every)})[-2:]]
+    assert checkpoints(folder) == names
+    return json.loads((folder / names[-1] / "state.json").read_text())["position"]
 
 
 def check_shape(run: TinyRun, name: str) -> None:
@@ -124,6 +134,7 @@ def check_rm(run: TinyRun) -> None:
     assert {(call.margin, call.label_smoothing) for call in losses} == {(config.margin, config.label_smoothing)}
     sizes = [len(call.scores) for call in losses]
     assert max(sizes) == config.batch_size
+    check_checkpoints(run.folder / "rm", len(losses), config.save_every)
     passes = recording.of("score", with_gradient=True)
     assert len(passes) == len(losses)
     assert all(call.training and call.dropouts == {config.dropout} for call in passes)
@@ -197,10 +208,7 @@ def check_ppo(run: TinyRun) -> None:
     check_losses(recording, config)
     check_ppo_steps(recording, config, lines)
 
-    kept = {0, N, *range(0, N + 1, config.save_every)}
-    names = [f"step-{n:06d}" for n in sorted(kept)[-2:]]
-    assert sorted(path.name for path in (run.folder / "ppo").glob("step-*")) == names
-    state = json.loads((run.folder / "ppo" / names[-1] / "state.json").read_text())
+    state = check_checkpoints(run.folder / "ppo", N, config.save_every)
     assert state["prompts_drawn"] == N * B
     steps = len(recording.optimizers[0].steps)
     assert state["demonstrations_drawn"] == (steps * config.ptx_batch_size if config.ptx_coef else 0)
@@ -210,7 +218,7 @@ def check_ppo(run: TinyRun) -> None:
 
     samples = (run.folder / "samples.md").read_text(encoding="utf-8")
     assert samples.count("- before (") == samples.count("- after (") == len(evaluated) * run.config.eval.samples
-    answers = [json.loads(line) for line in (run.folder / "answers.jsonl").open(encoding="utf-8")]
+    answers = [json.loads(line) for line in (run.folder / "ppo" / "answers.jsonl").open(encoding="utf-8")]
     assert len(answers) == run.config.eval.final_prompts
     if config.scorer:
         for answer in (row[key] for row in answers for key in ("before", "after")):

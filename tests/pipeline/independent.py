@@ -343,7 +343,7 @@ class FinishedRun:
     def __init__(self, folder: Path, exported: Path, printed: str) -> None:
         self.folder, self.printed, self.settings = folder, printed, settings_of(folder)
         self.summary = json.loads((folder / "summary.json").read_text(encoding="utf-8"))
-        self.answers = self._lines("answers.jsonl")
+        self.answers = self._lines("ppo/answers.jsonl")
         self.policy, self.reference = Policy(exported / "policy"), Policy(exported / "reference")
         self.scorer, self.tokenizer = RewardModel(exported / "reward_model"), Tokenizer(exported / "policy")
         self.queries = prompts(self.settings, self.tokenizer)

@@ -97,7 +97,7 @@ def train_language_model(
             lines.append({"step": step + 1, "loss/lm": loss.item(), "train/grad_norm": norm, "lr": lr})
     with torch.no_grad():
         loss = language_model_loss(model, windows(rows["validation"], model.context))
-    return [*lines, {"step": num_steps, "eval/loss": loss.item()}]
+    return [*lines[:-1], (lines[-1] if lines else {"step": 0}) | {"eval/loss": loss.item()}]
 
 
 # ---------------------------------------------------------------------------------------------- reward model
@@ -131,9 +131,9 @@ def train_reward_model(
     ]
     num_steps, step = sum(map(len, epochs)), 0
     optimizer, lines = adamw(model, settings.weight_decay, (0.9, 0.99), 1e-8), []
-    for number, epoch in enumerate(epochs):
-        stream = generator(seed, "rm hidden tokens", number)
+    for epoch in epochs:
         for batch in epoch:
+            stream = generator(seed, "rm hidden tokens", step + 1)
             read = hide_tokens([ids for row in batch for ids in row], end, settings.token_dropout, stream)
             scores = (model.gain * model(read) + model.bias).view(len(batch), -1)  # (B, K)
             differences = torch.cat([scores[:, i] - scores[:, j] for i, j in combinations(range(scores.shape[1]), 2)])

@@ -40,7 +40,10 @@ class Effect:
 
     @classmethod
     def of(cls, *must: set[str], may: set[str] = LUCK, **others: Any) -> Effect:
-        return cls(frozenset().union(*must), frozenset(may), **others)
+        items = frozenset().union(*must)
+        # A stage that trains on other batches may take another number of steps; `check_sft` and `check_rm` know it.
+        saved = {f"{stage} checkpoints" for stage in ("sft policy", "sft reward", "rm") if f"{stage} log" in items}
+        return cls(items, frozenset(may | saved), **others)
 
 
 ALL = Effect.of(SFT["policy"], SFT["reward"], RM, PPO)
@@ -67,6 +70,9 @@ EXCEPTIONS: dict[str, Effect] = {
     "model.policy.heads": Effect.of(SFT["policy"], PPO, may={"rm scale", "ppo samples"}),
     "model.policy.activation": Effect.of(SFT["policy"], PPO, may={"rm scale", "ppo samples"}),
     "model.reward.tokenizer": Effect.of(SFT["reward"], RM, PPO, {"tokenizers"}),
+    "sft.policy.save_every": Effect.of({"sft policy checkpoints"}, may=set(), stages=("sft",)),
+    "sft.reward.save_every": Effect.of({"sft reward checkpoints"}, may=set(), stages=("sft",)),
+    "rm.save_every": Effect.of({"rm checkpoints"}, may=set(), stages=("rm",)),
     "rm.eval_comparisons": Effect.of({"rm test"}, may={"rm validation"}, stages=("rm",)),
     "rm.eval_every": Effect.of({"rm validation"}, may=set(), stages=("rm",)),
     "rm.normalisation_samples": Effect.of({"rm scale"}, may=set(), stages=("rm",)),

@@ -21,10 +21,11 @@ from safetensors.torch import load_file, save_file
 from minippo import sft
 from minippo.config import Config
 from minippo.runs import Options, read_answers
+from minippo.storage import seal
 from minippo.tools import compare, curves, evaluate, export, generate, score
 from tests.pipeline.recording import Call, recorded
 from tests.pipeline.test_every_field import differences
-from tests.pipeline.tiny_run import STAGES, TinyRun, command, contents, outcome, tokenizers_of
+from tests.pipeline.tiny_run import STAGES, TinyRun, command, contents, evaluation, outcome, tokenizers_of
 
 PROMPT, TEXT = "7: a short film on a cook.", " The plot is superb."
 TESTS: dict[tuple[type, str], list[Callable[..., Any]]] = {}
@@ -244,35 +245,32 @@ def test_score_gives_the_same_in_batches_of_any_size(scored):
     ("model", "sides"), [("ppo/policy", {"after"}), ("sft/policy", {"before"}), ("rm", {"before", "after"})]
 )
 @shows(evaluate.EvaluateOptions, "run_dir")
-def test_evaluate_answers_anew_with_the_models_that_are_there(run, output, tmp_path, model, sides):
-    copied = TinyRun(tmp_path / "run", run.config)
-    shutil.copytree(run.folder, copied.folder)
-    output(evaluate.main, "--run-dir", copied.folder, "--device", "cpu")
-    assert not differences(outcome(copied, STAGES), outcome(run, STAGES))
-    path = copied.folder / model / "model.safetensors"
+def test_evaluate_answers_anew_with_the_models_that_are_there(run, tmp_path, model, sides):
+    folder = tmp_path / "run"
+    shutil.copytree(run.folder, folder)
+    files = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    stored, again = read_answers(load(run.folder)), evaluation(folder)
+    assert ([row["before"] for row in stored], [row["after"] for row in stored]) == (again.before, again.after)
+    assert again.summary == load(run.folder).summary()
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == files  # it only prints
+    path = folder / model / "model.safetensors"
     weights = {name: tensor.flip(0) if "ln_f" in name else tensor for name, tensor in load_file(path).items()}
     save_file(weights, path, metadata={"format": "pt"})
-    output(evaluate.main, "--run-dir", copied.folder, "--device", "cpu")
-    old, new = (read_answers(load(folder)) for folder in (run.folder, copied.folder))
+    seal(folder / model.split("/")[0])
+    found = evaluation(folder)
     values = ("response", "score") if model != "rm" else ("score",)
     for side in ("before", "after"):
         for value in values:
-            same = [row[side][value] for row in old] == [row[side][value] for row in new]
+            same = [row[side][value] for row in stored] == [row[value] for row in vars(found)[side]]
             assert same == (side not in sides), (side, value)
-    found = copied_summary(copied)
-    for side in ("before", "after"):
-        mean = sum(row[side]["score"] for row in new) / len(new)
-        assert found[side]["score"] == pytest.approx(mean)
+        mean = sum(row["score"] for row in vars(found)[side]) / len(stored)
+        assert found.summary[side]["score"] == pytest.approx(mean)
 
 
 def load(folder: Path) -> Any:
     from minippo.runs import load_run
 
     return load_run(folder, "cpu")
-
-
-def copied_summary(run: TinyRun) -> dict[str, Any]:
-    return load(run.folder).summary()
 
 
 @shows(export.ExportOptions, "run", "out")

@@ -170,7 +170,7 @@ def test_samples_are_of_validation_prompts_and_final_answers_of_test_prompts(fin
     known = finished.corpus.markers
     quoted = [line for line in (finished.folder / "samples.md").read_text().splitlines() if line.startswith("> ")]
     assert markers_in("\n".join(quoted), known) == finished.splits["prompts"]["validation"]
-    answers = [json.loads(line) for line in (finished.folder / "answers.jsonl").open(encoding="utf-8")]
+    answers = [json.loads(line) for line in (finished.folder / "ppo" / "answers.jsonl").open(encoding="utf-8")]
     asked = [markers_in(answer["prompt"], known) for answer in answers]
     assert set().union(*asked) == finished.splits["prompts"]["test"]
     assert len(asked) == len(finished.splits["prompts"]["test"])  # each once

@@ -87,7 +87,7 @@ def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monk
     kept = transformers.OPTForCausalLM.from_pretrained(run / "sft" / "reward").state_dict()
     assert public.keys() == kept.keys()
     assert all(torch.equal(public[name], kept[name]) for name in public)
-    answers = [json.loads(line) for line in (run / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
+    answers = [json.loads(line) for line in (run / "ppo" / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(answers) == 6
     assert all("test film" in answer["prompt"] for answer in answers)
 

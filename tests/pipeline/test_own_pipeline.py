@@ -18,7 +18,7 @@ from minippo.runs import load_config
 from minippo.runs.validation import check
 from minippo.sft import check_demonstrations
 from minippo.storage import REPOSITORY
-from minippo.tools import evaluate
+from tests.pipeline.tiny_run import evaluation
 
 SIZES = """
 data: {source: files, hold_out: 0.1, query_length: 16, response_length: 8}
@@ -83,7 +83,7 @@ def test_three_stages_train_on_files(finished):
     for key in ("sft_policy_loss", "sft_reward_loss", "rm_accuracy", "score_after", "kl", "win_rate"):
         assert math.isfinite(summary[key]), key
     assert summary["rm_accuracy_limit"] is None
-    answers = [json.loads(line) for line in (finished / "answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (finished / "ppo" / "answers.jsonl").read_text().splitlines()]
     assert len(answers) == 5
     assert all(answer["prompt"].startswith("Film") for answer in answers)
 
@@ -105,11 +105,11 @@ def test_summary_tells_how_much_data_there_was_and_what_was_left_out(finished):
 
 
 def test_stages_tell_what_was_left_out_and_finished_ones_can_be_evaluated(finished, folder, stage, capsys):
-    before = (finished / "answers.jsonl").read_bytes()
     (folder / "prefs.jsonl").rename(folder / "gone.jsonl")  # it can be moved to where its data are not
-    stage(evaluate.main, "--run-dir", finished, "--device", "cpu")
+    found = evaluation(finished)
     (folder / "gone.jsonl").rename(folder / "prefs.jsonl")
-    assert (finished / "answers.jsonl").read_bytes() == before
+    rows = [json.loads(line) for line in (finished / "ppo" / "answers.jsonl").open(encoding="utf-8")]
+    assert ([row["before"] for row in rows], [row["after"] for row in rows]) == (found.before, found.after)
     capsys.readouterr()
     stage(sft.main, *arguments(folder), "--run-dir", folder / "again", "--sft.policy.tokens", 100)
     assert (

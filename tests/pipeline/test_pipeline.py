@@ -20,11 +20,13 @@ import train_rm
 from minippo import sft
 from minippo.config import PPOConfig
 from minippo.data import load_corpus
-from minippo.runs import Checkpoints, load_config, metrics, read_metrics
+from minippo.runs import Checkpoints, load_config, load_run, metrics, read_metrics, run_report
 from minippo.scoring import RewardScorer
+from minippo.storage import seal
 from minippo.tokenizer import load_tokenizer
-from minippo.tools import evaluate, generate, score
+from minippo.tools import generate, score
 from minippo.weights import load_pretrained, load_reward_model
+from tests.pipeline.tiny_run import contents, evaluation
 
 SIZES = """
 data: {limit: 60, query_length: 12, response_length: 10}
@@ -131,7 +133,7 @@ def same_tensors(first: Path, second: Path) -> bool:
 def test_run_leaves_its_settings_and_its_stages_and_nothing_unfinished(finished, sizes):
     names = {path.name for path in finished.iterdir()}
     assert names == {
-        "config.yaml", "metrics.jsonl", "timing.jsonl", "summary.json", "samples.md", "answers.jsonl",
+        "config.yaml", "metrics.jsonl", "timing.jsonl", "summary.json", "samples.md",
         "tensorboard", "tokenizers", "sft", "rm", "ppo", ".lock",
     }  # fmt: skip
     stored, asked = yaml.safe_load((finished / "config.yaml").read_text()), yaml.safe_load(sizes.read_text())
@@ -154,7 +156,7 @@ def test_summary_tells_what_each_stage_found(finished):
 
 
 def test_answers_hold_every_prompt_with_both_answers_and_agree_with_the_summary(finished):
-    rows = [json.loads(line) for line in (finished / "answers.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(line) for line in (finished / "ppo" / "answers.jsonl").open(encoding="utf-8")]
     summary = json.loads((finished / "summary.json").read_text())
     assert len(rows) == 8
     for row in rows:
@@ -244,7 +246,7 @@ def test_samples_are_kept_of_every_evaluation(finished):
 def test_two_newest_checkpoints_remain(finished):
     assert [path.name for path in Checkpoints(finished / "ppo").paths()] == ["step-000004", "step-000005"]
     policy = finished / "ppo" / "policy" / "model.safetensors"
-    assert same_tensors(finished / "ppo" / "step-000005" / "policy" / "model.safetensors", policy)
+    assert same_tensors(finished / "ppo" / "step-000005" / "model" / "model.safetensors", policy)
     assert not same_tensors(finished / "sft" / "policy" / "model.safetensors", policy)
 
 
@@ -267,10 +269,12 @@ def test_run_moved_elsewhere_evaluates_to_the_same(finished, stage, tmp_path, mo
     moved = tmp_path / "deep" / "moved"
     shutil.copytree(finished, moved)
     monkeypatch.chdir(tmp_path)
-    stage(evaluate.main, "--run-dir", moved, "--device", "cpu")
-    assert "8 held-out prompts" in capsys.readouterr().out
-    assert (moved / "answers.jsonl").read_bytes() == (finished / "answers.jsonl").read_bytes()
-    assert json.loads((moved / "summary.json").read_text()) == json.loads((finished / "summary.json").read_text())
+    before, found = files(moved), evaluation(moved)
+    assert capsys.readouterr().out == run_report(load_run(moved)) + "\n"
+    rows = [json.loads(line) for line in (finished / "ppo" / "answers.jsonl").open(encoding="utf-8")]
+    assert ([row["before"] for row in rows], [row["after"] for row in rows]) == (found.before, found.after)
+    assert found.summary == json.loads((finished / "summary.json").read_text())
+    assert files(moved) == before
 
 
 PROMPT = "A drama about a shy boxer. I came for the music."
@@ -388,13 +392,13 @@ def test_ppo_trains_on_a_function_without_a_reward_model(finished, stage, sizes,
     stage(train_ppo.main, *arguments, "--init-from", tmp_path / "source")
     assert f"scores: {name}" in capsys.readouterr().out
     assert not (run / "rm").exists()
-    rows = [json.loads(line) for line in (run / "answers.jsonl").read_text(encoding="utf-8").split("\n") if line]
+    rows = [
+        json.loads(line) for line in (run / "ppo" / "answers.jsonl").read_text(encoding="utf-8").split("\n") if line
+    ]
     assert len(rows) == 8
     for row in rows:
         assert row["after"]["score"] == len(row["after"]["response"])
-    before = (run / "answers.jsonl").read_bytes()
-    stage(evaluate.main, "--run-dir", run, "--device", "cpu")
-    assert (run / "answers.jsonl").read_bytes() == before
+    assert evaluation(run).after == [row["after"] for row in rows]
     capsys.readouterr()
     stage(score.main, "--run", run, "--device", "cpu", "four")
     assert capsys.readouterr().out == "+4.000\tfour\n"
@@ -417,7 +421,7 @@ def test_a_scorer_that_does_not_exist_is_refused_before_anything_is_written(fini
 def test_ppo_on_shared_stages_gives_the_same_run_bit_for_bit(finished, ppo_from, tmp_path):
     again = ppo_from(tmp_path / "again")
     assert ppo_lines(again) == ppo_lines(finished)
-    for name in ("answers.jsonl", "samples.md", "ppo/policy/model.safetensors", "ppo/policy/heads.safetensors"):
+    for name in ("ppo/answers.jsonl", "samples.md", "ppo/policy/model.safetensors", "ppo/policy/heads.safetensors"):
         assert (again / name).read_bytes() == (finished / name).read_bytes(), name
     summary = json.loads((again / "summary.json").read_text())
     assert summary["init_from"] == str(finished)
@@ -502,7 +506,7 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
     ppo_from(run)
     assert "resuming after iteration 2" in capsys.readouterr().out
     assert ppo_lines(run) == ppo_lines(finished)
-    for name in ("answers.jsonl", "samples.md", "ppo/policy/model.safetensors", "ppo/policy/heads.safetensors"):
+    for name in ("ppo/answers.jsonl", "samples.md", "ppo/policy/model.safetensors", "ppo/policy/heads.safetensors"):
         assert (run / name).read_bytes() == (finished / name).read_bytes(), name
     # The KL is to where the run started, before and after the resume.
     assert len(references) == 4 + 3
@@ -543,6 +547,7 @@ def test_checkpoints_go_on_only_with_their_data(finished, ppo_from, tmp_path, mo
     rest = json.loads(path.read_text())
     assert rest["data"] == load_corpus(load_config(str(finished / "config.yaml"))).fingerprint
     path.write_text(json.dumps(rest | {"data": "other"}))
+    seal(path.parent)
     with pytest.raises(SystemExit) as end:
         ppo_from(tmp_path / "run")
     assert end.value.code == 2
@@ -588,7 +593,8 @@ def test_reference_and_reward_model_are_bit_equal_after_ppo(finished, ppo_from, 
         assert all(torch.equal(after[name], before[name]) for name in before)
         assert all(parameter.grad is None for parameter in model.parameters())
     for name, content in stages.items():
-        assert files(finished / name) == files(run / name) == content
+        assert files(finished / name) == content
+        assert contents(finished / name) == contents(run / name)
 
 
 def test_a_broken_promise_ends_the_run_before_its_first_step(ppo_from, tmp_path, monkeypatch, capsys):

@@ -233,7 +233,7 @@ def test_evaluations_during_training_are_those_of_the_checkpoints_on_validation_
     assert not {tuple(ids) for ids in validation} & {tuple(row["query"]) for row in run.answers}
     before = run.answered(run.reference, "validation", 24)
     models = {0: run.reference}
-    models |= {step: second.Policy(run.folder / f"ppo/step-{step:06d}/policy") for step in (2, 4)}
+    models |= {step: second.Policy(run.folder / f"ppo/step-{step:06d}/model") for step in (2, 4)}
     _, *sections = (run.folder / "samples.md").read_text(encoding="utf-8").split("## After iteration ")
     assert [int(section.split()[0]) for section in sections] == [2, 4]
     for step, model in models.items():
@@ -317,7 +317,7 @@ def test_other_models_draws_and_settings_give_other_answers(run, before):
     assert asked(run.policy) == stated
     wrong = {
         "the reference": [row["response"] for row in before[:60]],
-        "an earlier checkpoint": asked(second.Policy(run.folder / "ppo/step-000002/policy")),
+        "an earlier checkpoint": asked(second.Policy(run.folder / "ppo/step-000002/model")),
         "the draws of another split": asked(run.policy, split="validation"),
         "another seed": asked(run.policy, seed=1),
         "the draws of the next prompt": asked(run.policy, shift=1),

@@ -205,7 +205,7 @@ def test_policy_is_trained_as_the_settings_say(runs, tokenizer, tmp_path, name):
         "--init-from", runs / source,
     )  # fmt: skip
     settings = second.settings_of(run)
-    start, ours = (second.Policy(run / "ppo/step-000000/policy") for _ in range(2))
+    start, ours = (second.Policy(run / "ppo/step-000000/model") for _ in range(2))
     prompts = second.prompts(settings, tokenizer)["train"]
     assert len(prompts) < 48  # they are gone through a second time, in another order
     texts = second.demonstrations(settings)["train"]

@@ -19,13 +19,14 @@ from minippo import sft
 from minippo.masking import pad
 from minippo.runs import load_config, load_run, load_run_scorer
 from minippo.sampling import generate
+from minippo.storage import seal
 from minippo.streams import generator, response_uniforms, seed_global
 from minippo.tokenizer import load_tokenizer
-from minippo.tools import evaluate
 from minippo.tools import generate as generate_command
 from minippo.weights import load_actor_critic
 from tests.pipeline.marked import bundled, replace_everywhere
 from tests.pipeline.random_draws import PAGE, streams_of_table
+from tests.pipeline.tiny_run import evaluation
 
 R = 6  # data.response_length
 B = 12  # ppo.rollout_batch_size
@@ -72,9 +73,9 @@ def finished(corpus, tmp_path_factory) -> tuple[Path, Draws]:
         draws.streams.append(("generator", seed, name, position))
         return generator(seed, name, *position)
 
-    def watched_seed_global(seed, name):
-        draws.streams.append(("seed_global", seed, name, ()))
-        seed_global(seed, name)
+    def watched_seed_global(seed, name, *position):
+        draws.streams.append(("seed_global", seed, name, position))
+        seed_global(seed, name, *position)
 
     def watched_generate(model, queries, query_mask, **options):
         responses, mask = generate(model, queries, query_mask, **options)
@@ -112,7 +113,7 @@ def again(model_folder: Path, run: Path, prompts: list[list[int]], uniforms: tor
 
 
 def policy_before(run: Path, iteration: int) -> Path:
-    return run / "sft" / "policy" if iteration == 1 else run / "ppo" / f"step-{iteration - 1:06d}" / "policy"
+    return run / "sft" / "policy" if iteration == 1 else run / "ppo" / f"step-{iteration - 1:06d}" / "model"
 
 
 def rollouts(draws: Draws) -> dict[int, tuple]:
@@ -130,15 +131,19 @@ def test_every_stream_of_a_run_has_the_runs_seed_and_a_name_of_the_table(finishe
 
 
 def test_positions_count_epochs_iterations_and_rows_as_the_page_says(finished):
-    _, draws = finished
+    folder, draws = finished
     position = {name: [p for _, _, other, p in draws.streams if other == name] for _, _, name, _ in draws.streams}
     assert position["minibatches"] == [(iteration, epoch) for iteration in (1, 2, 3) for epoch in (0, 1)]
     assert position["rollout"] == [(iteration, *range(B)) for iteration in (1, 2, 3)]
-    assert position["rm batches"] == position["rm hidden tokens"] == [(0,), (1,), (2,)]
+    assert position["rm batches"] == [(0,), (0,), (1,), (2,)]  # the first epoch is counted before it is trained on
+    steps = [(step,) for step in range(1, len(training_lines(folder, "rm")) + 1)]
+    assert position["rm hidden tokens"] == position["rm dropout"] == steps
     assert position["ppo prompts"] == [(0,), (1,), (2,)]  # 36 prompts drawn of 12
     for name in ("sft policy", "sft reward"):
         epochs = [epoch for (epoch,) in position[name]]
-        assert epochs == list(range(1, len(epochs) + 1))
+        assert epochs == [1, *range(1, len(epochs))]
+        last = training_lines(folder, name.replace(" ", "-"))[-1]["step"]
+        assert position[f"{name}: dropout"] == [(step,) for step in range(1, last + 1)]
     for name in ("normalisation", "validation answers", "test answers"):
         assert {step for step, *_ in position[name]} == {0}
         assert {tuple(indices) == tuple(range(len(indices))) for _, *indices in position[name]} == {True}
@@ -262,15 +267,17 @@ def evaluated(finished, tmp_path_factory):
     copy = shutil.copytree(folder, tmp_path_factory.mktemp("copies") / "copy")
 
     def run(queries: list[list[int]]) -> list[dict]:
-        (copy / "answers.jsonl").write_text("".join(json.dumps({"query": query}) + "\n" for query in queries))
-        run_stage(evaluate.main, "--run-dir", copy, "--device", "cpu")
-        return [json.loads(line) for line in (copy / "answers.jsonl").open(encoding="utf-8")]
+        answers = "".join(json.dumps({"query": query}) + "\n" for query in queries)
+        (copy / "ppo" / "answers.jsonl").write_text(answers)
+        seal(copy / "ppo")
+        found = evaluation(copy)
+        return [{"before": b, "after": a} for b, a in zip(found.before, found.after, strict=True)]
 
     return run
 
 
 def test_batches_of_an_evaluation_do_not_reuse_each_others_draws(finished, evaluated):
-    queries = [json.loads(line)["query"] for line in (finished[0] / "answers.jsonl").open(encoding="utf-8")]
+    queries = [json.loads(line)["query"] for line in (finished[0] / "ppo" / "answers.jsonl").open(encoding="utf-8")]
     rows = evaluated([queries[0]] * 300)
     for side in ("before", "after"):
         responses = [row[side]["response"] for row in rows]
@@ -281,7 +288,7 @@ def test_batches_of_an_evaluation_do_not_reuse_each_others_draws(finished, evalu
 
 
 def test_an_answer_does_not_depend_on_how_many_others_are_asked_for(finished, evaluated):
-    rows = [json.loads(line) for line in (finished[0] / "answers.jsonl").open(encoding="utf-8")]
+    rows = [json.loads(line) for line in (finished[0] / "ppo" / "answers.jsonl").open(encoding="utf-8")]
     queries = [row["query"] for row in rows]
     more = evaluated(queries + 40 * [queries[1] * 3])  # several batches, other padding
     for row, other in zip(rows, more, strict=False):

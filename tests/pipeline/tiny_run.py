@@ -8,7 +8,7 @@ import random
 import shutil
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -21,8 +21,10 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.config import Config
-from minippo.runs import load_config
+from minippo.evaluation import Answer
+from minippo.runs import Run, load_config, report
 from minippo.tokenizer import train_bpe
+from minippo.tools import evaluate
 from tests.pipeline.recording import Recording, recorded
 
 STAGES = {"sft": sft.main, "rm": train_rm.main, "ppo": train_ppo.main}
@@ -38,9 +40,11 @@ model:
   reward: {layers: 1, heads: 2, channels: 12, context: 66}
 sft:
   policy:
-    {tokens: 4000, batch_tokens: 300, lr: 0.031, warmup: 0.25, schedule: cosine, weight_decay: 0.21, max_grad_norm: 0.6}
+    {tokens: 4000, batch_tokens: 300, lr: 0.031, warmup: 0.25, schedule: cosine, weight_decay: 0.21, max_grad_norm: 0.6,
+     save_every: 5}
   reward:
-    {tokens: 1500, batch_tokens: 250, lr: 0.012, warmup: 0.3, schedule: linear, weight_decay: 0.22, max_grad_norm: 0.7}
+    {tokens: 1500, batch_tokens: 250, lr: 0.012, warmup: 0.3, schedule: linear, weight_decay: 0.22, max_grad_norm: 0.7,
+     save_every: 4}
 rm:
   epochs: 2
   batch_size: 8
@@ -56,6 +60,7 @@ rm:
   eval_comparisons: 11
   eval_every: 3
   normalisation_samples: 9
+  save_every: 3
 ppo:
   num_iterations: 3
   rollout_batch_size: 8
@@ -320,25 +325,49 @@ def outcome(run: TinyRun, stages: Iterable[str]) -> dict[str, Any]:
             found[f"sft {name}"] = contents(folder / "sft" / name)
             found[f"sft {name} log"] = [line for line in lines if line["stage"] == f"sft-{name}"]
             found[f"sft {name} loss"] = summary[f"sft_{name}_loss"]
+            found[f"sft {name} checkpoints"] = checkpoints(folder / "sft" / name)
         found["tokenizers"] = contents(folder / "tokenizers")
     if "rm" in stages:
         model = contents(folder / "rm")
         found["rm scale"] = model.pop("heads.safetensors")
         found["rm model"] = model
         found |= {"rm log": logged(lines, "rm", False), "rm validation": logged(lines, "rm", True)}
+        found["rm checkpoints"] = checkpoints(folder / "rm")
         found["rm test"] = {key: value for key, value in summary.items() if key.startswith("rm_")}
     if "ppo" in stages:
         found["ppo policy"] = contents(folder / "ppo" / "policy")
         found |= {"ppo log": logged(lines, "ppo", False), "ppo validation": logged(lines, "ppo", True)}
         found["ppo samples"] = (folder / "samples.md").read_text(encoding="utf-8")
         kept = {key: summary[key] for key in ("before", "after", "prompts", "win_rate")}
-        found["ppo test"] = [(folder / "answers.jsonl").read_bytes(), kept]
-        found["ppo checkpoints"] = sorted(path.name for path in (folder / "ppo").glob("step-*"))
+        found["ppo test"] = [(folder / "ppo" / "answers.jsonl").read_bytes(), kept]
+        found["ppo checkpoints"] = checkpoints(folder / "ppo")
     return found
 
 
+def checkpoints(folder: Path) -> list[str]:
+    """The names of those that were kept."""
+    return sorted(path.name for path in folder.glob("step-*"))
+
+
 def contents(folder: Path) -> dict[str, bytes]:
-    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """Models, tokenizers and answers: the files of a folder but for its checkpoints and what describes it."""
+    files = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
+    left_out = ("summary.json", "manifest.json")
+    return {n: path.read_bytes() for n, path in files.items() if path.name not in left_out and "step-" not in n}
+
+
+def evaluation(folder: Path) -> SimpleNamespace:
+    """What `python -m minippo evaluate` finds, not rounded: `summary`, and the answers `before` and `after`."""
+    found = SimpleNamespace()
+
+    def noted(run: Run, summary: dict[str, Any], before: list[Answer], after: list[Answer]) -> str:
+        found.summary, found.before, found.after = summary, [asdict(a) for a in before], [asdict(a) for a in after]
+        return report(run, summary, before, after)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(evaluate, "report", noted)
+        command(evaluate.main, "--run-dir", folder, "--device", "cpu")
+    return found
 
 
 def logged(lines: list[dict[str, Any]], stage: str, evaluated: bool) -> list[dict[str, Any]]:

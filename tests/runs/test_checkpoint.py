@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from minippo import storage
-from minippo.batches import BatchStream
+from minippo.batches import BatchStream, EpochStream
+from minippo.config import LMTrainConfig
+from minippo.errors import TrainingError
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, param_groups
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
 from minippo.runs import Checkpoints, checkpoint, restore
-from minippo.state import PPOState
+from minippo.state import PPOState, TrainState
 from minippo.weights import format as weight_files
 from minippo.weights import load_actor_critic, load_reward_model, save_model
 from tests.environment import environment
@@ -129,11 +133,13 @@ def test_checkpoint_saved_twice_is_replaced(make_state, advance, tmp_path):
     state.iteration = 0
     place = Checkpoints(tmp_path).save(state)
     assert Checkpoints(tmp_path).paths() == [place]
-    assert same_weights(load_actor_critic(place / "policy"), state.policy)
+    assert same_weights(load_actor_critic(place / "model"), state.policy)
 
 
-@pytest.mark.parametrize("file", ["heads.safetensors", "state.safetensors", "state.json"])
-def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_path, monkeypatch, file):
+@pytest.mark.parametrize("file", ["heads.safetensors", "optimizer.safetensors", "state.json"])
+def test_a_checkpoint_that_cannot_be_written_leaves_the_earlier_ones_and_the_next_is_tried(
+    make_state, tmp_path, monkeypatch, capsys, file
+):
     state = make_state()
     state.iteration = 1
     first = Checkpoints(tmp_path).save(state)
@@ -141,19 +147,20 @@ def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_p
 
     def full_disk(tensors, path, **options):
         if path.name == file:
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, "No space left on device")
         save_file(tensors, path, **options)
 
     def no_json(*_, **__):
-        raise OSError("no space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     state.iteration = 2
     with monkeypatch.context() as patch:
         patch.setattr(weight_files, "save_file", full_disk)
         if file == "state.json":
             patch.setattr(checkpoint.json, "dumps", no_json)
-        with pytest.raises(OSError, match="no space"):
-            Checkpoints(tmp_path).save(state)
+        assert Checkpoints(tmp_path).save(state) is None
+    said = f"warning: {tmp_path / 'step-000002'} could not be written: No space left on device; {first} remains"
+    assert said in capsys.readouterr().err
     assert Checkpoints(tmp_path).paths() == [first]
     assert {path.relative_to(first): path.read_bytes() for path in first.rglob("*") if path.is_file()} == whole
 
@@ -161,6 +168,26 @@ def test_checkpoint_whose_writing_was_cut_short_is_never_taken(make_state, tmp_p
     assert Checkpoints(tmp_path).paths() == [first, second]
     restore(make_state(), second)
     assert not list(tmp_path.glob("*.partial"))
+
+
+def test_a_run_whose_first_checkpoint_cannot_be_written_does_not_begin(make_state, tmp_path, monkeypatch):
+    def full_disk(*_, **__):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(weight_files, "save_file", full_disk)
+    with pytest.raises(TrainingError, match=r"step-000000 could not be written: No space left on device$"):
+        Checkpoints(tmp_path).save(make_state())
+
+
+def test_weights_that_are_no_numbers_are_not_saved(make_state, tmp_path):
+    state = make_state()
+    first = Checkpoints(tmp_path).save(state)
+    with torch.no_grad():
+        state.policy.value_head[2].weight[0, 1] = torch.inf
+    state.iteration = 1
+    with pytest.raises(TrainingError, match=r"value_head\.2\.weight contain NaN or infinite values"):
+        Checkpoints(tmp_path).save(state)
+    assert Checkpoints(tmp_path).paths() == [first]
 
 
 def test_older_checkpoint_goes_only_when_the_new_one_is_whole(make_state, tmp_path, monkeypatch):
@@ -254,9 +281,86 @@ def test_checkpoint_of_other_data_is_refused(make_state, tmp_path):
 
 
 def test_checkpoint_of_an_older_version_is_refused(make_state, tmp_path):
-    path = Checkpoints(tmp_path).save(make_state()) / "state.json"
-    rest = json.loads(path.read_text())
-    del rest["seed"]
-    path.write_text(json.dumps(rest))
-    with pytest.raises(ValueError, match=r"step-000000 was written by an older version"):
+    (Checkpoints(tmp_path).save(make_state()) / "manifest.json").unlink()
+    with pytest.raises(ValueError, match=r"step-000000 is incomplete, or was written by an older version"):
         Checkpoints(tmp_path).check_latest()
+
+
+def damaged(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "truncated":
+        path.write_bytes(content[:-2])
+    elif how == "altered":
+        content[-1] ^= 1
+        path.write_bytes(content)
+    else:
+        path.unlink()
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "missing"])
+@pytest.mark.parametrize("file", ["model/model.safetensors", "optimizer.safetensors", "state.json", "manifest.json"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(make_state, tmp_path, capsys, file, how):
+    checkpoints, saved = Checkpoints(tmp_path, "ours"), make_state(policy_seed=1)
+    for iteration in (9, 10):
+        saved.iteration = iteration
+        newest = checkpoints.save(saved)
+    damaged(newest / file, how)
+    checkpoints.check_latest()
+    state = make_state()
+    assert checkpoints.restore_latest(state)
+    assert state.iteration == 9
+    said = capsys.readouterr().err
+    assert said.startswith(f"warning: {newest}")
+    assert said.endswith(f"; using {tmp_path / 'step-000009'} instead\n")
+    assert said.count("\n") == 1
+
+    damaged(tmp_path / "step-000009" / file, how)  # now none is left
+    with pytest.raises(ValueError, match=rf"^no checkpoint in {tmp_path} can be used: {newest}.*; delete the folder"):
+        checkpoints.check_latest()
+
+
+def test_a_checkpoint_is_saved_again_where_a_damaged_one_was_skipped(make_state, tmp_path):
+    """The damaged one is not counted among those that are kept."""
+    checkpoints, state = Checkpoints(tmp_path), make_state()
+    for iteration in (1, 2, 3):
+        state.iteration = iteration
+        checkpoints.save(state)
+    damaged(tmp_path / "step-000003" / "state.json", "truncated")
+    state.iteration = 2
+    checkpoints.save(state)
+    assert [path.name for path in checkpoints.paths()] == ["step-000002"]
+
+
+@pytest.mark.parametrize("kind", ["language model", "reward model"])
+def test_state_of_the_first_two_stages_goes_on_bit_for_bit(make_policy, tmp_path, kind):
+    """Weights, moments, learning rate, epoch and batch; also in the middle of an epoch and after its last batch."""
+
+    def fresh(seed: int) -> TrainState:
+        gpt = make_policy(seed).gpt
+        model = gpt if kind == "language model" else RewardModel(gpt)
+        stream = EpochStream(lambda epoch: iter([epoch * 10 + n for n in range(3)]))
+        return TrainState.initial(model, stream, LMTrainConfig(tokens=1, lr=0.01, weight_decay=0.1), seed=seed)
+
+    def advance(state: TrainState) -> int:
+        batch = next(state.batches)
+        state.step += 1
+        generator = torch.Generator().manual_seed(batch + state.seed)
+        for group in state.optimizer.param_groups:
+            group["lr"] = 0.01 / state.step
+        for parameter in state.model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        state.optimizer.step()
+        return batch
+
+    ours = fresh(1)
+    place = Checkpoints(tmp_path).save(ours)
+    places = {0: place}
+    for step in range(1, 8):
+        advance(ours)
+        places[step] = Checkpoints(tmp_path, keep=9).save(ours)
+    for step in (0, 2, 3, 6):
+        other = fresh(5)
+        restore(other, places[step])
+        assert (other.step, other.seed) == (step, 1)
+        assert [advance(other) for _ in range(step, 7)] == [0, 1, 2, 10, 11, 12, 20][step:]
+        assert same_weights(other.model, ours.model)

@@ -15,6 +15,7 @@ from minippo.sampling import SamplingParams
 from minippo.scoring import FunctionScorer
 from minippo.tokenizer import train_bpe
 from minippo.weights import save_model
+from tests.stored import sealed_stage
 
 CONFIG = Config(
     data=DataConfig(query_length=9, response_length=7),
@@ -37,6 +38,8 @@ def run(tmp_path, tokenizer, make_policy):
     run.save_tokenizers(tokenizer, reward_tokenizer)
     torch.manual_seed(3)
     save_model(RewardModel(GPT(GPTConfig(270, 64, layers=1, heads=2, channels=8, dropout=0.2))), run.stage("rm"))
+    for stage in ("sft", "rm", "ppo"):
+        sealed_stage(run.stage(stage))
     return run
 
 
@@ -72,6 +75,7 @@ def test_policy_of_a_stage_can_be_trained_and_has_the_value_head_that_is_asked_f
         assert torch.equal(policy.eval().gpt(tokens), make_policy(seed).gpt(tokens))
         assert all(parameter.requires_grad for parameter in policy.parameters())
     (run.stage("sft") / "policy" / "heads.safetensors").unlink()  # stage 1 trains no critic
+    sealed_stage(run.stage("sft"))
     assert isinstance(load_policy(run, "sft", "mlp").value_head, torch.nn.Sequential)
     assert isinstance(load_policy(run, "sft").value_head, torch.nn.Linear)
 
@@ -81,3 +85,20 @@ def test_a_function_scores_instead_of_the_reward_model_if_the_settings_name_one(
     scorer = load_run_scorer(run)
     assert isinstance(scorer, FunctionScorer)
     assert scorer(["a"], ["four"]).tolist() == [4]
+
+
+@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+def test_damaged_weights_are_refused_with_their_name(run, stage):
+    folder = run.stage(stage) if stage == "rm" else run.stage(stage) / "policy"
+    content = bytearray((folder / "model.safetensors").read_bytes())
+    content[-3] ^= 1  # a number in the last tensor, and still a number
+    (folder / "model.safetensors").write_bytes(content)
+    with pytest.raises(ValueError, match=rf"^{folder / 'model.safetensors'} is damaged: its SHA-256 is not the one"):
+        load_run_scorer(run) if stage == "rm" else load_policy(run, stage)
+
+
+def test_a_damaged_tokenizer_is_refused_with_its_name(run):
+    path = run.folder / "tokenizers" / "reward.tiktoken"
+    path.write_bytes(path.read_bytes()[:-1])
+    with pytest.raises(ValueError, match=rf"^{path} is damaged: it has [\d,]+ bytes instead of [\d,]+$"):
+        run.tokenizers()

@@ -48,12 +48,12 @@ def test_every_step_leaves_one_line_and_timing_stays_apart(tmp_path):
 
 
 @settings(max_examples=50, deadline=None)
-@given(value=st.floats(allow_nan=False, width=64))
+@given(value=st.floats(allow_nan=False, allow_infinity=False, width=64))
 def test_figures_are_written_bit_for_bit(tmp_path_factory, value):
     folder = tmp_path_factory.mktemp("figures")
     metrics = Metrics.__new__(Metrics)  # without TensorBoard, which is slow to open
     metrics.stage, metrics.paths = "ppo", {name: folder / f"{name}.jsonl" for name in ("metrics", "timing")}
-    metrics.seconds, metrics.bar = {}, None
+    metrics.seconds, metrics.bar, metrics.pending, metrics.tensorboard_failed = {}, None, {}, False
     metrics.writer = type("Silent", (), {"add_scalar": lambda *_: None})()
     metrics.log(1, {"loss": value})
     (line,) = read_metrics(folder, "ppo")
@@ -106,7 +106,7 @@ def test_progress_counts_the_steps_that_are_left_and_tells_the_run_where_it_is(t
         positions.append((step, run.position))
     metrics.close()
     assert positions == [(step, f"ppo, iteration {step}") for step in (3, 4, 5)]
-    assert run.position == ""  # an error after the last step is not of that step
+    assert run.position == "ppo, after iteration 5"  # an error after the last step is not of that step
 
 
 def test_seconds_are_of_their_own_step_and_the_speed_is_of_all_of_them(tmp_path):

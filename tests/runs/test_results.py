@@ -11,6 +11,7 @@ from minippo.config import Config, EvalConfig, PPOConfig
 from minippo.evaluation import Answer, answer_stats
 from minippo.runs import Run, language_model_line, read_answers, reward_model_line, run_report, write_answers
 from minippo.runs.results import table
+from tests.stored import sealed_stage
 
 BEFORE = [Answer("One:", " dull", -1.0, 0.0, 3, True), Answer("Two:", " bland", 0.25, 0.0, 5, False)]
 AFTER = [Answer("One:", " superb", 2.0, 1.5, 4, True), Answer("Two:", " lovely\u2028", 1.5, 2.5, 2, True)]
@@ -23,7 +24,9 @@ def run(tmp_path):
 
 def test_answers_are_read_as_they_were_written_with_the_reference_before_the_policy(run):
     evaluator = SimpleNamespace(queries=[[1, 2], [3]], reference_answers=BEFORE)
+    run.unfinished("ppo").mkdir()
     write_answers(run, evaluator, AFTER)
+    run.finish("ppo", "data", 1.0, {}, {})
     assert read_answers(run) == [
         {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
         for query, b, a in zip([[1, 2], [3]], BEFORE, AFTER, strict=True)
@@ -31,20 +34,21 @@ def test_answers_are_read_as_they_were_written_with_the_reference_before_the_pol
 
 
 def test_line_of_the_reward_model_names_accuracy_limit_and_calibration(run):
-    run.add_to_summary("rm", 1.0, {}, rm_accuracy=0.71, rm_accuracy_limit=0.9, rm_calibration_error=0.05)
+    results = {"rm_accuracy": 0.71, "rm_accuracy_limit": 0.9, "rm_calibration_error": 0.05}
+    sealed_stage(run.stage("rm"), results=results)
     line = "reward model: held-out accuracy 0.710, best possible 0.900, calibration error 0.050"
     assert reward_model_line(run) == line
-    run.add_to_summary("rm", 1.0, {}, rm_accuracy_limit=None)  # the corpus has no judge
+    sealed_stage(run.stage("rm"), results=results | {"rm_accuracy_limit": None})  # the corpus has no judge
     assert reward_model_line(run) == "reward model: held-out accuracy 0.710, calibration error 0.050"
-    run.add_to_summary("rm", 1.0, {}, rm_accuracy=0.0)
+    sealed_stage(run.stage("rm"), results=results | {"rm_accuracy_limit": None, "rm_accuracy": 0.0})
     assert reward_model_line(run) == "reward model: held-out accuracy 0.000, calibration error 0.050"
 
 
 def test_line_of_the_language_models_names_the_losses_of_those_that_were_trained(run):
     assert language_model_line(run) == "no demonstrations"
-    run.add_to_summary("sft", 1.0, {}, sft_reward_loss=3.25)
+    sealed_stage(run.stage("sft"), results={"sft_reward_loss": 3.25})
     assert language_model_line(run) == "language models: held-out loss reward 3.250 nats per token"
-    run.add_to_summary("sft", 1.0, {}, sft_policy_loss=2.5)
+    sealed_stage(run.stage("sft"), results={"sft_policy_loss": 2.5, "sft_reward_loss": 3.25})
     assert language_model_line(run) == "language models: held-out loss policy 2.500, reward 3.250 nats per token"
 
 
@@ -52,11 +56,12 @@ def test_line_of_the_language_models_names_the_losses_of_those_that_were_trained
 @pytest.mark.parametrize("judged", [True, False])
 def test_report_has_the_figures_and_the_first_answers_before_and_after(run, scorer, judged):
     run.config = replace(run.config, ppo=PPOConfig(scorer=scorer))
+    run.unfinished("ppo").mkdir()
     write_answers(run, SimpleNamespace(queries=[[1], [2]], reference_answers=BEFORE), AFTER)
     before, after = answer_stats(BEFORE, None), answer_stats(AFTER, None)
     entries = {"gold_after": 1.0} if judged else {}
-    run.add_to_summary("rm", 4.0, {}, rm_accuracy=0.71)
-    run.add_to_summary("ppo", 65.2, {}, before=before, after=after, win_rate=0.75, **entries)
+    sealed_stage(run.stage("rm"), results={"rm_accuracy": 0.71}, stage_seconds=4.0)
+    run.finish("ppo", "data", 65.2, {}, {"before": before, "after": after, "win_rate": 0.75} | entries)
     judge = "the gold score" if judged else scorer or "the reward model"
     assert run_report(run).split("\n\n") == [
         f"{run.folder}: 2 held-out prompts (rm 4 s, ppo 65 s)",

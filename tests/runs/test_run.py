@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import json
+import math
+import re
 import shutil
 import subprocess
 import sys
@@ -13,34 +15,38 @@ from pathlib import Path
 import pytest
 
 from minippo import storage
-from minippo.config import Config, DataConfig, PPOConfig, RMConfig
+from minippo.config import Config, DataConfig, PPOConfig, RMConfig, SFTConfig
+from minippo.errors import TrainingError
 from minippo.runs import Options, Run, load_config, load_run, open_run
 from minippo.runs.presets import dump_config
 from minippo.runs.run import STAGES
-from minippo.storage import write_text
+from minippo.storage import seal, write_text
+from tests.stored import sealed_stage
 
 
 def options(folder: Path, **changes) -> Options:
     return Options(**{"device": "cpu", "run_dir": folder, **changes})
 
 
-def stored(folder: Path, *stages: str, config: Config | None = None) -> Path:
-    """A run with these finished stages."""
+RESULTS = {
+    "sft": {"sft_policy_loss": 2.5},
+    "rm": {"rm_accuracy": 0.8, "rm_accuracy_limit": 0.9},
+    "ppo": {"score_after": 1.5},
+}
+
+
+def stored(folder: Path, *stages: str, config: Config | None = None, data: str = "data") -> Path:
+    """A run with these finished stages, or unfinished ones."""
     folder.mkdir(parents=True)
     (folder / "config.yaml").write_text(dump_config(config or Config()))
-    for name in ("tokenizers", *stages):
+    for number, name in enumerate(("tokenizers", *stages)):
         (folder / name).mkdir()
         (folder / name / "content").write_text(f"{name} of {folder.name}")
-    summary = {
-        "sft_policy_loss": 2.5,
-        "rm_accuracy": 0.8,
-        "rm_accuracy_limit": 0.9,
-        "stage_seconds": {"sft": 1.0, "rm": 2.0, "ppo": 3.0},
-        "peak_memory_mb": {"sft": 10.0, "rm": 20.0, "ppo": 30.0},
-        "data_report": {"sft": {"prompts": {"rows": 9}}, "ppo": {}},
-        "score_after": 1.5,
-    }
-    (folder / "summary.json").write_text(json.dumps(summary))
+        if name in RESULTS:
+            measured = {"stage_seconds": float(number), "peak_memory_mb": 10.0 * number}
+            report = {"prompts": {"rows": 9}} if name == "sft" else {}
+            sealed_stage(folder / name, results=RESULTS[name], data=data, data_report=report, **measured)
+    seal(folder / "tokenizers")
     return folder
 
 
@@ -73,10 +79,12 @@ def test_stage_is_there_only_when_it_is_whole(tmp_path):
     assert not run.is_finished("sft")
     assert run.begin("sft") == folder  # a killed run begins again with what it left
     assert (folder / "weights").read_text() == "half"
-    run.finish("sft")
+    run.finish("sft", "data", 1.0, {}, {})
     assert run.is_finished("sft")
     assert (run.stage("sft") / "weights").read_text() == "half"
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == [".lock", "config.yaml", "sft"]
+    names = sorted(path.name for path in (tmp_path / "run").iterdir())
+    assert names == [".lock", "config.yaml", "sft", "summary.json"]
+    assert sorted(path.name for path in run.stage("sft").iterdir()) == ["manifest.json", "summary.json", "weights"]
 
 
 def test_beginning_stores_the_whole_configuration(tmp_path):
@@ -200,9 +208,10 @@ def test_init_from_copies_the_earlier_stages_and_their_settings(tmp_path):
         "rm_accuracy": 0.8,
         "rm_accuracy_limit": 0.9,
         "init_from": str(source),
+        "versions": {},
         "stage_seconds": {"sft": 1.0, "rm": 2.0},
         "peak_memory_mb": {"sft": 10.0, "rm": 20.0},
-        "data_report": {"sft": {"prompts": {"rows": 9}}},
+        "data_report": {"sft": {"prompts": {"rows": 9}}, "rm": {}},
     }
 
 
@@ -220,6 +229,7 @@ def test_interrupted_run_opens_again_with_the_same_init_from(tmp_path):
     first = open_run(options(tmp_path / "run", init_from=source), "ppo")
     (first.begin("ppo") / "step-000001").mkdir()
     (first.stage("sft") / "content").write_text("ours already")
+    sealed_stage(first.stage("sft"), copied_from=str(source))
     again = open_run(options(tmp_path / "run", init_from=source), "ppo")
     assert again.config == first.config
     assert (again.begin("ppo") / "step-000001").is_dir()
@@ -264,15 +274,147 @@ def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path
 def test_summary_gathers_what_each_stage_found(tmp_path):
     run = Run(tmp_path, Config(), "cpu")
     assert run.summary() == {}
-    run.add_to_summary("sft", 12.34, {"prompts": {"rows": 5}}, sft_policy_loss=2.5)
-    run.add_to_summary("rm", 5.0, {}, rm_accuracy=0.75)
+    found = (("sft", 12.34, {"prompts": {"rows": 5}}, {"loss": 2.5}), ("rm", 5.0, {}, {"rm_accuracy": 0.75}))
+    for stage, seconds, report, results in found:
+        run.begin(stage)
+        run.finish(stage, f"data of {stage}", seconds, report, results)
     summary = run.summary()
     assert summary["stage_seconds"] == {"sft": 12.3, "rm": 5.0}
     assert summary["data_report"] == {"sft": {"prompts": {"rows": 5}}, "rm": {}}
     assert set(summary["peak_memory_mb"]) == {"sft", "rm"}
     assert all(50 < memory < 100_000 for memory in summary["peak_memory_mb"].values())
-    assert (summary["sft_policy_loss"], summary["rm_accuracy"]) == (2.5, 0.75)
+    assert (summary["loss"], summary["rm_accuracy"]) == (2.5, 0.75)
     assert {"python", "torch"} <= set(summary["versions"])
+    assert run.record("rm")["data"] == "data of rm"
+    assert json.loads((tmp_path / "summary.json").read_text()) == summary
+
+
+def test_summary_is_that_of_the_stages_whatever_its_file_says(tmp_path):
+    run = load_run(stored(tmp_path / "run", "sft", "rm"))
+    for content in ("{", '{"rm_accuracy": 1.0, "score_after": 9.0}'):
+        (run.folder / "summary.json").write_text(content)
+        assert (run.summary()["rm_accuracy"], "score_after" in run.summary()) == (0.8, False)
+    run.write_summary()
+    assert json.loads((run.folder / "summary.json").read_text()) == run.summary()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_result_that_is_no_number_fails_the_stage_with_its_name(tmp_path, value):
+    run = Run(tmp_path, Config(), "cpu")
+    run.begin("ppo")
+    results = {"win_rate": 0.5, "bins": [{"share": 0.1}, {"share": value}]}
+    with pytest.raises(TrainingError, match=rf"^ppo, results: bins\.1\.share is {value}$"):
+        run.finish("ppo", "data", 1.0, {}, results)
+    assert not run.is_finished("ppo")
+    assert not (tmp_path / "summary.json").exists()
+
+
+# ---------------------------------------------------------------------------------------------- damage
+
+
+@pytest.mark.parametrize("how", ["truncated", "altered", "missing", "no manifest", "no summary"])
+def test_a_damaged_stage_is_refused_with_the_file(tmp_path, how):
+    run = load_run(stored(tmp_path / "run", "sft"))
+    path = run.stage("sft") / {"no manifest": "manifest.json", "no summary": "summary.json"}.get(how, "content")
+    if how in ("truncated", "altered"):
+        path.write_bytes(path.read_bytes()[:-1] + (b"" if how == "truncated" else b"?"))
+    else:
+        path.unlink()
+    sentence = {
+        "truncated": f"{path} is damaged: it has 9 bytes instead of 10",
+        "altered": f"{path} is damaged: its SHA-256 is not the one in manifest.json",
+        "no manifest": f"{path.parent} is incomplete, or was written by an older version: it has no manifest.json",
+    }.get(how, f"{path} is missing")
+    for asked in (lambda: run.earlier("sft"), lambda: run.record("sft"), run.summary):
+        with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
+            asked()
+
+
+def test_a_damaged_stage_of_another_run_is_not_copied(tmp_path):
+    source = stored(tmp_path / "source", "sft")
+    (source / "sft" / "content").write_text("sft of someone")
+    with pytest.raises(ValueError, match=r"sft/content is damaged"):
+        open_run(options(tmp_path / "run", init_from=source), "rm").begin("rm")
+    assert not (tmp_path / "run" / "sft").exists()
+
+
+def test_copied_stages_say_where_they_are_from_and_leave_the_checkpoints_behind(tmp_path):
+    source = stored(tmp_path / "source", "sft")
+    (source / "sft" / "policy" / "step-000009").mkdir(parents=True)
+    (source / "sft" / "policy" / "weights").write_text("of the policy")
+    sealed_stage(source / "sft")
+    run = open_run(options(tmp_path / "run", init_from=source), "rm")
+    run.begin("rm")
+    assert run.record("sft")["copied_from"] == str(source)
+    assert [path.name for path in (run.stage("sft") / "policy").iterdir()] == ["weights"]
+
+
+def test_stages_trained_on_other_data_are_named_unless_they_are_another_run_s(tmp_path):
+    run = load_run(stored(tmp_path / "run", "sft", "rm", data="theirs"))
+    run.require_data("theirs", ["sft", "rm"], "advice")
+    with pytest.raises(ValueError, match=rf"^{run.stage('sft')} was trained on other data .*\n\nadvice$"):
+        run.require_data("ours", ["sft", "rm"], "advice")
+    copied = open_run(options(tmp_path / "copied", init_from=run.folder), "ppo")
+    copied.begin("ppo")
+    copied.require_data("ours", ["sft", "rm"], "advice")
+
+
+# ---------------------------------------------------------------------------------------------- longer training
+
+LONGER = SFTConfig(policy=replace(SFTConfig().policy, tokens=10**9))
+
+
+@pytest.mark.parametrize(
+    ("finished", "stage", "changes", "own"),
+    [
+        (("sft",), "sft", {"sft": LONGER}, "sft"),
+        (("sft", "rm"), "rm", {"rm": RMConfig(epochs=99)}, "rm"),
+        (("sft", "rm", "ppo"), "ppo", {"ppo": PPOConfig(num_iterations=10**6)}, "ppo"),
+        (("sft", "rm", "ppo.unfinished"), "ppo", {"ppo": PPOConfig(num_iterations=10**6)}, ""),
+    ],
+)
+def test_the_last_stage_can_be_trained_for_longer(tmp_path, finished, stage, changes, own):
+    folder = stored(tmp_path / "run", *finished)
+    run = open_run(options(folder, **changes), stage)
+    assert run.continues == own
+    assert not run.is_finished(stage)
+    assert (run.unfinished(stage) / "content").is_file()  # its checkpoints are read from there
+    assert (run.begin(stage) / "content").is_file()
+    assert not run.stage(stage).exists()
+    assert load_run(folder).config == replace(Config(), **changes)
+    again = open_run(options(folder, **changes), stage)  # interrupted
+    assert (again.begin(stage) / "content").is_file()
+    again.finish(stage, "data", 1.0, {}, {})
+    assert again.is_finished(stage)
+
+
+@pytest.mark.parametrize(
+    ("finished", "stage", "changes", "name"),
+    [
+        (
+            ("sft", "rm"),
+            "sft",
+            {"sft": LONGER},
+            "sft.policy.tokens",
+        ),
+        (("sft", "rm", "ppo.unfinished"), "rm", {"rm": RMConfig(epochs=99)}, "rm.epochs"),
+        (("sft", "rm", "ppo"), "ppo", {"ppo": PPOConfig(num_iterations=1)}, "ppo.num_iterations"),  # shorter
+        (("sft", "rm"), "ppo", {"rm": RMConfig(epochs=99)}, "rm.epochs"),  # the command trains another stage
+    ],
+)
+def test_a_stage_that_others_build_on_is_not_trained_for_longer(tmp_path, refused, finished, stage, changes, name):
+    assert f"{name} is " in refused(options(stored(tmp_path / "run", *finished), **changes), stage)
+
+
+def test_how_often_checkpoints_are_saved_may_change_at_any_time(tmp_path):
+    folder = stored(tmp_path / "run", "sft", "rm", "ppo.unfinished")
+    policy = replace(SFTConfig().policy, save_every=7)
+    changes = {
+        "sft": SFTConfig(policy=policy, reward=replace(SFTConfig().reward, save_every=8)),
+        "rm": RMConfig(save_every=9),
+        "ppo": PPOConfig(save_every=11),
+    }
+    assert open_run(options(folder, **changes), "ppo").config == replace(Config(), **changes)
 
 
 def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):

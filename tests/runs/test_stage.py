@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
+import math
+import signal
 import time
 from types import SimpleNamespace
 
 import pytest
 
+from minippo import storage
+from minippo.config import Config
 from minippo.errors import TrainingError
 from minippo.runs import Run, due, run_stage
+from minippo.runs import run as run_module
+from tests.stored import sealed_stage
 
 REPORT = {"prompts": {"rows read": 1200, "rows too long": 3}}
 
@@ -26,7 +33,7 @@ def stage(tmp_path, monkeypatch):
 
     def prepare(run: Run) -> SimpleNamespace:
         calls.append(("prepare", folder.exists()))
-        return SimpleNamespace(report=REPORT)
+        return SimpleNamespace(report=REPORT, data="data")
 
     def train(run: Run, inputs: SimpleNamespace) -> dict[str, object]:
         assert inputs.report is REPORT
@@ -38,7 +45,8 @@ def stage(tmp_path, monkeypatch):
         calls.append(("show", run.is_finished("sft")))
         return f"loss {run.summary()['loss']}"
 
-    def command(**functions) -> None:
+    def command(data: str = "data", **functions) -> None:
+        monkeypatch.setattr("minippo.runs.stage.load_corpus", lambda config: SimpleNamespace(fingerprint=data))
         monkeypatch.setattr("sys.argv", ["sft", "--run-dir", str(folder), "--device", "cpu"])
         chosen = {"prepare": prepare, "train": train, "show": show} | functions
         run_stage("sft", "A stage.", **chosen)
@@ -63,21 +71,26 @@ def test_the_summary_gets_the_entries_of_the_stage_its_data_and_its_duration_fro
     summary = json.loads((stage.folder / "summary.json").read_text())
     assert summary["loss"] == 2.5
     assert summary["data_report"] == {"sft": REPORT}
+    assert json.loads((stage.folder / "sft" / "summary.json").read_text())["data"] == "data"
     assert 0.2 <= summary["stage_seconds"]["sft"] < 60
 
 
-def test_a_stage_killed_while_the_summary_is_written_is_not_finished(stage, monkeypatch):
-    def killed(*_, **__):
-        raise Killed
+@pytest.mark.parametrize(("function", "again"), [("seal", 2), ("publish_folder", 2), ("_sync", 1)])
+def test_a_stage_killed_while_it_is_completed_is_whole_or_not_finished(stage, monkeypatch, function, again):
+    """Before its results are stored, before its folder has its name, and after that."""
+
+    def killed(*arguments) -> None:
+        if function != "_sync" or (arguments == (stage.folder,) and (stage.folder / "sft").is_dir()):
+            raise Killed
 
     with monkeypatch.context() as patch:
-        patch.setattr(Run, "add_to_summary", killed)
+        patch.setattr(storage if function == "_sync" else run_module, function, killed)
         with pytest.raises(Killed):
             stage.command()
-    assert not (stage.folder / "sft").exists()
+    assert (stage.folder / "sft").exists() == (function == "_sync")
     stage.command()
-    assert [name for name, _ in stage.calls] == ["prepare", "train"] * 2 + ["show"]
-    assert json.loads((stage.folder / "summary.json").read_text())["loss"] == 2.5
+    assert [name for name, _ in stage.calls] == ["prepare", "train"] * again + ["show"]
+    assert Run(stage.folder, Config(), "cpu").summary()["loss"] == 2.5
 
 
 def test_a_finished_stage_is_shown_and_not_repeated(stage, capsys):
@@ -101,21 +114,80 @@ def test_wrong_input_ends_with_status_2_before_anything_is_written(stage, capsys
     assert not stage.folder.exists()
 
 
-@pytest.mark.parametrize("steps", [(), (2, 4)])
-def test_a_failed_training_ends_with_status_1_and_says_where_what_and_what_is_left(stage, capsys, steps):
+@pytest.mark.parametrize(
+    "folders", [(), ("step-000002", "step-000004"), ("policy/step-000004",), ("reward/step-000004",)]
+)
+def test_a_failed_training_ends_with_status_1_and_says_where_what_and_what_is_left(stage, capsys, folders):
     def failing(run: Run, inputs: SimpleNamespace) -> dict[str, object]:
-        for step in steps:
-            (run.unfinished("sft") / f"step-{step:06d}").mkdir()
+        for folder in folders:
+            (run.unfinished("sft") / folder).mkdir(parents=True)
         run.position = "sft, step 5"
         raise TrainingError("loss is nan")
 
     with pytest.raises(SystemExit) as end:
         stage.command(train=failing)
     assert end.value.code == 1
-    latest = f". The last checkpoint is {stage.folder / 'sft.unfinished' / 'step-000004'}" if steps else ""
+    latest = f". The last checkpoint is {stage.folder / 'sft.unfinished' / folders[-1]}" if folders else ""
     assert capsys.readouterr().err == f"error: sft, step 5: loss is nan{latest}\n"
     assert not (stage.folder / "sft").exists()
     assert not (stage.folder / "summary.json").exists()
+
+
+def test_a_result_that_is_no_number_and_a_full_disk_end_with_a_sentence_and_status_1(stage, capsys):
+    def full(run: Run, inputs: SimpleNamespace) -> dict[str, object]:
+        raise OSError(errno.ENOSPC, "No space left on device", str(run.unfinished("sft") / "weights"))
+
+    for train, sentence in (
+        (lambda run, inputs: {"loss": math.nan}, "sft, results: loss is nan"),
+        (full, f"{stage.folder / 'sft.unfinished' / 'weights'}: No space left on device"),
+    ):
+        with pytest.raises(SystemExit) as end:
+            stage.command(train=train)
+        assert end.value.code == 1
+        assert capsys.readouterr().err == f"error: {sentence}\n"
+        assert not (stage.folder / "sft").exists()
+
+
+def test_a_finished_stage_is_not_shown_as_that_of_other_data(stage, capsys):
+    stage.command()
+    del stage.calls[:]
+    with pytest.raises(SystemExit) as end:
+        stage.command(data="other data")
+    assert end.value.code == 2
+    said = capsys.readouterr().err
+    assert f"error: {stage.folder / 'sft'} was trained on other data than the files contain now" in said
+    assert "python -m minippo sft" in said
+    assert not stage.calls
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)])
+def test_an_interrupted_stage_ends_with_the_signal_s_status_and_the_command_that_resumes(stage, capsys, number, status):
+    def interrupted(run: Run, inputs: SimpleNamespace) -> dict[str, object]:
+        run.position = "sft, step 5"
+        (run.unfinished("sft") / "step-000004").mkdir()
+        signal.raise_signal(number)
+        return {}
+
+    before = signal.getsignal(number)
+    with pytest.raises(SystemExit) as end:
+        stage.command(train=interrupted)
+    assert end.value.code == status
+    assert signal.getsignal(number) is before
+    command = f"python -m minippo sft --config {stage.folder / 'config.yaml'} --run-dir {stage.folder}"
+    last = stage.folder / "sft.unfinished" / "step-000004"
+    assert capsys.readouterr().err == f"\ninterrupted (sft, step 5); to resume from {last}: {command}\n"
+    assert not (stage.folder / "sft").exists()
+
+
+def test_a_stage_interrupted_before_it_trains_says_so(stage, capsys):
+    def interrupted(run: Run) -> SimpleNamespace:
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        stage.command(prepare=interrupted)
+    assert end.value.code == 130
+    assert capsys.readouterr().err == "\ninterrupted before training began\n"
+    assert not stage.folder.exists()
 
 
 def test_something_is_due_every_so_many_iterations_and_after_the_last_one():
@@ -129,6 +201,7 @@ def test_a_stage_that_another_process_has_finished_in_the_meantime_is_kept(stage
     def overtaken(run: Run) -> SimpleNamespace:
         (stage.folder / "sft").mkdir(parents=True)
         (stage.folder / "sft" / "weights").write_text("the other's")
+        sealed_stage(stage.folder / "sft")
         return stage.prepare(run)
 
     with pytest.raises(SystemExit) as end:

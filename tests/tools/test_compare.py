@@ -12,6 +12,7 @@ from minippo.config import Config, PPOConfig
 from minippo.runs.presets import dump_config
 from minippo.tools import compare, curves
 from tests.pipeline.tiny_run import command
+from tests.stored import sealed_stage
 
 
 @pytest.fixture
@@ -22,8 +23,7 @@ def make_run(tmp_path):
         folder = tmp_path / name
         folder.mkdir()
         (folder / "config.yaml").write_text(dump_config(config))
-        results = {"win_rate": 0.5, "stage_seconds": {"ppo": 2.0}, "peak_memory_mb": {"ppo": 9.0}} | summary
-        (folder / "summary.json").write_text(json.dumps(results))
+        sealed_stage(folder / "ppo", results={"win_rate": 0.5} | summary, stage_seconds=2.0)
         lines = [json.dumps({"stage": "ppo", "step": step} | row) + "\n" for step, row in enumerate(metrics, 1)]
         (folder / "metrics.jsonl").write_text("".join(lines))
         return folder

@@ -12,8 +12,9 @@ import torch
 
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
 from minippo.evaluation import Answer, Evaluator, answer_stats, distinct_n, win_rate
-from minippo.runs import Run, run_report, side_by_side, table
+from minippo.runs import Run, read_answers, run_report, side_by_side, table
 from tests.environment import environment
+from tests.stored import sealed_stage
 
 
 def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:") -> Answer:
@@ -173,17 +174,22 @@ def test_report_reads_back_any_text(tmp_path, judged):
     lines = [
         json.dumps({"prompt": a.prompt, "before": asdict(a), "after": asdict(a)}, ensure_ascii=False) for a in answers
     ]
-    (tmp_path / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    (tmp_path / "ppo").mkdir()
+    (tmp_path / "ppo" / "answers.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
     found = answer_stats(answers, JUDGE if judged else None)
     run = Run(tmp_path, replace(Config(), eval=EvalConfig(samples=1)), "cpu")
     more = {"gold_after": 1.0} if judged else {}
-    run.add_to_summary(
-        "ppo", 3.0, {}, before=found, after=found, rm_accuracy=0.7, rm_accuracy_limit=None, win_rate=0.5, **more
-    )
+    more |= {"before": found, "after": found, "rm_accuracy": 0.7, "rm_accuracy_limit": None, "win_rate": 0.5}
+    sealed_stage(run.stage("ppo"), results=more, stage_seconds=3.0)
     text = run_report(run)
     assert "2 held-out prompts (ppo 3 s)" in text
     assert "held-out accuracy 0.700\n" in text
     assert f"by {'the gold score' if judged else 'the reward model'}: 0.500" in text
-    assert strange in text
+    assert read_answers(run)[0]["after"]["response"] == strange
+    shown = text[text.index("> One:") :].splitlines()  # each further line indented, so that none ends its block
+    lines = ["  b", "  c", "  d", "  e", "  f\ufffd\U0001f600"]
+    assert shown[2:] == [
+        f"- {when} (+0.50): {lines[0]}" if n == 0 else lines[n] for when in ("before", "after") for n in range(6)
+    ]
     assert "second" not in text
     assert not math.isnan(found["score"])

@@ -58,14 +58,14 @@ def run(request, tokenizer, tmp_path):
     reward_tokenizer = load_tokenizer("data/reward.tiktoken")
     run.save_tokenizers(tokenizer, reward_tokenizer)
     save_pretrained(make_gpt(tokenizer, request.param, tokenizer.vocab_size + 3, 0), folder / "policy")
-    run.finish("sft")
+    run.finish("sft", "data", 1.0, {}, {})
     model = RewardModel(make_gpt(reward_tokenizer, request.param, reward_tokenizer.vocab_size, 1))
     model.normalise(torch.tensor([1.0, 2.0, 9.0]))
     save_model(model, run.begin("rm"))
-    run.finish("rm")
+    run.finish("rm", "data", 1.0, {}, {})
     policy = ActorCritic(make_gpt(tokenizer, request.param, tokenizer.vocab_size + 3, 2), "mlp")
     save_model(policy, run.begin("ppo") / "policy")
-    run.finish("ppo")
+    run.finish("ppo", "data", 1.0, {}, {})
     return run
 
 
@@ -227,7 +227,7 @@ def test_wrong_input_is_refused_before_anything_is_written(run, make_tokenizer, 
     (odd.begin("sft") / "policy").mkdir()
     odd_tokenizer = make_tokenizer({"<|endoftext|>": 257}, [b"abc"])  # neither ab nor bc is a token
     odd.save_tokenizers(odd_tokenizer, odd_tokenizer)
-    odd.finish("sft")
+    odd.finish("sft", "data", 1.0, {}, {})
     (tmp_path / "begun").mkdir()
     (tmp_path / "begun" / "config.yaml").write_text("{}\n")
     for source, out, message in (

@@ -126,8 +126,9 @@ def test_invalid_options_are_refused_before_the_run_is_read(refused, tmp_path, a
         (score.main, ["A film."], "tokenizers/reward.tiktoken"),
         (evaluate.main, [], "ppo/policy/config.json"),
         (evaluate.main, [], "rm/config.json"),
-        (evaluate.main, [], "answers.jsonl"),
-        (evaluate.main, [], "summary.json"),
+        (evaluate.main, [], "ppo/answers.jsonl"),
+        (evaluate.main, [], "ppo/summary.json"),
+        (evaluate.main, [], "rm/summary.json"),
     ],
 )
 def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused, tmp_path, main, more, missing):
@@ -135,7 +136,7 @@ def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused,
     shutil.copytree(tiny_runs.base().folder, folder)
     (folder / missing).unlink()
     said = refused(main, "--run", folder, "--device", "cpu", *more)
-    assert said == f"error: {folder} is not a complete run directory: {missing} is missing"
+    assert said == f"error: {folder / missing} is missing"
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])

@@ -13,6 +13,7 @@ import torch
 from huggingface_hub.errors import LocalEntryNotFoundError, RepositoryNotFoundError
 from safetensors.torch import load_file, save_file
 
+from minippo.errors import TrainingError
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.sampling import generate
@@ -447,11 +448,16 @@ def test_unknown_tensors_of_the_transformer_are_refused_but_unknown_heads_are_ig
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
-def test_non_finite_weights_are_refused_with_the_tensors_name(tmp_path, number, dtype):
+def test_non_finite_weights_are_refused_with_the_tensors_name(tmp_path, monkeypatch, number, dtype):
     gpt = make_gpt().to(dtype)
     with torch.no_grad():
         gpt.blocks[1].up.weight[3, 5] = number
-    save_pretrained(gpt, tmp_path)
+    with pytest.raises(TrainingError, match=r"^the weights blocks\.1\.up\.weight contain NaN or infinite values$"):
+        save_pretrained(gpt, tmp_path)
+    assert not list(tmp_path.iterdir())
+    with monkeypatch.context() as patch:
+        patch.setattr("minippo.weights.pretrained.require_finite_weights", lambda model: None)
+        save_pretrained(gpt, tmp_path)
     with pytest.raises(ValueError, match=r"'transformer\.h\.1\.mlp\.c_fc\.weight' contains NaN or infinite values"):
         load_pretrained(tmp_path)
 
