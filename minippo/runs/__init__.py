@@ -3,9 +3,9 @@
 A run is a folder, `runs/NAME/`, that holds the three stages and everything they report; docs/log.md lists its files.
 """
 
+from minippo.exits import command_frame, wrong_input_exits
 from minippo.runs.arguments import Argument, command_line
 from minippo.runs.checkpoint import Checkpoints, restore
-from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.options import Options, parse_options
@@ -29,8 +29,8 @@ __all__ = [
     "Metrics",
     "Options",
     "Run",
-    "broken_run_exits",
     "check_context",
+    "command_frame",
     "command_line",
     "differences",
     "due",
@@ -41,7 +41,6 @@ __all__ = [
     "load_run",
     "load_run_scorer",
     "open_run",
-    "output_of_any_text",
     "parse_options",
     "read_answers",
     "read_metrics",

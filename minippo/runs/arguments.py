@@ -20,7 +20,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from minippo.runs.exits import wrong_input_exits
+from minippo.exits import wrong_input_exits
 from minippo.runs.presets import did_you_mean
 from minippo.runs.validation import check_bounds
 

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from minippo.config import Config
+from minippo.exits import wrong_input_exits
 from minippo.runs.arguments import command_line, options_text
-from minippo.runs.exits import wrong_input_exits
 from minippo.runs.presets import differences, load_config
 from minippo.runs.validation import check
 

@@ -6,14 +6,14 @@ runs from wherever the last checkpoint left off and returns the stage's entries 
 
 from __future__ import annotations
 
-import sys
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from minippo.errors import TrainingError
+from minippo.exits import command_frame, print_error, wrong_input_exits
 from minippo.runs.checkpoint import Checkpoints
-from minippo.runs.exits import output_of_any_text, wrong_input_exits
 from minippo.runs.options import parse_options
 from minippo.runs.run import NAMES, Run, open_run
 
@@ -44,8 +44,8 @@ def run_stage(
     invariant ends it with one sentence and status 1, and the last checkpoint remains.
     """
     started = time.perf_counter()
-    options = parse_options(description, stage=stage)
-    with output_of_any_text():
+    with command_frame():
+        options = parse_options(description, stage=stage)
         with wrong_input_exits():
             run = open_run(options, stage)
             finished = run.is_finished(stage)
@@ -59,7 +59,8 @@ def run_stage(
             try:
                 entries = train(run, inputs)
             except TrainingError as error:
-                print(f"error: {failure(run, stage, error)}", file=sys.stderr)
+                traceback.clear_frames(error.__traceback__)  # closes the progress bar, and with it its line
+                print_error(failure(run, stage, error))
                 raise SystemExit(1) from None
             run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)
             run.finish(stage)

@@ -14,12 +14,11 @@ from minippo.data import judge_of
 from minippo.evaluation import Evaluator
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_environment,
     load_policy,
     load_run,
-    output_of_any_text,
     read_answers,
     run_report,
     write_answers,
@@ -38,6 +37,7 @@ class EvaluateOptions:
     """Device to compute on. "auto" uses a GPU if there is one."""
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo evaluate --run-dir RUN`."""
     options = command_line(EvaluateOptions, __doc__)
@@ -52,9 +52,8 @@ def main() -> None:
         run.require_files("answers.jsonl", "summary.json")
         env = load_environment(run)
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
-    with output_of_any_text(), broken_run_exits():
-        evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
-        answers = evaluator.answer(load_policy(run, "ppo"))
-        write_answers(run, evaluator, answers)
-        write_text(run.folder / "summary.json", json.dumps(run.summary() | evaluator.summary(answers), indent=2) + "\n")
-        print(run_report(run))
+    evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
+    answers = evaluator.answer(load_policy(run, "ppo"))
+    write_answers(run, evaluator, answers)
+    write_text(run.folder / "summary.json", json.dumps(run.summary() | evaluator.summary(answers), indent=2) + "\n")
+    print(run_report(run))

@@ -18,11 +18,10 @@ from typing import Annotated, Literal
 from minippo.config import Count
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_run,
     load_run_scorer,
-    output_of_any_text,
     wrong_input_exits,
 )
 from minippo.scoring import score_texts
@@ -51,6 +50,7 @@ def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo score --run RUN TEXT`."""
     options = command_line(ScoreOptions, __doc__)
@@ -65,8 +65,7 @@ def main() -> None:
     if not options.texts and sys.stdin.isatty():
         print("texts, one per line:", file=sys.stderr)
     texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
-    with output_of_any_text(), broken_run_exits():
-        for batch in batches(texts, options.batch_size):
-            scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
-            for text, score in zip(batch, scores.tolist(), strict=True):
-                print(f"{score:+.3f}\t{text}", flush=True)
+    for batch in batches(texts, options.batch_size):
+        scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
+        for text, score in zip(batch, scores.tolist(), strict=True):
+            print(f"{score:+.3f}\t{text}", flush=True)

@@ -34,12 +34,11 @@ from minippo.ppo import accumulate_gradient, ppo_update
 from minippo.rollout import Environment, Rollout, collect_rollout, response_logprobs
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_environment,
     load_policy,
     load_run,
-    output_of_any_text,
     wrong_input_exits,
 )
 from minippo.sampling import SamplingParams
@@ -271,6 +270,7 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
             print_formula(name, formula + " + scores" * (name == "rewards" and t == last), numbers)
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo trace`."""
     options = command_line(TraceOptions, __doc__)
@@ -280,11 +280,10 @@ def main() -> None:
         settings = load_run(options.run, "cpu").config.ppo if options.run else PPOConfig(lr=2.5e-3)
         config = replace(settings, schedule="constant", **sizes)
         state, env = begin(options, config)
-    with output_of_any_text(), broken_run_exits():
-        if options.run:
-            print(f"Policy, reference and reward function of {options.run}.")
-        else:
-            print("Tiny models: the policy knows twelve sentences; the scores of the random reward model mean nothing.")
-            warm_up(state, env, config)
-            print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
-        print_trace(state, env, config)
+    if options.run:
+        print(f"Policy, reference and reward function of {options.run}.")
+    else:
+        print("Tiny models: the policy knows twelve sentences; the scores of the random reward model mean nothing.")
+        warm_up(state, env, config)
+        print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
+    print_trace(state, env, config)

@@ -256,7 +256,7 @@ MUTANTS = [
     Mutant("train_ppo.py", "        checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable\n", "        pass\n", covering("pipeline", "each_come")),
     Mutant("train_ppo.py", "    if checkpoints.restore_latest(state):\n", "    if checkpoints.restore_latest(state):\n        env = Environment(state.policy, env.scorer, env.tokenizer, env.sampling)\n", covering("pipeline", "resumed")),
     Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
-    Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
+    Mutant("minippo/exits.py", "        stop(error, 2)\n", "        stop(error, 0)\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
     Mutant("minippo/sft.py", "            require_finite(stats)\n", "            pass\n", covering("sft", "no_number")),

@@ -347,7 +347,7 @@ PLUMBING = [
     Mutant("minippo/runs/checkpoint.py", "            if \"seed\" not in rest:\n", "            if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
-    Mutant("minippo/tools/evaluate.py", "        write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/tools/evaluate.py", "    write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
     # ------------------------------------------------------------------ trace.py
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),

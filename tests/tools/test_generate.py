@@ -66,7 +66,7 @@ def test_batches_do_not_wait_for_the_end_of_the_input():
 @pytest.mark.parametrize("program", ["print('日本')", "[print('x', flush=True) for _ in range(100_000)]"])
 def test_output_may_be_closed_early_and_may_lack_characters(program):
     """Runs in its own process, of whose output only the first line is read."""
-    source = f"from minippo.runs import output_of_any_text\nwith output_of_any_text():\n    {program}\n"
+    source = f"from minippo.runs import command_frame\nwith command_frame():\n    {program}\n"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(
         [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
