@@ -13,7 +13,7 @@ import torch
 
 from minippo.config import Config
 from minippo.runs.options import Options, new_run_commands
-from minippo.runs.presets import differences, dump_config, load_config
+from minippo.runs.presets import differences, dump_config, load_stored_config
 from minippo.runs.system import peak_memory_mb, versions
 from minippo.storage import publish_folder, read_object, write_text
 from minippo.tokenizer import Tokenizer, load_tokenizer
@@ -179,13 +179,13 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     """An existing run. Raises ValueError if `folder` is not a run directory."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run directory (no config.yaml)")
-    return Run(folder, load_config(str(folder / "config.yaml")), device)
+    return Run(folder, load_stored_config(folder / "config.yaml"), device)
 
 
 def _same_run(options: Options, config: Config, stage: str) -> None:
     """Raise ValueError if a stage in the folder, finished or not, was trained with other settings."""
     folder, stages = options.run_folder, list(STAGES)
-    stored = load_config(str(folder / "config.yaml"))
+    stored = load_stored_config(folder / "config.yaml")
     begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
     stage_of = {section: name for name in begun for section in STAGES[name][0]}
     if "rm" in begun:

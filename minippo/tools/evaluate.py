@@ -33,6 +33,9 @@ class EvaluateOptions:
 
     run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
     """Run directory."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on. "auto" uses a GPU if there is one."""
 
@@ -50,7 +53,7 @@ def main() -> None:
             run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
         run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
         run.require_files("answers.jsonl", "summary.json")
-        env = load_environment(run)
+        env = load_environment(run, options.scorer)
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
     evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
     answers = evaluator.answer(load_policy(run, "ppo"))

@@ -37,6 +37,9 @@ class ScoreOptions:
     """Texts to score. Without any, the lines of the standard input are scored."""
     prompt: str = ""
     """Prompt that the texts respond to."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     batch_size: Count = 64
     """Texts per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -59,7 +62,7 @@ def main() -> None:
         if not run.config.ppo.scorer:
             run.require_finished("rm")
             run.require_files("rm/config.json", "tokenizers/reward.tiktoken")
-        scorer = load_run_scorer(run)
+        scorer = load_run_scorer(run, options.scorer)
         if "" in options.texts:
             raise ValueError("a text is empty")
     if not options.texts and sys.stdin.isatty():

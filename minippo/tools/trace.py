@@ -94,6 +94,9 @@ class TraceOptions:
 
     run: Annotated[Path | None, Argument(alias="--run-dir")] = None
     """Run directory of a finished run. None: train tiny models."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
     """One or more prompts, with one response each."""
     response_length: Annotated[int, Bounds(1, 8)] = 8
@@ -121,18 +124,18 @@ def tiny_models(prompts: tuple[str, ...]) -> tuple[ActorCritic, Environment]:
     return ActorCritic(gpt), Environment(reference, scorer, tokenizer, sampling)
 
 
-def run_models(folder: Path) -> tuple[ActorCritic, Environment]:
+def run_models(folder: Path, scorer: str | None) -> tuple[ActorCritic, Environment]:
     """The final policy of a run, and its environment."""
     run = load_run(folder, "cpu")
     run.require_finished("ppo")
     run.require_files("tokenizers/policy.tiktoken", "sft/policy/config.json", "ppo/policy/config.json")
-    return load_policy(run, "ppo"), load_environment(run)
+    return load_policy(run, "ppo"), load_environment(run, scorer)
 
 
 def begin(options: TraceOptions, config: PPOConfig) -> tuple[PPOState, Environment]:
     """The state before PPO, and its environment. Raises ValueError if a prompt is empty or too long."""
     seed_global(options.seed, "trace")
-    policy, env = run_models(options.run) if options.run else tiny_models(options.prompt)
+    policy, env = run_models(options.run, options.scorer) if options.run else tiny_models(options.prompt)
     queries = [env.tokenizer.encode(prompt) for prompt in options.prompt]
     if not all(queries):
         raise ValueError("a prompt is empty")

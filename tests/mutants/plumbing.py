@@ -269,7 +269,7 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer:\n", "    if False:\n", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer or scorer:\n", "    if False:\n", OF_LOADING),
     # ------------------------------------------------------------------ rollout.py: rows of a batch, scores of texts
     Mutant("minippo/rollout.py", "isinstance(rows, slice) else rows.tolist()", "isinstance(rows, slice) else sorted(rows.tolist())", covering("rollout", "selected")),  # the texts of other rows
     Mutant("minippo/rollout.py", "range(len(self.queries))[rows] if", "range(len(self.queries)) if", covering("rollout", "selected")),

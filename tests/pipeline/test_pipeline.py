@@ -393,10 +393,10 @@ def test_ppo_trains_on_a_function_without_a_reward_model(finished, stage, sizes,
     for row in rows:
         assert row["after"]["score"] == len(row["after"]["response"])
     before = (run / "answers.jsonl").read_bytes()
-    stage(evaluate.main, "--run-dir", run, "--device", "cpu")
+    stage(evaluate.main, "--run-dir", run, "--device", "cpu", "--scorer", name)
     assert (run / "answers.jsonl").read_bytes() == before
     capsys.readouterr()
-    stage(score.main, "--run", run, "--device", "cpu", "four")
+    stage(score.main, "--run", run, "--device", "cpu", "--scorer", name, "four")
     assert capsys.readouterr().out == "+4.000\tfour\n"
 
 

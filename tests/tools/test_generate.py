@@ -171,7 +171,7 @@ def test_export_of_a_run_whose_weights_cannot_be_loaded_is_refused(tiny_runs, re
 
 def test_a_score_that_is_not_finite_is_not_printed(tiny_runs, monkeypatch, capsys):
     broken = FunctionScorer("mine:f", lambda prompts, texts: torch.full((len(texts),), torch.nan))
-    monkeypatch.setattr(score, "load_run_scorer", lambda run: broken)
+    monkeypatch.setattr(score, "load_run_scorer", lambda run, named: broken)
     with pytest.raises(SystemExit) as end:
         command(score.main, "--run", tiny_runs.base().folder, "--device", "cpu", "A film.")
     assert end.value.code == 1
