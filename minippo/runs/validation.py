@@ -78,7 +78,7 @@ def check_data(data: DataConfig) -> None:
     given = [name for name in ("demonstrations", "preferences", "prompts") if getattr(data, name)]
     if given and data.source != "files":
         raise ValueError(
-            f"data.{given[0]} {getattr(data, given[0])} needs data.source files, but data.source is {data.source}"
+            f"data.{given[0]} {quoted(getattr(data, given[0]), 200)} needs data.source files, but data.source is {data.source}"
         )
     if data.source == "files" and not given:
         raise ValueError("data.source files needs data.demonstrations, data.preferences or data.prompts")
@@ -86,7 +86,7 @@ def check_data(data: DataConfig) -> None:
     if not all(splits) or len(set(splits)) < 3:
         raise ValueError(
             "data.train-split, data.validation-split and data.test-split must be three different names, not "
-            f"{', '.join(map(repr, splits))}"
+            f"{', '.join(map(quoted, splits))}"
         )
     if data.limit in (1, 2):
         raise ValueError(
