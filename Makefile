@@ -60,7 +60,7 @@ train-ppo: $(if $(INIT_FROM),install,train-rm)            ## stage 3: train the 
 	@$(BIN)/python train_ppo.py $(OPTIONS)
 
 evaluate: install            ## evaluate the trained policy again and print the results
-	@$(BIN)/python -m minippo evaluate --run $(RUN_DIR)
+	@$(BIN)/python -m minippo evaluate --run $(RUN_DIR) $(ARGS)
 
 generate: install            ## print responses of the trained policy and the reference to prompts that you type
 	@$(BIN)/python -m minippo generate --run $(RUN_DIR) --reference

@@ -52,7 +52,8 @@ class Inputs:
 
 def prepare(run: Run) -> Inputs:
     """Load models and data. Raises ValueError if the run cannot work; nothing has been written yet."""
-    config, env, corpus = run.config, load_environment(run), load_corpus(run.config)
+    config, corpus = run.config, load_corpus(run.config)
+    env = load_environment(run, config.ppo.scorer)  # the command line has named it
     demonstrations: Sequence[list[int]] = []
     if config.ppo.ptx_coef > 0:
         rows: TokenRows = policy_rows(corpus.demonstrations("train"), env.tokenizer)

@@ -32,3 +32,7 @@ if sys.argv[:1] == ["-m"]:
     if _module not in ("minippo", "minippo.reviews"):
         print(f"error: {_module} is not a command (python -m minippo --help lists the commands)", file=sys.stderr)
         raise SystemExit(2)
+    # `python -m` searches the working directory before everything else. It may be a run directory from someone else,
+    # and a file torch.py in it would be run. The package has been found; scorers are searched there, but at the end.
+    if not (sys.flags.isolated or getattr(sys.flags, "safe_path", False)):  # from Python 3.11 on
+        del sys.path[0]

@@ -7,6 +7,9 @@ import sys
 from importlib import import_module
 from pathlib import Path
 
+from minippo.errors import quoted
+from minippo.exits import command_frame, stop
+
 # Name -> module, whose `main` reads the options from sys.argv, and description. A module is imported only to run its
 # command, so that `--help` does not wait for PyTorch.
 COMMANDS = {
@@ -31,6 +34,7 @@ def usage(program: str) -> str:
     )
 
 
+@command_frame()
 def main() -> None:
     """Run the command that the first argument names."""
     program = "python -m minippo" if Path(sys.argv[0]).name == "__main__.py" else Path(sys.argv[0]).name
@@ -39,16 +43,11 @@ def main() -> None:
         print(usage(program))
     elif name in COMMANDS:
         sys.argv = [f"{program} {name}", *arguments]
-        command = import_module(COMMANDS[name][0]).main
-        from minippo.runs import interruption_exits  # here, because it imports PyTorch
-
-        with interruption_exits():
-            command()
+        import_module(COMMANDS[name][0]).main()
     else:
         near = difflib.get_close_matches(name, COMMANDS, n=1)
         hint = f"; did you mean {near[0]}?" if near else ""
-        print(f"error: unknown command {name!r}{hint} ({program} --help lists all)", file=sys.stderr)
-        raise SystemExit(2)
+        stop(ValueError(f"unknown command {quoted(name)}{hint} ({program} --help lists all)"), 2)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,9 @@
 """All hyperparameters of the three training stages, with their defaults, bounds and documentation.
 
 Every field is an option of the command line: `ppo.kl_coef` is `--ppo.kl-coef`. A preset is a YAML file in
-`minippo/configs/` that lists the fields it changes.
+`minippo/configs/` that lists the fields it changes. Whatever the bounds of a field are, its value must be a number
+that training can compute with (`LARGEST_INTEGER`, `SMALLEST_FLOAT`, `LARGEST_FLOAT`); a sensible value is far from all
+three.
 """
 
 from __future__ import annotations
@@ -9,6 +11,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from typing import Annotated, Literal
+
+LARGEST_INTEGER = 10**15
+SMALLEST_FLOAT, LARGEST_FLOAT = 1e-30, 1e30
+"""Sizes of floats other than 0. Training computes in float32, which holds 1e-38 to 3e38."""
 
 
 @dataclass(frozen=True)

@@ -73,10 +73,12 @@ class FunctionScorer:
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         try:
             scores = self.function(list(prompts), list(responses))
-        except Exception as error:  # whatever the user's code raises
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # whatever the user's code raises; sys.exit() would end training in silence
             frame = traceback.extract_tb(error.__traceback__)[-1]
             raise TrainingError(
-                f"{self.name} raised {type(error).__name__}: {error} ({frame.filename}, line {frame.lineno})"
+                f"{self.name} raised {_shown(error)} ({frame.filename}, line {frame.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
             raise TrainingError(f"{self.name} must return a tensor, not {type(scores).__name__}")
@@ -101,11 +103,16 @@ def load_scorer(name: str) -> FunctionScorer:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
-    except Exception as error:  # whatever the module raises while it is imported
-        raise ValueError(
-            f"the module of ppo.scorer {name} cannot be imported: {type(error).__name__}: {error}"
-        ) from error
-    function = getattr(module, function_name, None)
+        function = getattr(module, function_name, None)
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # whatever the module raises while it is imported
+        raise ValueError(f"the module of ppo.scorer {name} cannot be imported: {_shown(error)}") from error
     if not callable(function):
         raise ValueError(f"ppo.scorer {name}: {module.__name__} has no function {function_name!r}")
     return FunctionScorer(name, function)
+
+
+def _shown(error: BaseException) -> str:
+    """Type and message of an exception, even if the message itself cannot be made."""
+    return traceback.format_exception_only(error)[-1].strip()

@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from minippo.exits import command_frame
 from minippo.reviews.build import describe, update_readme, write_corpus
 from minippo.storage import REPOSITORY
 
 
+@command_frame()
 def main() -> None:
     """Write the corpus, update the statistics in its README and print them."""
     parser = argparse.ArgumentParser(

@@ -3,10 +3,9 @@
 A run is a folder, `runs/NAME/`, that holds the three stages and everything they report; docs/log.md lists its files.
 """
 
+from minippo.exits import command_frame, wrong_input_exits
 from minippo.runs.arguments import Argument, command_line
 from minippo.runs.checkpoint import Checkpoints, restore, resumed_line
-from minippo.runs.exits import broken_run_exits, output_of_any_text, wrong_input_exits
-from minippo.runs.interruption import interruption_exits
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.options import Options, parse_options
@@ -31,12 +30,11 @@ __all__ = [
     "Metrics",
     "Options",
     "Run",
-    "broken_run_exits",
     "check_context",
+    "command_frame",
     "command_line",
     "differences",
     "due",
-    "interruption_exits",
     "language_model_line",
     "load_config",
     "load_environment",
@@ -44,7 +42,6 @@ __all__ = [
     "load_run",
     "load_run_scorer",
     "open_run",
-    "output_of_any_text",
     "parse_options",
     "read_answers",
     "read_metrics",

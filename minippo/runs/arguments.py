@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ast
+import functools
 import inspect
 import re
 import shlex
@@ -20,13 +21,15 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, Literal, NoReturn, TypeVar
 
-from minippo.runs.exits import wrong_input_exits
+from minippo.exits import wrong_input_exits
 from minippo.runs.presets import did_you_mean
 from minippo.runs.validation import check_bounds
 
 T = TypeVar("T")
 OPTION = re.compile(r"--[A-Za-z][\w.-]*(?![^=])")
 """An option, or the option at the start of `--name=value`. "-- a dash" is a text."""
+
+LONGEST_QUOTE = 300
 
 
 @dataclass(frozen=True)
@@ -144,13 +147,15 @@ class _Parser(argparse.ArgumentParser):
         options = [word.partition("=")[0] for word in words if OPTION.match(word)]
         unknown = [option for option in options if option not in (*self.names, "--help")]
         if unknown:  # argparse would report the values of unknown options, too, and missing options first
-            hints = [f"unknown option {option}{did_you_mean(option, self.names)}" for option in unknown]
+            hints = [f"unknown option {option[:60]}{did_you_mean(option, self.names)}" for option in unknown]
             raise ValueError(f"{' '.join(hints)} (--help lists all)")
         values = vars(self.parse_args([*words, *arguments[end:]]))
         return {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
 
     def error(self, message: str) -> NoReturn:
-        """Called by argparse."""
+        """Called by argparse, whose message quotes what was given."""
+        message = " ".join(message.split())
+        message = message if len(message) <= LONGEST_QUOTE else f"{message[:LONGEST_QUOTE]} ..."
         raise ValueError(f"{message} (--help lists all options)")
 
 
@@ -195,6 +200,7 @@ def _default_of(field: Field[Any]) -> Any:
     return field.default if field.default_factory is MISSING else field.default_factory()
 
 
+@functools.cache
 def field_texts(options: type) -> dict[str, str]:
     """The strings below the fields of a dataclass. A field that overrides another inherits its text."""
     texts: dict[str, str] = {}

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 
 from minippo.config import OptimizerConfig
 from minippo.errors import TrainingError
+from minippo.interruption import stop_requested
 from minippo.optim import lr_schedule
-from minippo.runs.interruption import stop_requested
 from minippo.state import PPOState, State
 from minippo.storage import atomic_folder, check_sealed, read_object, seal
 from minippo.weights import load_weights, save_model, save_tensors

@@ -6,8 +6,9 @@ from minippo.config import Config
 from minippo.heads import ActorCritic
 from minippo.rollout import Environment
 from minippo.runs.run import Run
+from minippo.runs.scorers import load_stored_scorer
 from minippo.sampling import SamplingParams
-from minippo.scoring import RewardScorer, Scorer, load_scorer
+from minippo.scoring import RewardScorer, Scorer
 from minippo.tokenizer import Tokenizer
 from minippo.weights import load_actor_critic, load_reward_model
 
@@ -30,16 +31,22 @@ def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic
     return load_actor_critic(run.earlier(stage) / "policy", value_head).to(run.device)
 
 
-def load_run_scorer(run: Run) -> Scorer:
-    """The function that `ppo.scorer` names, or the run's reward model. Raises ValueError if there is no such
-    function."""
-    if run.config.ppo.scorer:
-        return load_scorer(run.config.ppo.scorer)
+def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
+    """The function that `ppo.scorer` names, or the run's reward model.
+
+    `scorer` is the function that the command line names. Raises ValueError if it is another one or none, or does not
+    exist.
+    """
+    if run.config.ppo.scorer or scorer:
+        return load_stored_scorer(run.config.ppo.scorer, scorer, run.folder)
     return RewardScorer(load_reward_model(run.earlier("rm")).to(run.device), run.tokenizers()[1])
 
 
-def load_environment(run: Run) -> Environment:
-    """What PPO and its evaluation need besides the policy: the frozen reference, the scorer, tokenizer and sampling."""
+def load_environment(run: Run, scorer: str | None = None) -> Environment:
+    """What PPO and its evaluation need besides the policy: the frozen reference, the scorer, tokenizer and sampling.
+
+    `scorer` is the function that the command line names, see `load_run_scorer`.
+    """
     tokenizer, _ = run.tokenizers()
     reference = load_policy(run, "sft").eval().requires_grad_(False)
-    return Environment(reference, load_run_scorer(run), tokenizer, sampling_params(run.config, tokenizer))
+    return Environment(reference, load_run_scorer(run, scorer), tokenizer, sampling_params(run.config, tokenizer))

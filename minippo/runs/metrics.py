@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from minippo.errors import require_finite
-from minippo.runs.interruption import finishing_steps
+from minippo.interruption import finishing_steps
 from minippo.runs.run import Run
 from minippo.runs.system import peak_memory_mb
 from minippo.storage import append_lines, read_json_lines, write_bytes, write_text

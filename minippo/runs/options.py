@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from minippo.config import Config
+from minippo.exits import wrong_input_exits
 from minippo.runs.arguments import command_line, options_text
-from minippo.runs.exits import wrong_input_exits
 from minippo.runs.presets import differences, load_config
+from minippo.runs.scorers import require_named_scorer
 from minippo.runs.validation import check
 
 FIRST_SECTIONS = {"sft": ("sft", "model", "data"), "rm": ("rm",), "ppo": ("ppo", "eval")}
@@ -54,11 +55,12 @@ def parse_options(description: str, arguments: Sequence[str] | None = None, stag
     """
     arguments = sys.argv[1:] if arguments is None else arguments
     with wrong_input_exits():
-        name = _config_argument(arguments)
+        name, scorer = _config_and_scorer(arguments)
         base = load_config(name)
     defaults = Options(**{field.name: getattr(base, field.name) for field in fields(Config)}, config=name)
     options = command_line(Options, description, arguments, defaults, first=FIRST_SECTIONS[stage])
     with wrong_input_exits():
+        require_named_scorer(base.ppo.scorer, scorer, name, "--ppo.scorer")
         check(options.settings)
     return options
 
@@ -78,7 +80,10 @@ def new_run_commands(options: Options, stages: dict[str, str]) -> str:
         number += 1
     first, last = next(iter(stages)), next(reversed(stages))
     preset = load_config(options.config)
-    settings = options_text({name: ours for name, (ours, _) in differences(options.settings, preset).items()})
+    changed = {name: ours for name, (ours, _) in differences(options.settings, preset).items()}
+    if options.ppo.scorer:
+        changed["ppo.scorer"] = options.ppo.scorer  # also if the file contains it: see require_named_scorer
+    settings = options_text(changed)
     common = f"--config {shlex.quote(options.config)} --run-dir {shlex.quote(str(new))} {settings}"
     commands = [f"{command} {common}" for command in stages.values()]
     common = f"RUN_DIR={shlex.quote(str(new))} ARGS={shlex.quote(settings)}"
@@ -94,11 +99,13 @@ def new_run_commands(options: Options, stages: dict[str, str]) -> str:
     return "\n".join(f"  {command}" for command in (*commands, "or", *make))
 
 
-def _config_argument(arguments: Sequence[str]) -> str:
-    """The value of --config, which determines the defaults of the other options and so has to be read before them."""
+def _config_and_scorer(arguments: Sequence[str]) -> tuple[str, str | None]:
+    """The values of --config, which determines the defaults of the other options and so has to be read before them, and
+    of --ppo.scorer, None if it is not given."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     parser.add_argument("--config", nargs="?", default="reviews")
-    name = parser.parse_known_args(arguments)[0].config
-    if name is None:
+    parser.add_argument("--ppo.scorer", nargs="?", dest="scorer")
+    known = parser.parse_known_args(arguments)[0]
+    if known.config is None:
         raise ValueError("--config needs the name of a preset or the path of a YAML file")
-    return name
+    return known.config, known.scorer

@@ -17,7 +17,7 @@ import torch
 from minippo.config import Config
 from minippo.errors import require_finite
 from minippo.runs.options import Options, new_run_commands
-from minippo.runs.presets import differences, dump_config, load_config
+from minippo.runs.presets import differences, dump_config, load_stored_config
 from minippo.runs.system import peak_memory_mb, versions
 from minippo.storage import (
     PARTIAL,
@@ -258,7 +258,7 @@ def load_run(folder: Path, device: str = "auto") -> Run:
     """An existing run. Raises ValueError if `folder` is not a run directory."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run directory (no config.yaml)")
-    return Run(folder, load_config(str(folder / "config.yaml")), device)
+    return Run(folder, load_stored_config(folder / "config.yaml"), device)
 
 
 def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
@@ -276,7 +276,7 @@ def _same_run(options: Options, config: Config, stage: str) -> set[str]:
     Returns the stages that are to train for longer than before, which no later stage builds on.
     """
     folder, stages = options.run_folder, list(STAGES)
-    stored = load_config(str(folder / "config.yaml"))
+    stored = load_stored_config(folder / "config.yaml")
     begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
     stage_of = {section: name for name in begun for section in STAGES[name][0]}
     if "rm" in begun:

@@ -6,17 +6,16 @@ runs from wherever the last checkpoint left off and returns the stage's results 
 
 from __future__ import annotations
 
-import sys
 import threading
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from minippo.data import load_corpus
 from minippo.errors import TrainingError
+from minippo.exits import command_frame, print_error, wrong_input_exits
 from minippo.runs.checkpoint import Checkpoints
-from minippo.runs.exits import output_of_any_text, wrong_input_exits
-from minippo.runs.interruption import interruption_exits
 from minippo.runs.options import new_run_commands, parse_options
 from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages, open_run
 
@@ -50,13 +49,13 @@ def run_stage(
     interruption, the sentence has the command that resumes.
     """
     started = time.perf_counter()
-    options = parse_options(description, stage=stage)
     # TensorBoard writes in a thread. Its errors are reported by `Metrics`, and need no traceback of the thread.
     threading.excepthook = lambda error: (
         None if issubclass(error.exc_type, OSError) else threading.__excepthook__(error)
     )
     run = None
-    with interruption_exits(lambda: interrupted(run, stage)), output_of_any_text():
+    with command_frame(lambda: interrupted(run, stage)):
+        options = parse_options(description, stage=stage)
         with wrong_input_exits():
             run = open_run(options, stage)
             finished = run.is_finished(stage)
@@ -74,7 +73,8 @@ def run_stage(
                 results = train(run, inputs)
                 run.finish(stage, data, time.perf_counter() - started, inputs.report, results)
             except (TrainingError, OSError) as error:
-                print(f"error: {failure(run, stage, error)}", file=sys.stderr)
+                traceback.clear_frames(error.__traceback__)  # closes the progress bar, and with it its line
+                print_error(failure(run, stage, error))
                 raise SystemExit(1) from None
         with wrong_input_exits():  # a file that the report needs may be missing
             print(show(run))

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import math
+import re
 import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from minippo.config import Bounds, Config, DataConfig
+from minippo.config import LARGEST_FLOAT, LARGEST_INTEGER, SMALLEST_FLOAT, Bounds, Config, DataConfig
+from minippo.errors import quoted
 
 
 def check(config: Config) -> None:
@@ -33,27 +35,42 @@ def check(config: Config) -> None:
 
 
 def check_bounds(options: object) -> None:
-    """Raise ValueError if a number is outside the `Bounds` of its field, or is NaN or infinite. Also checks sections.
+    """Raise ValueError if a number is outside the `Bounds` of its field or the range of all numbers, or is NaN or
+    infinite, or if a text cannot be stored or name a file. Also checks sections.
 
     Works for every dataclass of options, such as those of the commands in `tools`.
     """
     for name, value, bounds in bounded_fields(options):
-        if not math.isfinite(value):
+        if isinstance(value, str):
+            if re.search("[\0\ud800-\udfff]", value):  # bytes that are not UTF-8 become lone surrogates
+                raise ValueError(f"{name} contains a NUL byte or is not UTF-8: {quoted(value)}")
+            continue
+        if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, not {value}")
         if bounds is not None and value not in bounds:
-            raise ValueError(f"{name} must be {bounds}, not {value}")
+            raise ValueError(f"{name} must be {bounds}, not {quoted(value)}")
+        if isinstance(value, int) and abs(value) > LARGEST_INTEGER:
+            raise ValueError(f"{name} must be at most {LARGEST_INTEGER:,}, not {quoted(value)}")
+        if isinstance(value, float) and value != 0 and not SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT:
+            raise ValueError(
+                f"{name} must be 0 or between {SMALLEST_FLOAT} and {LARGEST_FLOAT} in size, not {value}: training "
+                "computes in float32"
+            )
 
 
-def bounded_fields(options: object, prefix: str = "") -> Iterator[tuple[str, float, Bounds | None]]:
-    """Name as an option, value and bounds of all numbers in a dataclass and its sections."""
+def bounded_fields(options: object, prefix: str = "") -> Iterator[tuple[str, float | str, Bounds | None]]:
+    """Name as an option, value and bounds of all numbers and texts in a dataclass and its sections."""
     hints = typing.get_type_hints(type(options), include_extras=True)
     for field in fields(options):  # type: ignore[arg-type]
         name, value = prefix + field.name.replace("_", "-"), getattr(options, field.name)
         if is_dataclass(value):
             yield from bounded_fields(value, f"{name}.")
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            metadata = getattr(hints[field.name], "__metadata__", ())
-            yield name, value, next((bounds for bounds in metadata if isinstance(bounds, Bounds)), None)
+            continue
+        metadata = getattr(hints[field.name], "__metadata__", ())
+        bounds = next((item for item in metadata if isinstance(item, Bounds)), None)
+        for single in value if isinstance(value, tuple) else [value]:
+            if isinstance(single, int | float | str) and not isinstance(single, bool):
+                yield name, single, bounds
 
 
 def check_data(data: DataConfig) -> None:
@@ -61,7 +78,8 @@ def check_data(data: DataConfig) -> None:
     given = [name for name in ("demonstrations", "preferences", "prompts") if getattr(data, name)]
     if given and data.source != "files":
         raise ValueError(
-            f"data.{given[0]} {getattr(data, given[0])} needs data.source files, but data.source is {data.source}"
+            f"data.{given[0]} {quoted(getattr(data, given[0]), 200)} needs data.source files, but data.source is "
+            f"{data.source}"
         )
     if data.source == "files" and not given:
         raise ValueError("data.source files needs data.demonstrations, data.preferences or data.prompts")
@@ -69,7 +87,7 @@ def check_data(data: DataConfig) -> None:
     if not all(splits) or len(set(splits)) < 3:
         raise ValueError(
             "data.train-split, data.validation-split and data.test-split must be three different names, not "
-            f"{', '.join(map(repr, splits))}"
+            f"{', '.join(map(quoted, splits))}"
         )
     if data.limit in (1, 2):
         raise ValueError(

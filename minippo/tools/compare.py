@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from minippo.runs import Argument, Run, command_line, differences, load_run, output_of_any_text, wrong_input_exits
+from minippo.runs import Argument, Run, command_frame, command_line, differences, load_run, wrong_input_exits
 
 
 @dataclass(frozen=True)
@@ -62,6 +62,7 @@ def value_of(config: Any, name: str) -> Any:
     return config
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo compare RUN RUN`."""
     options = command_line(CompareOptions, __doc__)
@@ -72,5 +73,4 @@ def main() -> None:
         for run in runs:
             if "after" not in run.summary():
                 raise ValueError(f"{run.folder} has no results: its policy is not trained yet")
-    with output_of_any_text():
-        print(table(runs, options.mean))
+    print(table(runs, options.mean))

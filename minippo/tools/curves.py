@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
-from minippo.runs import Argument, command_line, load_run, read_metrics, wrong_input_exits
+from minippo.runs import Argument, command_frame, command_line, load_run, read_metrics, wrong_input_exits
 
 # Title, stage, metric on the x axis, metric on the y axis.
 PANELS = (
@@ -93,6 +93,7 @@ def plot(rows: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
     figure.savefig(path, dpi=80)
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo curves RUN`."""
     options = command_line(CurvesOptions, __doc__)

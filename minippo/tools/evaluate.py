@@ -13,12 +13,11 @@ from minippo.data import judge_of
 from minippo.evaluation import Evaluator
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_environment,
     load_policy,
     load_run,
-    output_of_any_text,
     read_answers,
     report,
     wrong_input_exits,
@@ -31,10 +30,14 @@ class EvaluateOptions:
 
     run_dir: Annotated[Path, Argument(alias="--run")] = Path("runs/reviews")
     """Run directory."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on. "auto" uses a GPU if there is one."""
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo evaluate --run-dir RUN`."""
     options = command_line(EvaluateOptions, __doc__)
@@ -44,9 +47,8 @@ def main() -> None:
         run.require_finished("sft")
         if not run.config.ppo.scorer:
             run.require_finished("rm")
-        env = load_environment(run)
+        env = load_environment(run, options.scorer)
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
-    with output_of_any_text(), broken_run_exits():
-        evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
-        answers = evaluator.answer(load_policy(run, "ppo"))
-        print(report(run, run.summary() | evaluator.summary(answers), evaluator.reference_answers, answers))
+    evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
+    answers = evaluator.answer(load_policy(run, "ppo"))
+    print(report(run, run.summary() | evaluator.summary(answers), evaluator.reference_answers, answers))

@@ -20,7 +20,7 @@ from typing import Annotated
 
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT
-from minippo.runs import Argument, Run, command_line, load_run, wrong_input_exits
+from minippo.runs import Argument, Run, command_frame, command_line, load_run, wrong_input_exits
 from minippo.storage import atomic_folder
 from minippo.tokenizer import Tokenizer
 from minippo.weights import (
@@ -102,6 +102,7 @@ def generation_config(gpt: GPT, end_ids: tuple[int, ...], min_new_tokens: int) -
     return json.dumps(contents, indent=2) + "\n"
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo export --run RUN --out DIR`."""
     options = command_line(ExportOptions, __doc__)

@@ -16,16 +16,16 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from minippo.config import Bounds, Count, CountOrZero, Seed
+from minippo.exits import print_error
 from minippo.heads import ActorCritic
 from minippo.masking import pad
 from minippo.runs import (
     Argument,
     Run,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_policy,
     load_run,
-    output_of_any_text,
     sampling_params,
     wrong_input_exits,
 )
@@ -157,7 +157,7 @@ def print_responses(prompts: Iterable[str], models: dict[str, ActorCritic], run:
         try:
             query = query_of(prompt, models["policy"], run, options)
         except ValueError as error:  # at the terminal, the next prompt may be fine
-            print(f"error: {error}", file=sys.stderr)
+            print_error(error)
             continue
         for number in range(options.n):
             for name, model in models.items():
@@ -166,6 +166,7 @@ def print_responses(prompts: Iterable[str], models: dict[str, ActorCritic], run:
                 stream_response(model, query, run, options, number)
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo generate --run RUN`."""
     options = command_line(GenerateOptions, __doc__)
@@ -177,5 +178,4 @@ def main() -> None:
         models = {name: load_policy(run, stage).eval() for name, stage in stages.items()}
         for prompt in options.prompt:  # check all prompts before sampling
             query_of(prompt, models["policy"], run, options)
-    with output_of_any_text(), broken_run_exits():
-        print_responses(options.prompt or prompts_from_terminal(), models, run, options)
+    print_responses(options.prompt or prompts_from_terminal(), models, run, options)

@@ -18,11 +18,10 @@ from typing import Annotated, Literal
 from minippo.config import Count
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_run,
     load_run_scorer,
-    output_of_any_text,
     wrong_input_exits,
 )
 from minippo.scoring import score_texts
@@ -38,6 +37,9 @@ class ScoreOptions:
     """Texts to score. Without any, the lines of the standard input are scored."""
     prompt: str = ""
     """Prompt that the texts respond to."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     batch_size: Count = 64
     """Texts per forward pass."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
@@ -51,6 +53,7 @@ def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
         yield batch
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo score --run RUN TEXT`."""
     options = command_line(ScoreOptions, __doc__)
@@ -58,14 +61,13 @@ def main() -> None:
         run = load_run(options.run, options.device)
         if not run.config.ppo.scorer:
             run.require_finished("rm")
-        scorer = load_run_scorer(run)
+        scorer = load_run_scorer(run, options.scorer)
         if "" in options.texts:
             raise ValueError("a text is empty")
     if not options.texts and sys.stdin.isatty():
         print("texts, one per line:", file=sys.stderr)
     texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
-    with output_of_any_text(), broken_run_exits():
-        for batch in batches(texts, options.batch_size):
-            scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
-            for text, score in zip(batch, scores.tolist(), strict=True):
-                print(f"{score:+.3f}\t{text}", flush=True)
+    for batch in batches(texts, options.batch_size):
+        scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
+        for text, score in zip(batch, scores.tolist(), strict=True):
+            print(f"{score:+.3f}\t{text}", flush=True)

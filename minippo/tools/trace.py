@@ -34,12 +34,11 @@ from minippo.ppo import accumulate_gradient, ppo_update
 from minippo.rollout import Environment, Rollout, collect_rollout, response_logprobs
 from minippo.runs import (
     Argument,
-    broken_run_exits,
+    command_frame,
     command_line,
     load_environment,
     load_policy,
     load_run,
-    output_of_any_text,
     wrong_input_exits,
 )
 from minippo.sampling import SamplingParams
@@ -95,6 +94,9 @@ class TraceOptions:
 
     run: Annotated[Path | None, Argument(alias="--run-dir")] = None
     """Run directory of a finished run. None: train tiny models."""
+    scorer: str | None = None
+    """The run's scorer, if it was trained on a function of yours (docs/scorer.md): a function that only the run
+    directory names is not called."""
     prompt: tuple[str, ...] = ("A drama about a shy boxer.", "I saw a comedy.")
     """One or more prompts, with one response each."""
     response_length: Annotated[int, Bounds(1, 8)] = 8
@@ -122,17 +124,17 @@ def tiny_models(prompts: tuple[str, ...]) -> tuple[ActorCritic, Environment]:
     return ActorCritic(gpt), Environment(reference, scorer, tokenizer, sampling)
 
 
-def run_models(folder: Path) -> tuple[ActorCritic, Environment]:
+def run_models(folder: Path, scorer: str | None) -> tuple[ActorCritic, Environment]:
     """The final policy of a run, and its environment."""
     run = load_run(folder, "cpu")
     run.require_finished("ppo")
-    return load_policy(run, "ppo"), load_environment(run)
+    return load_policy(run, "ppo"), load_environment(run, scorer)
 
 
 def begin(options: TraceOptions, config: PPOConfig) -> tuple[PPOState, Environment]:
     """The state before PPO, and its environment. Raises ValueError if a prompt is empty or too long."""
     seed_global(options.seed, "trace")
-    policy, env = run_models(options.run) if options.run else tiny_models(options.prompt)
+    policy, env = run_models(options.run, options.scorer) if options.run else tiny_models(options.prompt)
     queries = [env.tokenizer.encode(prompt) for prompt in options.prompt]
     if not all(queries):
         raise ValueError("a prompt is empty")
@@ -270,6 +272,7 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
             print_formula(name, formula + " + scores" * (name == "rewards" and t == last), numbers)
 
 
+@command_frame()
 def main() -> None:
     """`python -m minippo trace`."""
     options = command_line(TraceOptions, __doc__)
@@ -279,11 +282,10 @@ def main() -> None:
         settings = load_run(options.run, "cpu").config.ppo if options.run else PPOConfig(lr=2.5e-3)
         config = replace(settings, schedule="constant", **sizes)
         state, env = begin(options, config)
-    with output_of_any_text(), broken_run_exits():
-        if options.run:
-            print(f"Policy, reference and reward function of {options.run}.")
-        else:
-            print("Tiny models: the policy knows twelve sentences; the scores of the random reward model mean nothing.")
-            warm_up(state, env, config)
-            print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
-        print_trace(state, env, config)
+    if options.run:
+        print(f"Policy, reference and reward function of {options.run}.")
+    else:
+        print("Tiny models: the policy knows twelve sentences; the scores of the random reward model mean nothing.")
+        warm_up(state, env, config)
+        print("Two iterations have moved the policy away from the reference. The first passed check_first_rollout.")
+    print_trace(state, env, config)

@@ -795,7 +795,7 @@ def test_location_of_an_example_is_its_line(tmp_path):
     ("changes", "sentence"),
     [
         ({"source": "files"}, "data.source files needs data.demonstrations, data.preferences or data.prompts"),
-        ({"preferences": "p.jsonl"}, "data.preferences p.jsonl needs data.source files, but data.source is reviews"),
+        ({"preferences": "p.jsonl"}, "data.preferences 'p.jsonl' needs data.source files, but data.source is reviews"),
         ({"hold_out": 0.0}, "data.hold-out must be above 0 and below 1, not 0.0"),
         ({"hold_out": 1.0}, "data.hold-out must be above 0 and below 1, not 1.0"),
         ({"train_split": "test"}, "must be three different names, not 'test', 'validation', 'test'"),

@@ -250,13 +250,13 @@ MUTANTS = [
     Mutant("minippo/runs/checkpoint.py", "            if rest[\"data\"] != self.data:\n", "            if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
-    Mutant("minippo/runs/validation.py", "        if not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
+    Mutant("minippo/runs/validation.py", "        if isinstance(value, float) and not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable\n", "        pass\n", covering("pipeline", "each_come")),
     Mutant("train_ppo.py", "    if checkpoints.restore_latest(state):\n", "    if checkpoints.restore_latest(state):\n        env = Environment(state.policy, env.scorer, env.tokenizer, env.sampling)\n", covering("pipeline", "resumed")),
-    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{file}: unknown field {name}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
-    Mutant("minippo/runs/exits.py", "        raise SystemExit(2) from None\n", "        raise SystemExit(0) from None\n", covering("cli") + " -k sentence"),
+    Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{place}: unknown field {shown}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored
+    Mutant("minippo/exits.py", "        stop(error, 2)\n", "        stop(error, 0)\n", covering("cli") + " -k sentence"),
     Mutant("minippo/runs/validation.py", "    if B % minibatches:\n", "    if False:\n", covering("config")),
     Mutant("minippo/runs/validation.py", "    if data.query_length + data.response_length + end > context:", "    if data.query_length + data.response_length + end > context + 1:", covering("config")),
     Mutant("minippo/sft.py", "            require_finite(stats)\n", "            pass\n", covering("sft", "no_number")),

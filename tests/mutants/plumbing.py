@@ -269,7 +269,7 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer:\n", "    if False:\n", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer or scorer:\n", "    if False:\n", OF_LOADING),
     # ------------------------------------------------------------------ rollout.py: rows of a batch, scores of texts
     Mutant("minippo/rollout.py", "isinstance(rows, slice) else rows.tolist()", "isinstance(rows, slice) else sorted(rows.tolist())", covering("rollout", "selected")),  # the texts of other rows
     Mutant("minippo/rollout.py", "range(len(self.queries))[rows] if", "range(len(self.queries)) if", covering("rollout", "selected")),
@@ -347,7 +347,7 @@ PLUMBING = [
     Mutant("minippo/runs/checkpoint.py", "            if \"seed\" not in rest:\n", "            if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
-    Mutant("minippo/tools/evaluate.py", "        write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/tools/evaluate.py", "    write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
     # ------------------------------------------------------------------ trace.py
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),

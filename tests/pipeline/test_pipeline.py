@@ -398,9 +398,9 @@ def test_ppo_trains_on_a_function_without_a_reward_model(finished, stage, sizes,
     assert len(rows) == 8
     for row in rows:
         assert row["after"]["score"] == len(row["after"]["response"])
-    assert evaluation(run).after == [row["after"] for row in rows]
+    assert evaluation(run, "--scorer", name).after == [row["after"] for row in rows]
     capsys.readouterr()
-    stage(score.main, "--run", run, "--device", "cpu", "four")
+    stage(score.main, "--run", run, "--device", "cpu", "--scorer", name, "four")
     assert capsys.readouterr().out == "+4.000\tfour\n"
 
 

@@ -356,7 +356,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     return {n: path.read_bytes() for n, path in files.items() if path.name not in left_out and "step-" not in n}
 
 
-def evaluation(folder: Path) -> SimpleNamespace:
+def evaluation(folder: Path, *options: str) -> SimpleNamespace:
     """What `python -m minippo evaluate` finds, not rounded: `summary`, and the answers `before` and `after`."""
     found = SimpleNamespace()
 
@@ -366,7 +366,7 @@ def evaluation(folder: Path) -> SimpleNamespace:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(evaluate, "report", noted)
-        command(evaluate.main, "--run-dir", folder, "--device", "cpu")
+        command(evaluate.main, "--run-dir", folder, "--device", "cpu", *options)
     return found
 
 

@@ -123,27 +123,27 @@ def test_stored_configuration_contains_every_field():
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("pppo:\n  lr: 1.0\n", "own.yaml: unknown field pppo; did you mean ppo?"),
-        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"),
-        ("ppo:\n  kl-coef: 0.1\n", "own.yaml: unknown field ppo.kl-coef; did you mean ppo.kl_coef?"),
+        ("pppo:\n  lr: 1.0\n", "own.yaml, line 1: unknown field pppo; did you mean ppo?"),
+        ("ppo:\n  kl_coeff: 0.1\n", "own.yaml, line 2: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"),
+        ("ppo:\n  kl-coef: 0.1\n", "own.yaml, line 2: unknown field ppo.kl-coef; did you mean ppo.kl_coef?"),
         (
             "model:\n  policy:\n    layer: 3\n",
-            "own.yaml: unknown field model.policy.layer; did you mean model.policy.layers?",
+            "own.yaml, line 3: unknown field model.policy.layer; did you mean model.policy.layers?",
         ),
-        ("5: 6\n", "own.yaml: unknown field 5"),
-        ("ppo:\n  lr: fast\n", "own.yaml: ppo.lr must be of type float, not 'fast'"),
-        ("ppo:\n  num_epochs: 2.5\n", "own.yaml: ppo.num_epochs must be of type int, not 2.5"),
-        ("ppo:\n  num_epochs: true\n", "own.yaml: ppo.num_epochs must be of type int, not True"),
-        ("ppo:\n  lr: true\n", "own.yaml: ppo.lr must be of type float, not True"),
-        ("ppo:\n  lr: [1.0]\n", "own.yaml: ppo.lr must be of type float, not [1.0]"),
-        ("ppo:\n  score_clip: None\n", "own.yaml: ppo.score_clip must be of type float or null, not 'None'"),
-        ("ppo:\n  lr: null\n", "own.yaml: ppo.lr must be of type float, not None"),
-        ("ppo:\n  whiten_advantages: 1\n", "own.yaml: ppo.whiten_advantages must be of type bool, not 1"),
-        ("ppo:\n  missing_eos: punish\n", "own.yaml: ppo.missing_eos must be one of off, replace, subtract"),
-        ("data:\n  folder: 3\n", "own.yaml: data.folder must be of type str, not 3"),
-        ("ppo: 3\n", "own.yaml: ppo must contain fields, not 3"),
-        ("- 1\n", "own.yaml: the file must contain fields, not [1]"),
-        ("ppo: {lr: 1\n", "own.yaml is not valid YAML"),
+        ("5: 6\n", "own.yaml, line 1: unknown field 5"),
+        ("ppo:\n  lr: fast\n", "own.yaml, line 2: ppo.lr must be of type float, not 'fast'"),
+        ("ppo:\n  num_epochs: 2.5\n", "own.yaml, line 2: ppo.num_epochs must be of type int, not 2.5"),
+        ("ppo:\n  num_epochs: true\n", "own.yaml, line 2: ppo.num_epochs must be of type int, not true"),
+        ("ppo:\n  lr: true\n", "own.yaml, line 2: ppo.lr must be of type float, not true"),
+        ("ppo:\n  lr: [1.0]\n", "own.yaml, line 2: ppo.lr must be of type float, not a list"),
+        ("ppo:\n  score_clip: None\n", "own.yaml, line 2: ppo.score_clip must be of type float or null, not 'None'"),
+        ("ppo:\n  lr: null\n", "own.yaml, line 2: ppo.lr must be of type float, not null"),
+        ("ppo:\n  whiten_advantages: 1\n", "own.yaml, line 2: ppo.whiten_advantages must be of type bool, not 1"),
+        ("ppo:\n  missing_eos: punish\n", "own.yaml, line 2: ppo.missing_eos must be one of off, replace, subtract"),
+        ("data:\n  folder: 3\n", "own.yaml, line 2: data.folder must be of type str, not 3"),
+        ("ppo: 3\n", "own.yaml, line 1: ppo must contain fields, not 3"),
+        ("- 1\n", "own.yaml, line 1: the file must contain fields, not a list"),
+        ("ppo: {lr: 1\n", "own.yaml, line 2, column 1: not valid YAML, expected"),
     ],
 )
 def test_wrong_key_or_type_in_a_file_is_named(tmp_path, text, sentence):
@@ -362,7 +362,7 @@ def test_file_with_a_wrong_key_is_reported_in_one_sentence(tmp_path, refused):
     said = refused(
         sft.main, "--config", yaml_file(tmp_path, "ppo:\n  kl_coeff: 1\n"), "--run-dir", str(tmp_path / "run")
     )
-    assert said == "error: own.yaml: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"
+    assert said == "error: own.yaml, line 2: unknown field ppo.kl_coeff; did you mean ppo.kl_coef?"
     assert not (tmp_path / "run").exists()
 
 

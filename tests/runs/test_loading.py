@@ -81,8 +81,9 @@ def test_policy_of_a_stage_can_be_trained_and_has_the_value_head_that_is_asked_f
 
 
 def test_a_function_scores_instead_of_the_reward_model_if_the_settings_name_one(run):
-    run.config = replace(CONFIG, ppo=replace(CONFIG.ppo, scorer=f"{__name__}:score_by_length"))
-    scorer = load_run_scorer(run)
+    name = f"{__name__}:score_by_length"
+    run.config = replace(CONFIG, ppo=replace(CONFIG.ppo, scorer=name))
+    scorer = load_run_scorer(run, name)
     assert isinstance(scorer, FunctionScorer)
     assert scorer(["a"], ["four"]).tolist() == [4]
 

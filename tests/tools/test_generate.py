@@ -66,7 +66,7 @@ def test_batches_do_not_wait_for_the_end_of_the_input():
 @pytest.mark.parametrize("program", ["print('日本')", "[print('x', flush=True) for _ in range(100_000)]"])
 def test_output_may_be_closed_early_and_may_lack_characters(program):
     """Runs in its own process, of whose output only the first line is read."""
-    source = f"from minippo.runs import output_of_any_text\nwith output_of_any_text():\n    {program}\n"
+    source = f"from minippo.runs import command_frame\nwith command_frame():\n    {program}\n"
     environment = os.environ | {"PYTHONIOENCODING": "ascii"}
     with subprocess.Popen(
         [sys.executable, "-c", source], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -172,7 +172,7 @@ def test_export_of_a_run_whose_weights_cannot_be_loaded_is_refused(tiny_runs, re
 
 def test_a_score_that_is_not_finite_is_not_printed(tiny_runs, monkeypatch, capsys):
     broken = FunctionScorer("mine:f", lambda prompts, texts: torch.full((len(texts),), torch.nan))
-    monkeypatch.setattr(score, "load_run_scorer", lambda run: broken)
+    monkeypatch.setattr(score, "load_run_scorer", lambda run, named: broken)
     with pytest.raises(SystemExit) as end:
         command(score.main, "--run", tiny_runs.base().folder, "--device", "cpu", "A film.")
     assert end.value.code == 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -29,16 +28,10 @@ def stop_requested() -> bool:
 
 
 @contextmanager
-def interruption_exits(sentence: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
-    """End the program with one sentence and the status 130 (Ctrl-C), 143 (SIGTERM) or 129 (SIGHUP) if it is
-    interrupted."""
-    try:
-        with _handlers(_raise):
-            yield
-    except KeyboardInterrupt as error:
-        number = error.number if isinstance(error, Interruption) else signal.SIGINT
-        print(f"\n{sentence()}", file=sys.stderr)
-        raise SystemExit(128 + number) from None
+def signals_raise() -> Iterator[None]:
+    """Let the signals raise Interruption in the block, at whatever line it is."""
+    with _handlers(_raise):
+        yield
 
 
 @contextmanager
