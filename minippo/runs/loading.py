@@ -9,7 +9,7 @@ from minippo.runs.run import Run
 from minippo.sampling import SamplingParams
 from minippo.scoring import RewardScorer, Scorer, load_scorer
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_actor_critic, load_reward_model
+from minippo.weights import load_actor_critic, load_pretrained, load_reward_model
 
 
 def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
@@ -27,7 +27,9 @@ def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
 
 def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
-    return load_actor_critic(run.earlier(stage) / "policy", value_head).to(run.device)
+    folder = run.earlier(stage) / "policy"
+    policy = ActorCritic(load_pretrained(folder), value_head) if stage == "sft" else load_actor_critic(folder)
+    return policy.to(run.device)
 
 
 def load_run_scorer(run: Run) -> Scorer:

@@ -23,6 +23,7 @@ from minippo.runs import (
     Run,
     broken_run_exits,
     command_line,
+    load_policy,
     load_run,
     output_of_any_text,
     sampling_params,
@@ -31,7 +32,6 @@ from minippo.runs import (
 from minippo.sampling import generate
 from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_actor_critic
 
 
 @dataclass(frozen=True)
@@ -175,9 +175,7 @@ def main() -> None:
         stages = {"policy": "ppo", "reference": "sft"} if options.reference else {"policy": "ppo"}
         run.require_finished("ppo")
         run.require_files("tokenizers/policy.tiktoken", *(f"{stage}/policy/config.json" for stage in stages.values()))
-        models = {
-            name: load_actor_critic(run.stage(stage) / "policy").to(run.device).eval() for name, stage in stages.items()
-        }
+        models = {name: load_policy(run, stage).eval() for name, stage in stages.items()}
         for prompt in options.prompt:  # check all prompts before sampling
             query_of(prompt, models["policy"], run, options)
     with output_of_any_text(), broken_run_exits():

@@ -176,7 +176,7 @@ def test_the_logits_that_tell_are_those_of_transformers(tmp_path, activation):
     [
         (lambda stored: stored.pop("scale"), "it lacks scale"),
         (lambda stored: stored.update(old=torch.zeros(2)), "it has the unknown tensors old"),
-        (lambda stored: stored.update(mask=torch.zeros(2, 3)), "it has another shape for mask"),
+        (lambda stored: stored.update(mask=torch.zeros(2, 3)), "'mask' should have the shape"),
         (lambda stored: stored["scale"].fill_(math.nan), "'scale' contains NaN or infinite values"),
     ],
 )
