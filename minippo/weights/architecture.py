@@ -34,17 +34,11 @@ class _NoInitialisation(TorchFunctionMode):
 
 
 def empty_model(config: GPTConfig, dtype: torch.dtype = torch.float32) -> GPT:
-    """A model whose weights are not initialised: they have addresses, but occupy no memory until they are filled.
-
-    Raises ValueError if there are not enough addresses.
-    """
-    try:
-        with _NoInitialisation():
-            gpt = GPT(config)
-        for parameter in gpt.parameters():
-            parameter.data = torch.empty_like(parameter, dtype=dtype)  # `to(dtype)` would read, so occupy, the memory
-    except RuntimeError as error:
-        raise ValueError(f"no memory for a model with {config}: {str(error)[:80]}") from None
+    """A model whose weights are not initialised: they have addresses, but occupy no memory until they are filled."""
+    with _NoInitialisation():
+        gpt = GPT(config)
+    for parameter in gpt.parameters():
+        parameter.data = torch.empty_like(parameter, dtype=dtype)  # `to(dtype)` would read, and so occupy, the memory
     for buffer in gpt.buffers():
         buffer.data = buffer.to(dtype) if buffer.is_floating_point() else buffer
     return gpt

@@ -43,7 +43,7 @@ def from_public(public: dict[str, Any], name: str) -> tuple[GPTConfig, FileForma
     model_type = entry(public, "model_type", where, str, NoneType)
     if model_type not in FAMILIES:
         supported = " and ".join(map(repr, FAMILIES))
-        raise ValueError(f"{name} has the model type {model_type!r}; only {supported} can be loaded")
+        raise ValueError(f"{name} has the model type {repr(model_type)[:60]}; only {supported} can be loaded")
     family = FAMILIES[model_type]
     sizes = {field: entry(public, key, where, int) for field, key in family.sizes.items()}
     suppress_tokens = entry(public, "never_sampled", where, list, NoneType) or []

@@ -53,7 +53,7 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     files of another kind.
     """
     config, form = _read_config(name_or_path)
-    gpt = empty_model(config, dtype)
+    gpt = _empty_model(name_or_path, config, dtype)
     with torch.no_grad():
         if form is None:
             _fill_from_native(gpt, name_or_path)
@@ -61,6 +61,14 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
             _require_public(gpt, form, f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and")
             _fill_from_public(gpt, form, name_or_path)
     return gpt
+
+
+def _empty_model(name_or_path: str | Path, config: GPTConfig, dtype: torch.dtype = torch.float32) -> GPT:
+    try:
+        return empty_model(config, dtype)
+    except RuntimeError:  # there are not even addresses for the weights
+        sizes = f"{config.layers} layers, {config.channels} channels, {config.vocab_size} ids, context {config.context}"
+        raise ValueError(f"there is no memory for {name_or_path}, a model with {sizes}") from None
 
 
 def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> None:
@@ -178,7 +186,7 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
 def check_exportable(name_or_path: str | Path) -> None:
     """Raise ValueError if the stored model cannot be written in a public format. Reads no weights."""
     config, form = _read_config(name_or_path)
-    _require_public(empty_model(config), form or FileFormat(), f"{name_or_path} cannot be exported:")
+    _require_public(_empty_model(name_or_path, config), form or FileFormat(), f"{name_or_path} cannot be exported:")
     if not computes_the_same():
         raise ValueError(
             f"{name_or_path} cannot be exported: minippo/model.py has been changed and computes something else than a "

@@ -146,7 +146,8 @@ def _short_names(full_names: Iterable[str], prefix: str, root: str, source: Path
     names = {full_name: WRAPPERS.sub("", full_name) for full_name in full_names}
     roots = [name for name in names.values() if name == root or name.endswith(f".{root}")] if root else [prefix]
     if not roots:
-        raise ValueError(f"{source} has no tensor {root!r}, only {some_of(list(names)) or 'an empty dict'}")
+        others = f"only {some_of(list(names))}" if names else "nor any other"
+        raise ValueError(f"{source} has no tensor {root!r}, {others}")
     before = {name.removesuffix(root) for name in roots}
     if len(before) > 1:
         raise ValueError(f"{source} has more than one model: {some_of(sorted(roots))}")

@@ -24,9 +24,9 @@ ZIP = b"PK\x03\x04"
 LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 """The first bytes of a `torch.save` file before PyTorch 1.6, a pickled number; newer ones are ZIP files."""
 
-MAX_TABLE = 2**20
-"""Bytes of the part of a file that lists its tensors, some hundred times those of GPT-2's; a longer one would take
-seconds to read."""
+MAX_TABLE = 2**19
+"""Bytes of the part of a file that lists its tensors, enough for some thousand; a longer one would take seconds to
+read."""
 
 PLAIN = re.compile(r"collections OrderedDict|torch\._utils _rebuild_(tensor_v2|parameter)|torch \w+Storage")
 """What the pickle of dense tensors refers to. PyTorch's loader admits more: sparse and quantised tensors, buffers of
@@ -75,14 +75,15 @@ def _open_pickled(path: Path, beginning: bytes) -> tuple[set[str], Callable[[str
     if not beginning.startswith(ZIP):
         raise ValueError(f"{path} is not a PyTorch checkpoint: it begins with {beginning[:16]!r}")
     try:
-        if odd := _not_tensors(path):
-            raise ValueError(f"it contains {odd}")
-        tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
+        odd = _not_tensors(path)
+        tensors = None if odd else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
     except OSError:
         raise
     except Exception as error:  # what a damaged pickle raises can be anything
         reason = str(error).split("\n")[0][:120]
-        raise ValueError(f"{path} is truncated or not a PyTorch checkpoint of plain tensors: {reason}") from None
+        raise ValueError(f"{path} is truncated or not a PyTorch checkpoint: {reason}") from None
+    if odd:
+        raise ValueError(f"{path} contains {odd}")
     if not isinstance(tensors, dict):
         raise ValueError(f"{path} contains a {type(tensors).__name__} instead of a dict of tensors")
     tensors = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
@@ -100,12 +101,12 @@ def _not_tensors(path: Path) -> str:
         members = file.infolist()
         if any(member.compress_type != zipfile.ZIP_STORED for member in members):
             return "compressed data"
-        (table,) = [member for member in members if member.filename.split("/")[-1] == "data.pkl"]
-        if table.file_size > MAX_TABLE:
-            return f"a pickle of {table.file_size:,} bytes"
+        table, *others = [member for member in members if member.filename.split("/")[-1] == "data.pkl"]
+        if others or table.file_size > MAX_TABLE:
+            return f"{1 + len(others)} tables of tensors, the first of {table.file_size:,} bytes"
         calls = {argument for code, argument, _ in pickletools.genops(file.read(table)) if "GLOBAL" in code.name}
     odd = sorted(str(call) for call in calls if not PLAIN.fullmatch(str(call)))
-    return f"more than tensors ({odd[0][:60]!r}), which could run code or fill the memory" if odd else ""
+    return f"more than dense tensors ({odd[0][:60]!r}), which could run code or fill the memory" if odd else ""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
