@@ -10,6 +10,7 @@ with, and the backbone of the reward model, which learns faster from comparisons
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
@@ -38,12 +39,17 @@ from minippo.splits import SPLITS, Split
 from minippo.state import TrainState
 from minippo.streams import generator, seed_global
 from minippo.tokenizer import Tokenizer, make_tokenizer
-from minippo.weights import load_pretrained, pretrained_config, save_pretrained, set_file_format
+from minippo.weights import (
+    check_public_tokenizer,
+    file_format,
+    load_pretrained,
+    pretrained_config,
+    save_pretrained,
+    set_file_format,
+    suppressed_ids,
+)
 
 Name = Literal["policy", "reward"]
-MAX_PADDED_ROWS = 128
-"""Public embedding tables may have a few more rows than the tokenizer has ids; they are padded to a multiple of
-this."""
 
 
 @dataclass(frozen=True)
@@ -90,14 +96,10 @@ def prepare(run: Run) -> Inputs:
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     """A transformer for this tokenizer, from public weights or from scratch."""
     if config.weights:
-        embeddings = pretrained_config(config.weights).vocab_size
-        if not 0 <= embeddings - tokenizer.vocab_size < MAX_PADDED_ROWS:
-            raise ValueError(
-                f"{config.weights} has {embeddings} embeddings, but the tokenizer {config.tokenizer} has "
-                f"{tokenizer.vocab_size} ids; weights need the tokenizer they were trained with "
-                "(model.policy.tokenizer, model.reward.tokenizer)"
-            )
+        check_public_tokenizer(config.weights, tokenizer, config.tokenizer)
         gpt = load_pretrained(config.weights)
+        if unused := file_format(gpt).unused:
+            print(f"note: {config.weights} has tensors that are not used: {', '.join(unused)[:200]}", file=sys.stderr)
     else:
         gpt = GPT(
             GPTConfig(
@@ -109,8 +111,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
                 activation=config.activation,
             )
         )
-    padded_rows = range(tokenizer.vocab_size, gpt.config.vocab_size)
-    gpt.set_suppress_tokens((*tokenizer.non_text_ids, *padded_rows))
+    gpt.set_suppress_tokens(suppressed_ids(tokenizer, gpt.config.vocab_size))
     set_file_format(gpt, eos_id=tokenizer.eos_id)
     return gpt
 

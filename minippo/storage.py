@@ -176,17 +176,37 @@ _KINDS = {
     NoneType: "null",
 }
 
+MAX_TEXT = 2**26
+"""Bytes of a file that is read as a whole: four times the largest public tokenizer.json."""
+
 JSON_LINES: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.gz": gzip.open, ".jsonl.bz2": bz2.open}
 """Suffix of a JSON Lines file -> the function that opens it."""
 
 
-def read_object(path: Path) -> dict[str, Any]:
-    """Read a JSON file that contains one object. Raises ValueError if it contains anything else."""
+def read_text(path: Path) -> str:
+    """The text of a file. Raises ValueError if it is not a regular file, too large (`MAX_TEXT`) or not UTF-8."""
+    if not path.is_file() and path.exists():  # opening a named pipe would wait for ever
+        raise ValueError(f"{path} is not a regular file")
+    if (size := path.stat().st_size) > MAX_TEXT:
+        raise ValueError(f"{path} has {size:,} bytes, but must not have more than {MAX_TEXT:,}")
     try:
-        text = path.read_text(encoding="utf-8")
+        return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
-    return _parse_object(text, path)
+        raise ValueError(f"{path} is not valid UTF-8 (byte {error.start})") from None
+
+
+def read_object(path: Path) -> dict[str, Any]:
+    """Read a JSON file that contains one object. Raises ValueError if it contains anything else, or a key twice."""
+    return _parse_object(read_text(path), path, _without_duplicates)
+
+
+def _without_duplicates(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entries = dict(pairs)
+    if len(entries) < len(pairs):
+        seen: set[str] = set()
+        twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+        raise ValueError(f"the key {twice[:40]!r} occurs twice")
+    return entries
 
 
 def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -209,9 +229,9 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
         raise ValueError(f"{path} cannot be read: {error}") from None
 
 
-def _parse_object(text: str, where: object) -> dict[str, Any]:
+def _parse_object(text: str, where: object, hook: Callable[..., Any] | None = None) -> dict[str, Any]:
     try:
-        value = json.loads(text)
+        value = json.loads(text, object_pairs_hook=hook)
     except json.JSONDecodeError as error:
         position = f"column {error.colno}" if "\n" not in text else f"line {error.lineno}, column {error.colno}"
         raise ValueError(f"{where} is not valid JSON: {error.msg} ({position})") from None

@@ -10,7 +10,7 @@ from minippo.runs.scorers import load_stored_scorer
 from minippo.sampling import SamplingParams
 from minippo.scoring import RewardScorer, Scorer
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_actor_critic, load_reward_model
+from minippo.weights import load_actor_critic, load_pretrained, load_reward_model
 
 
 def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
@@ -28,7 +28,9 @@ def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
 
 def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
-    return load_actor_critic(run.earlier(stage) / "policy", value_head).to(run.device)
+    folder = run.earlier(stage) / "policy"
+    policy = ActorCritic(load_pretrained(folder), value_head) if stage == "sft" else load_actor_critic(folder)
+    return policy.to(run.device)
 
 
 def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:

@@ -32,6 +32,11 @@ def check(config: Config) -> None:
             check_context(config.data, name, backbone.context, f"model.{name}.context")
         if backbone.channels % backbone.heads:
             raise ValueError(f"model.{name}: {backbone.heads} heads do not divide {backbone.channels} channels")
+        if backbone.weights and backbone.tokenizer.startswith("train:"):
+            raise ValueError(
+                f"model.{name}.weights {backbone.weights} needs the tokenizer that it was trained with, not a new one: "
+                f"model.{name}.tokenizer is {backbone.tokenizer}"
+            )
 
 
 def check_bounds(options: object) -> None:

@@ -23,6 +23,10 @@ SINGLE_BYTES = [bytes([byte]) for byte in range(256)]
 
 Merge = tuple[bytes, bytes]
 
+MAX_LENGTHS = 10**8
+"""Sum of the squared lengths of all tokens, which `last_parts` takes about as many steps for; GPT-2's is some
+million."""
+
 
 def train_ranks(texts: Iterable[str], num_tokens: int) -> dict[bytes, int]:
     """Learn merges (Sennrich et al. 2016) of bytes (Radford et al. 2019). Returns token -> rank, at most `num_tokens`.
@@ -113,6 +117,7 @@ def ranks_of_merges(merges: Sequence[Merge], single_bytes: Sequence[bytes] = SIN
 
     Raises ValueError, with an example, if the condition fails.
     """
+    _check_lengths(a + b for a, b in merges)
     ranks = {token: rank for rank, token in enumerate(single_bytes)}
     for a, b in merges:
         if a + b in ranks:
@@ -137,6 +142,7 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[Merge]:
 
     Raises ValueError, with an example, if a token cannot be reached by merging two others.
     """
+    _check_lengths(ranks)
     merges = []
     for token in sorted(ranks, key=ranks.__getitem__):
         if len(token) > 1:
@@ -147,5 +153,10 @@ def merges_of_ranks(ranks: Mapping[bytes, int]) -> list[Merge]:
     return merges
 
 
+def _check_lengths(tokens: Iterable[bytes]) -> None:
+    if sum(len(token) ** 2 for token in tokens) > MAX_LENGTHS:
+        raise ValueError("its tokens are so long that comparing their merges would take minutes")
+
+
 def _show(*tokens: bytes) -> str:
-    return " + ".join(repr(token)[1:] for token in tokens)
+    return " + ".join(repr(token[:60])[1:] for token in tokens)

@@ -9,16 +9,23 @@ from __future__ import annotations
 import base64
 import json
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
 
-from minippo.storage import atomic_files, checked, entry, read_object, write_text
+import regex
+
+from minippo.storage import atomic_files, checked, entry, read_object, read_text, write_text
 from minippo.tokenizer.bpe import GPT2_SPLIT, SINGLE_BYTES
 from minippo.tokenizer.vocab_json import END_OF_TEXT
 
-_LINE = re.compile(r"((?:[A-Za-z\d+/]{4})*(?:[A-Za-z\d+/]{2}==|[A-Za-z\d+/]{3}=)?) (\d+)", re.ASCII)
+_LINE = re.compile(r"((?:[A-Za-z\d+/]{4})*(?:[A-Za-z\d+/]{2}==|[A-Za-z\d+/]{3}=)?) (\d{1,9})", re.ASCII)
+
+
+# Every character of the alphabets up to Thai, alone and after a space, and long runs of some.
+_PROBE = "".join(f"{chr(i)} {chr(i)}" for i in range(0xE80)) + "".join(100 * c for c in "a1!. \n\tA'é中😀a") + "!"
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,7 @@ def tiktoken_texts(vocabulary: TiktokenVocabulary) -> tuple[str, str]:
 def read_tiktoken(path: Path) -> TiktokenVocabulary:
     """Read what `write_tiktoken` wrote, or a file of tiktoken itself. Raises ValueError for any other contents."""
     ranks, rest_path = _read_ranks(path), _rest_path(path)
-    if not rest_path.is_file():
+    if not rest_path.exists():
         # End-of-text gets the id after the last rank. If ranks skip an id (p50k_base's do), that could be a token's.
         if sorted(ranks.values()) != list(range(len(ranks))):
             raise ValueError(f"{path}: the {len(ranks)} tokens must have the ranks 0 to {len(ranks) - 1}")
@@ -76,14 +83,20 @@ def read_tiktoken(path: Path) -> TiktokenVocabulary:
         checked(index, f"{rest_path}: the id of {token!r}", int)
     for rank, index in enumerate(ids or ()):
         checked(index, f"{rest_path}: the id of rank {rank}", int)
-    if ids is not None and len(ids) <= max(ranks.values()):
-        raise ValueError(f"{rest_path}: {len(ids)} ids are too few for ranks up to {max(ranks.values())}")
+    if ids is not None and len(ids) != max(ranks.values()) + 1:
+        problem = "few" if len(ids) <= max(ranks.values()) else "many"
+        raise ValueError(f"{rest_path}: {len(ids)} ids are too {problem} for ranks up to {max(ranks.values())}")
+    if both := [token for token in special_tokens if token.encode("utf-8", "replace") in ranks]:
+        raise ValueError(f"{rest_path}: the special token {both[0][:40]!r} is also an ordinary token in {path}")
+    pattern = entry(rest, "pattern", rest_path, str)
+    if pattern != GPT2_SPLIT:
+        _check_pattern(pattern, rest_path)
     eos = entry(rest, "eos", rest_path, str, NoneType) or END_OF_TEXT
     return TiktokenVocabulary(
         entry(rest, "name", rest_path, str),
         ranks,
         special_tokens,
-        entry(rest, "pattern", rest_path, str),
+        pattern,
         ids,
         eos,
         entry(rest, "pad", rest_path, str, NoneType) or eos,
@@ -92,16 +105,38 @@ def read_tiktoken(path: Path) -> TiktokenVocabulary:
 
 def _read_ranks(path: Path) -> dict[bytes, int]:
     # Not tiktoken's own reader: it caches by path and would return old contents after a file has been replaced.
-    ranks = {}
-    for number, line in enumerate(path.read_text(encoding="ascii", errors="replace").splitlines(), start=1):
+    ranks: dict[bytes, int] = {}
+    for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = _LINE.fullmatch(line)
         if match is None:
             raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {line[:40]!r}")
-        ranks[base64.b64decode(match[1])] = int(match[2])
+        token, rank = base64.b64decode(match[1]), int(match[2])
+        if token in ranks or not token:
+            problem = "occurs on an earlier line, too" if token else "is empty"
+            raise ValueError(f"{path}, line {number}: the token {token[:40]!r} {problem}")
+        ranks[token] = rank
+    if len({*ranks.values()}) < len(ranks):
+        twice, _ = Counter(ranks.values()).most_common(1)[0]
+        raise ValueError(f"{path}: more than one token has the rank {twice}")
     missing = sum(token not in ranks for token in SINGLE_BYTES)
     if missing:
         raise ValueError(f"{path} is not a byte-level vocabulary: {missing} of the 256 single bytes are not tokens")
     return ranks
+
+
+def _check_pattern(pattern: str, where: Path) -> None:
+    """Raise ValueError unless the pattern splits texts into words in a short time and loses none of their characters.
+
+    tiktoken drops what lies between two matches, and ends the process if a match is empty or takes too long.
+    """
+    try:
+        split = regex.compile(pattern) if len(pattern) < 10_000 else None
+        words = [match[0] for match in split.finditer(_PROBE, timeout=0.5)] if split else []
+    except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
+        reason = "takes too long" if isinstance(error, TimeoutError) else f"is invalid: {str(error)[:80]}"
+        raise ValueError(f"{where}: the pattern {pattern[:40]!r} {reason}") from None
+    if "".join(words) != _PROBE or not all(words):
+        raise ValueError(f"{where}: the pattern {pattern[:40]!r} does not split every text into words completely")
 
 
 def _rest_path(path: Path) -> Path:

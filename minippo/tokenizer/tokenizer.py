@@ -25,6 +25,9 @@ from minippo.tokenizer.vocab_json import END_OF_TEXT, PublicVocabulary, public_f
 PAD = "<|pad|>"
 """Name of the padding token in `public_files` if the tokenizer has none."""
 
+MAX_IDS = 1_000_000
+"""Four times as many ids as the largest public vocabularies have."""
+
 NEVER_IN_UTF8 = [bytes([byte]) for byte in (0xC0, 0xC1, *range(0xF5, 0x100))]
 
 # The same pattern as tiktoken's newer versions write it, with possessive quantifiers.
@@ -64,6 +67,11 @@ class Tokenizer:
         self.encoding, self.name = encoding, encoding.name
         self.special_tokens = dict(encoding._special_tokens if special_tokens is None else special_tokens)
         self.eos, self.pad = eos, pad or eos
+        largest = max(*ranks.values(), *(ids or ()), *self.special_tokens.values())
+        if largest >= MAX_IDS:  # every id below it would take memory, too
+            raise ValueError(
+                f"tokenizer {self.name!r}: ids and ranks must be below {MAX_IDS:,}, but one is {repr(largest)[:30]}"
+            )
         self._ids = list(range(max(ranks.values()) + 1) if ids is None else ids)
         self._bytes = {self._ids[rank]: token for token, rank in ranks.items()}
         all_ids = {*self._bytes, *self.special_tokens.values()}
@@ -74,7 +82,11 @@ class Tokenizer:
             )
         for token in (self.eos, self.pad):
             if token not in self.special_tokens:
-                raise ValueError(f"tokenizer {self.name!r} has no special token {token!r}")
+                names = ", ".join(map(repr, self.special_tokens)) or "it has none"
+                raise ValueError(
+                    f"tokenizer {self.name!r} has no special token {token[:40]!r}: name those that are its "
+                    f"end-of-text and padding, `eos` and `pad` ({names[:200]})"
+                )
         self.eos_id, self.pad_id = self.special_tokens[self.eos], self.special_tokens[self.pad]
         self.vocab_size = max(all_ids) + 1
 

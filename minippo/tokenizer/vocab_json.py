@@ -10,7 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
-from minippo.storage import checked, entry, read_object
+from minippo.storage import checked, entry, read_object, read_text
 from minippo.tokenizer.bpe import Merge
 
 END_OF_TEXT = "<|endoftext|>"
@@ -80,7 +80,7 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
     kind = (settings.get("tokenizer_class") or "GPT2Tokenizer").removesuffix("Fast")
     if settings.get("add_prefix_space"):
         raise ValueError("it adds a space before every text (add_prefix_space in its tokenizer_config.json)")
-    if (folder / "tokenizer.json").is_file():
+    if (folder / "tokenizer.json").exists():
         path = folder / "tokenizer.json"
         whole = read_object(path)
         _check_pipeline(whole)
@@ -91,7 +91,7 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
         added = [tuple(entry(row, key, where, kind) for key, kind in kinds.items()) for row in rows]
     else:
         for name in ("vocab.json", "merges.txt"):
-            if not (folder / name).is_file():
+            if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} is not a tokenizer: it has neither {name} nor tokenizer.json")
         if kind not in _LIKE_GPT2:
             raise ValueError(
@@ -102,16 +102,22 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
     ordinary = [token for token, _, special in added if not special]
     if ordinary:
         raise ValueError(
-            f"it finds {len(ordinary)} added tokens in texts before merging ({ordinary[0]!r}), which tiktoken cannot do"
+            f"it finds {len(ordinary)} added tokens in texts before merging ({ordinary[0][:40]!r}), which tiktoken "
+            "cannot do"
         )
-    vocabulary = vocabulary | {token: index for token, index, _ in added}
+    for token, index, _ in added:
+        if vocabulary.setdefault(token, index) != index:
+            raise ValueError(f"the added token {token[:40]!r} has the ids {repr(vocabulary[token])[:30]} and {index}")
     pairs = [_pair(merge, number) for number, merge in enumerate(merges, start=1)]
-    return _vocabulary(vocabulary, pairs, settings.get("eos_token", ""), settings.get("pad_token", ""))
+    public = _vocabulary(vocabulary, pairs, settings.get("eos_token", ""), settings.get("pad_token", ""))
+    if both := [token for token, *_ in added if token not in public.special_tokens]:
+        raise ValueError(f"the added token {both[0][:40]!r} is also an ordinary token")
+    return public
 
 
 def _read_optional(path: Path) -> dict[str, Any]:
     """The object in a JSON file; an empty one if the file does not exist."""
-    return read_object(path) if path.is_file() else {}
+    return read_object(path) if path.exists() else {}
 
 
 def _settings(path: Path) -> dict[str, Any]:
@@ -124,7 +130,7 @@ def _settings(path: Path) -> dict[str, Any]:
 
 
 def _read_merges(path: Path) -> list[str]:
-    lines = path.read_text(encoding="utf-8").split("\n")  # splitlines() would also split at characters that spell bytes
+    lines = read_text(path).split("\n")  # splitlines() would also split at characters that spell bytes
     return [line for line in lines if line and not line.startswith("#version")]
 
 
@@ -145,8 +151,8 @@ def _added_tokens(settings: dict[str, Any], added: dict[str, int], where: Path) 
     """The tokens that are not in `vocab.json`: text, id, and whether it is special, hence never looked for in texts."""
     tokens = []
     for index, row in (entry(settings, "added_tokens_decoder", where, dict, NoneType) or {}).items():
-        if not index.isdecimal():
-            raise ValueError(f"{where}: the keys of added_tokens_decoder should be ids, but one is {index!r}")
+        if not re.fullmatch(r"\d{1,9}", index):
+            raise ValueError(f"{where}: the keys of added_tokens_decoder should be ids, but one is {index[:40]!r}")
         token = f"{where}: added_tokens_decoder {index}"
         tokens.append((entry(row, "content", token, str), int(index), entry(row, "special", token, bool)))
     # The older added_tokens.json does not say which tokens are special: those that have a role in another file are.
@@ -173,7 +179,8 @@ def _pair(merge: Any, number: int) -> list[str]:
 def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pad: str) -> PublicVocabulary:
     odd = [token for token, index in vocabulary.items() if type(index) is not int]
     if odd:
-        raise ValueError(f"the token {odd[0]!r} has the id {vocabulary[odd[0]]!r}, which is not an integer")
+        index = repr(vocabulary[odd[0]])[:40]
+        raise ValueError(f"the token {odd[0][:40]!r} has the id {index}, which is not an integer")
     for number, pair in enumerate(pairs, start=1):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
             raise ValueError(f"merge {number}, {' '.join(pair)[:40]!r}, does not join two tokens into a third one")
@@ -190,7 +197,10 @@ def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pa
     for token in (eos, pad or eos):
         if token not in special_tokens:
             problem = "is also an ordinary token" if token in words else "is not in its vocabulary"
-            raise ValueError(f"the special token {token!r} {problem}")
+            raise ValueError(
+                f"the special token {token[:40]!r} {problem}; name its end-of-text and padding in its "
+                f'tokenizer_config.json ("eos_token", "pad_token"): {", ".join(special_tokens)[:100]!r}'
+            )
     return PublicVocabulary(
         merges=[(_bytes(first), _bytes(second)) for first, second in pairs],
         ids={_bytes(word): vocabulary[word] for word in words},

@@ -11,6 +11,7 @@ from torch.overrides import TorchFunctionMode
 
 from minippo.model import GPT, GPTConfig
 from minippo.weights.families import FAMILIES, tensor_names
+from minippo.weights.shards import some_of
 
 PUBLIC_FIELDS = {*FAMILIES["gpt2"].sizes, "dropout", "activation", "suppress_tokens"}
 """The fields of `GPTConfig` that config.json has keys for."""
@@ -55,7 +56,7 @@ def own_tensors(gpt: GPT) -> dict[str, Tensor]:
 def unsupported(gpt: GPT, family: str) -> list[str]:
     """What the format of `family` cannot express of a changed model, in words; empty if it can express the model."""
     config, own = gpt.config, {name: tuple(tensor.shape) for name, tensor in own_tensors(gpt).items()}
-    public = _public_shapes(config, family)
+    public = public_shapes(config, family)
     reasons = []
     if extra := [name for name in own if name not in public]:
         reasons.append(f"it has no name for {some_of(extra)}")
@@ -85,13 +86,8 @@ def computes_the_same() -> bool:
     return True
 
 
-def some_of(names: list[str]) -> str:
-    """The first few names, and the number of the others."""
-    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-
-
-def _public_shapes(config: GPTConfig, family: str) -> dict[str, tuple[int, ...]]:
-    """The names and shapes of the weights of our transformer."""
+def public_shapes(config: GPTConfig, family: str) -> dict[str, tuple[int, ...]]:
+    """The names and shapes of the weights of our transformer, and of what OPT's files store besides."""
     C = config.channels
     others = {
         "token_embedding.weight": (config.vocab_size, C),

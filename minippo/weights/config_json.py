@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import MISSING, asdict, fields
 from types import NoneType
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from minippo.model import GPTConfig
 from minippo.storage import checked, entry
@@ -13,6 +14,9 @@ from minippo.weights.format import FileFormat
 
 NATIVE = "minippo"
 """The `model_type` of a model that no family can express."""
+
+MAX_SIZES = {"vocab_size": 10**7, "context": 10**7, "layers": 1000, "heads": 10**4, "channels": 10**5}
+"""Far above those of any public model. Larger ones would take minutes before they turn out not to fit the weights."""
 
 
 def to_public(config: GPTConfig, form: FileFormat) -> dict[str, Any]:
@@ -39,28 +43,20 @@ def from_public(public: dict[str, Any], name: str) -> tuple[GPTConfig, FileForma
     model_type = entry(public, "model_type", where, str, NoneType)
     if model_type not in FAMILIES:
         supported = " and ".join(map(repr, FAMILIES))
-        raise ValueError(f"{name} has the model type {model_type!r}; only {supported} can be loaded")
+        raise ValueError(f"{name} has the model type {repr(model_type)[:60]}; only {supported} can be loaded")
     family = FAMILIES[model_type]
     sizes = {field: entry(public, key, where, int) for field, key in family.sizes.items()}
-    for field, key in family.sizes.items():
-        if sizes[field] < 1:
-            raise ValueError(f"{where}: {key} must be at least 1, not {sizes[field]}")
-    if sizes["channels"] % sizes["heads"]:
-        keys = (family.sizes["channels"], family.sizes["heads"])
-        raise ValueError(f"{where}: {keys[0]} {sizes['channels']} is not divisible by {keys[1]} {sizes['heads']}")
+    suppress_tokens = entry(public, "never_sampled", where, list, NoneType) or []
+    _check_sizes(sizes, family.sizes, suppress_tokens, where)
     requirements = family.requirements(sizes["channels"])
     settings = {key: public.get(key, values[0]) for key, (values, _) in requirements.items()}
     different = [
-        f"{requirements[key][1]} ({key} is {value!r})"
+        f"{requirements[key][1]} ({key} is {repr(value)[:60]})"
         for key, value in settings.items()
         if value not in requirements[key][0]
     ]
     if different:
         raise ValueError(f"{name} has an architecture that cannot be loaded: {'; '.join(different)}")
-    suppress_tokens = entry(public, "never_sampled", where, list, NoneType) or []
-    for i in suppress_tokens:
-        if not 0 <= checked(i, f"{where}: an id in never_sampled", int) < sizes["vocab_size"]:
-            raise ValueError(f"{where}: never_sampled contains {i}, but the largest id is {sizes['vocab_size'] - 1}")
     eos_id = entry(public, "eos_token_id", where, int, list, NoneType)
     if isinstance(eos_id, list):  # several ids end a response; the first ends a text
         eos_id = checked(eos_id[0] if eos_id else None, f"{where}: the first eos_token_id", int)
@@ -70,6 +66,21 @@ def from_public(public: dict[str, Any], name: str) -> tuple[GPTConfig, FileForma
         suppress_tokens=tuple(suppress_tokens),
     )
     return config, FileFormat(model_type, eos_id, entry(public, "pad_token_id", where, int, NoneType))
+
+
+def _check_sizes(sizes: dict[str, int], keys: dict[str, str], suppress_tokens: list[int], where: str) -> None:
+    """Raise ValueError if no model has such sizes, which the file calls `keys`, or there is no such id to suppress."""
+    for field, largest in MAX_SIZES.items():
+        if not 1 <= sizes[field] <= largest:
+            bounds = "at least 1" if sizes[field] < 1 else f"at most {largest:,}"
+            raise ValueError(f"{where}: {keys[field]} must be {bounds}, not {repr(sizes[field])[:30]}")
+    if sizes["channels"] % sizes["heads"]:
+        channels, heads = (f"{keys[field]} {sizes[field]}" for field in ("channels", "heads"))
+        raise ValueError(f"{where}: {channels} is not divisible by {heads}")
+    ids = keys.get("suppress_tokens", "never_sampled")
+    for i in suppress_tokens:
+        if not 0 <= checked(i, f"{where}: an id in {ids}", int) < sizes["vocab_size"]:
+            raise ValueError(f"{where}: {ids} contains {i}, but the largest id is {sizes['vocab_size'] - 1}")
 
 
 def to_native(config: GPTConfig) -> dict[str, Any]:
@@ -93,4 +104,10 @@ def from_native(native: dict[str, Any], name: str) -> GPTConfig:
     for key, value in values.items():
         if types[key] in (int, str, bool):
             checked(value, f"{where}: {key}", types[key])
+        if types[key] is float and not (type(value) in (int, float) and math.isfinite(value)):
+            raise ValueError(f"{where}: {key} should be a finite number, but is {repr(value)[:60]}")
+        if get_origin(types[key]) is Literal and value not in get_args(types[key]):
+            raise ValueError(f"{where}: {key} should be one of {get_args(types[key])}, but is {repr(value)[:60]}")
+    suppress_tokens = entry(values, "suppress_tokens", where, list, NoneType) or []
+    _check_sizes(values, {field: field for field in own}, suppress_tokens, where)
     return GPTConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

@@ -26,6 +26,8 @@ class FileFormat:
     """Padding, for other tools. None: config.json names none."""
     unread_positions: Tensor | None = field(default=None, compare=False, repr=False)
     """(2, C): OPT's table of positions begins with two rows that no position reads. None: zeros."""
+    unused: tuple[str, ...] = field(default=(), compare=False)
+    """Tensors of the files that the model was loaded from and does not use, such as the head of a reward model."""
 
 
 def file_format(gpt: GPT) -> FileFormat:

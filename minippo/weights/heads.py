@@ -6,15 +6,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from torch import Tensor
 
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT
 from minippo.weights.format import save_tensors
 from minippo.weights.pretrained import load_pretrained, load_score_head, save_pretrained
+from minippo.weights.shards import some_of
+from minippo.weights.tensor_file import read_tensors
 
 PUBLIC = ("gpt.", "score_head.")
 """The parts of a model that `save_pretrained` writes."""
+
+HEADS = "heads.safetensors"
 
 
 def save_model(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
@@ -23,20 +27,21 @@ def save_model(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     if isinstance(model, GPT):
         return
     heads = {key: value for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
-    save_tensors({key: value.cpu().contiguous() for key, value in heads.items()}, folder / "heads.safetensors")
+    save_tensors({key: value.cpu().contiguous() for key, value in heads.items()}, folder / HEADS)
 
 
-def load_actor_critic(folder: Path, value_head: str = "linear") -> ActorCritic:
-    """A policy and its critic. If the folder has no heads, the critic is of the kind `value_head` and returns 0."""
-    heads = folder / "heads.safetensors"
-    if heads.is_file():
-        value_head = "mlp" if "value_head.2.weight" in load_file(heads) else "linear"
+def load_actor_critic(folder: Path) -> ActorCritic:
+    """A policy and its critic, as `save_model` has written them."""
+    value_head = "mlp" if "value_head.2.weight" in _read_heads(folder) else "linear"
     return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
 
 
 def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     """Load the weights of `folder` into `model` in place, so that an optimizer keeps its parameters."""
-    getattr(model, "gpt", model).load_state_dict(load_pretrained(folder).state_dict())
+    try:
+        getattr(model, "gpt", model).load_state_dict(load_pretrained(folder).state_dict())
+    except RuntimeError as error:  # PyTorch's sentence has a line for every tensor
+        raise ValueError(f"{folder} has weights of another model: {str(error).split(chr(10))[-1].strip()}") from None
     if isinstance(model, RewardModel):
         with torch.no_grad():
             model.score_head.weight.copy_(load_score_head(folder))
@@ -45,7 +50,7 @@ def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
 
 
 def load_reward_model(folder: Path) -> RewardModel:
-    """A reward model with its gain and bias. If the folder has no heads, the gain is 1 and the bias 0."""
+    """A reward model with its gain and bias, as `save_model` has written them."""
     model = RewardModel(load_pretrained(folder))
     with torch.no_grad():
         model.score_head.weight.copy_(load_score_head(folder))
@@ -53,9 +58,19 @@ def load_reward_model(folder: Path) -> RewardModel:
 
 
 def _with_heads(model: Any, folder: Path) -> Any:
-    if (folder / "heads.safetensors").is_file():
-        missing, unexpected = model.load_state_dict(load_file(folder / "heads.safetensors"), strict=False)
-        missing = [key for key in missing if not key.startswith(PUBLIC)]
-        if missing or unexpected:
-            raise ValueError(f"{folder}/heads.safetensors lacks {missing} and has the unknown tensors {unexpected}")
+    heads = _read_heads(folder)
+    expected = {key: value.shape for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
+    found = {key: value.shape for key, value in heads.items()}
+    if found != expected:
+        others = sorted(key for key in {*expected, *found} if found.get(key) != expected.get(key))
+        raise ValueError(
+            f"{folder / HEADS} lacks tensors, has unknown ones or has others of another shape: {some_of(others)}"
+        )
+    model.load_state_dict(heads, strict=False)
     return model
+
+
+def _read_heads(folder: Path) -> dict[str, Tensor]:
+    if not (folder / HEADS).exists():  # without them, a critic would return 0, and scores would lose gain and bias
+        raise FileNotFoundError(f"{folder} has no {HEADS}, which a trained model has")
+    return read_tensors(folder / HEADS)

@@ -17,11 +17,11 @@ from minippo.errors import TrainingError
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.storage import read_object
-from minippo.weights.architecture import computes_the_same, empty_model, own_tensors, some_of, unsupported
+from minippo.weights.architecture import computes_the_same, empty_model, own_tensors, public_shapes, unsupported
 from minippo.weights.config_json import NATIVE, from_native, from_public, to_native, to_public
 from minippo.weights.families import FAMILIES, TensorNames, tensor_names
 from minippo.weights.format import FileFormat, file_format, save_tensors, set_file_format
-from minippo.weights.shards import StoredTensors, find_config, finder
+from minippo.weights.shards import StoredTensors, find_config, finder, some_of
 
 SCORE_HEAD = "score.weight"
 """Both families' name for the head of a model with one score."""
@@ -54,7 +54,7 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     files of another kind.
     """
     config, form = _read_config(name_or_path)
-    gpt = empty_model(config, dtype)
+    gpt = _empty_model(name_or_path, config, dtype)
     with torch.no_grad():
         if form is None:
             _fill_from_native(gpt, name_or_path)
@@ -64,12 +64,21 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     return gpt
 
 
+def _empty_model(name_or_path: str | Path, config: GPTConfig, dtype: torch.dtype = torch.float32) -> GPT:
+    try:
+        return empty_model(config, dtype)
+    except RuntimeError:  # there are not even addresses for the weights
+        sizes = f"{config.layers} layers, {config.channels} channels, {config.vocab_size} ids, context {config.context}"
+        raise ValueError(f"there is no memory for {name_or_path}, a model with {sizes}") from None
+
+
 def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> None:
     stored, all_names = _stored(name_or_path, form), tensor_names(form.family, gpt.config.layers)
-    _check_all_is_read(stored, all_names, form, gpt.config)
+    unused = _check_all_is_read(stored, all_names, form, gpt.config)
+    _check_shapes(stored, all_names, form, gpt.config)
     if "lm_head.weight" in stored:
         name = all_names[0].public[0]
-        if not torch.equal(stored[name], stored["lm_head.weight"]):
+        if not torch.equal(stored.read(name), stored.read("lm_head.weight")):
             raise ValueError(f"{stored.source}: output and input embedding differ, but must be the same")
     own = own_tensors(gpt)  # they share the memory of the model, so that filling them fills the model
     if form.family == "opt":
@@ -79,24 +88,31 @@ def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> N
         # One public tensor fills several of ours (OPT's positions), or several fill one (OPT's queries, keys, values).
         filled = [targets] if len(names.public) == 1 else [[part] for part in targets[0].chunk(len(names.public))]
         for name, into in zip(names.public, filled, strict=True):
-            rows = stored[name].t() if names.transposed else stored[name]
-            expected = (sum(map(len, into)), *into[0].shape[1:])
-            if rows.shape != expected:
-                raise ValueError(
-                    f"{stored.source}: according to config.json, {name!r} should have the shape {expected}, "
-                    f"not {tuple(rows.shape)}{' (transposed)' if names.transposed else ''}"
-                )
+            rows = stored.read(name).t() if names.transposed else stored.read(name)
             for target, part in zip(into, rows.split([len(target) for target in into]), strict=True):
-                target.copy_(part)
-    set_file_format(gpt, **(vars(form) | {"unread_positions": own.get("unread_positions")}))
+                stored.copy(name, part, target)
+    changes = {"unread_positions": own.get("unread_positions"), "unused": tuple(unused)}
+    set_file_format(gpt, **(vars(form) | changes))
+
+
+def _check_shapes(stored: StoredTensors, all_names: list[TensorNames], form: FileFormat, config: GPTConfig) -> None:
+    """Raise ValueError if the files and config.json disagree on a shape; before this, no weight occupies memory."""
+    shapes = public_shapes(config, form.family) | {"unread_positions": (2, config.channels)}
+    for names in all_names:
+        rows, *columns = shapes[names.ours[-1]]
+        rows = sum(shapes[name][0] for name in names.ours) // len(names.public)
+        for name in names.public:
+            stored.check(name, (*columns, rows) if names.transposed else (rows, *columns))
+    if "lm_head.weight" in stored:
+        stored.check("lm_head.weight", (config.vocab_size, config.channels))
 
 
 def _check_all_is_read(
     stored: StoredTensors, all_names: list[TensorNames], form: FileFormat, config: GPTConfig
-) -> None:
+) -> list[str]:
     """Raise ValueError if the file has tensors that our transformer lacks, such as further blocks.
 
-    It may have any heads.
+    It may have any heads. Returns the names of those, which are not used.
     """
     read = {name for names in all_names for name in names.public}
     roots, no_weights = {name.split(".")[0] for name in read}, FAMILIES[form.family].no_weights
@@ -107,28 +123,39 @@ def _check_all_is_read(
             f"{stored.source} has tensors that the model of its config.json, with {config.layers} blocks, does not "
             f"use: {some_of(unread)}"
         )
+    return [name for name in stored if name not in {*read, *further, "lm_head.weight"}]
 
 
 def _fill_from_native(gpt: GPT, name_or_path: str | Path) -> None:
     stored, own, parameters = _stored(name_or_path, None), own_tensors(gpt), dict(gpt.named_parameters())
     missing = [name for name in own if name not in stored]
     unread = [name for name in stored if name not in own and name != SCORE_HEAD]
-    other = [name for name in own if name in stored and stored.read(name).shape != own[name].shape]
-    for names, problem in ((missing, "lacks"), (unread, "has the unknown tensors"), (other, "has another shape for")):
+    for names, problem in ((missing, "lacks"), (unread, "has the unknown tensors")):
         if names:
             raise ValueError(f"{stored.source} was saved with another minippo/model.py: it {problem} {some_of(names)}")
     for name, target in own.items():
-        # A buffer may be infinite, such as a causal mask.
-        target.copy_(stored[name] if name in parameters else stored.read(name))
+        stored.check(name, tuple(target.shape), target.dtype)
+    for name, target in own.items():
+        if name in parameters:
+            stored.copy(name, stored.read(name), target)
+        else:  # a buffer may be infinite, such as a causal mask
+            target.copy_(stored.read(name))
 
 
 def _stored(name_or_path: str | Path, form: FileFormat | None) -> StoredTensors:
-    return StoredTensors(finder(name_or_path), name_or_path, FAMILIES[form.family].prefix if form else "")
+    if form is None:
+        return StoredTensors(finder(name_or_path), name_or_path)
+    family = FAMILIES[form.family]
+    return StoredTensors(finder(name_or_path), name_or_path, family.prefix, family.trunk[0].public[0])
 
 
 def load_score_head(folder: str | Path) -> Tensor:
     """The head of a model with one score, (1, C). Raises ValueError if the model has none."""
-    return _stored(folder, _read_config(folder)[1])[SCORE_HEAD].float()
+    config, form = _read_config(folder)
+    stored, head = _stored(folder, form), torch.empty(1, config.channels)
+    stored.check(SCORE_HEAD, (1, config.channels))
+    stored.copy(SCORE_HEAD, stored.read(SCORE_HEAD), head)
+    return head
 
 
 # ---------------------------------------------------------------------------------------------- saving
@@ -168,7 +195,7 @@ def save_pretrained(model: nn.Module, folder: str | Path) -> None:
 def check_exportable(name_or_path: str | Path) -> None:
     """Raise ValueError if the stored model cannot be written in a public format. Reads no weights."""
     config, form = _read_config(name_or_path)
-    _require_public(empty_model(config), form or FileFormat(), f"{name_or_path} cannot be exported:")
+    _require_public(_empty_model(name_or_path, config), form or FileFormat(), f"{name_or_path} cannot be exported:")
     if not computes_the_same():
         raise ValueError(
             f"{name_or_path} cannot be exported: minippo/model.py has been changed and computes something else than a "

@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import math
-import pickle
-from collections.abc import Callable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from minippo.storage import checked, entry, read_object
+from minippo.weights.tensor_file import FLOATS, is_finite, open_tensors
 
 Find = Callable[[str], "Path | None"]
 """File name -> path; None if the model has no such file."""
@@ -24,19 +23,15 @@ WEIGHT_FILES = (
     "pytorch_model.bin.index.json",
 )
 
-LFS_POINTER = b"version https://git-lfs"
-
-ZIP = b"PK\x03\x04"
-
-LEGACY = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
-"""The first bytes of a `torch.save` file before PyTorch 1.6, a pickled number; newer ones are ZIP files."""
+WRAPPERS = re.compile(r"(?<![^.])(module|_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What DistributedDataParallel, torch.compile and others insert into the names of the tensors that they wrap."""
 
 
 def finder(name_or_path: str | Path) -> Find:
     """Locates the files of a folder, or of a model on the hub, where each is downloaded on first use."""
     folder = Path(name_or_path)
     if folder.is_dir():
-        return lambda name: folder / name if (folder / name).is_file() else None
+        return lambda name: folder / name if (folder / name).exists() else None
     from huggingface_hub import hf_hub_download  # imported late: only public weights need it
     from huggingface_hub.errors import EntryNotFoundError, HfHubHTTPError, HFValidationError, RepositoryNotFoundError
 
@@ -71,7 +66,9 @@ class StoredTensors:
 
     RELEASE = 0.02
 
-    def __init__(self, find: Find, name_or_path: str | Path, prefix: str) -> None:
+    def __init__(self, find: Find, name_or_path: str | Path, prefix: str = "", root: str = "") -> None:
+        """`root` is the name of the token embedding without `prefix`. Whatever precedes it in the file, precedes the
+        names of all tensors of the transformer."""
         source = next((path for name in WEIGHT_FILES if (path := find(name)) is not None), None)
         if source is None:
             raise FileNotFoundError(f"{name_or_path} has none of the files {', '.join(WEIGHT_FILES)}")
@@ -82,8 +79,13 @@ class StoredTensors:
         else:
             self._open(source)
             files = dict.fromkeys(self._names, source)
-        # Name without the prefix -> file, name in the file.
-        self._entries = {name.removeprefix(prefix): (path, name) for name, path in files.items()}
+        # Name without prefixes -> file, name in the file.
+        self._entries: dict[str, tuple[Path, str]] = {}
+        for name, full_name in _short_names(files, prefix, root, source):
+            if name in self._entries:
+                both = some_of([self._entries[name][1], full_name])
+                raise ValueError(f"{source} has two tensors {name[:60]!r}: {both}")
+            self._entries[name] = (files[full_name], full_name)
 
     def __contains__(self, name: str) -> bool:
         return name in self._entries
@@ -92,71 +94,87 @@ class StoredTensors:
         """The names, without the prefix."""
         return iter(self._entries)
 
-    def __getitem__(self, name: str) -> Tensor:
-        """The tensor `name`, without the prefix. Raises ValueError if it is missing or has NaN or infinite values."""
-        tensor = self.read(name)
-        if tensor.numel() and not all(math.isfinite(extreme) for extreme in tensor.aminmax()):  # both are NaN if any is
-            raise ValueError(f"{self._path}: the tensor {self._entries[name][1]!r} contains NaN or infinite values")
-        return tensor
+    def check(self, name: str, shape: tuple[int, ...], like: torch.dtype = torch.float32) -> None:
+        """Raise ValueError unless the tensor has this shape and, as `like`, floating-point numbers; if `like` is of
+        another kind, the dtype must be the same. Reads none of its values."""
+        tensor = self._mapped(name)
+        where = f"{self._path}: according to config.json, {name[:60]!r} should have"
+        if tensor.shape != shape:
+            raise ValueError(f"{where} the shape {shape}, not {tuple(tensor.shape)}")
+        if tensor.dtype not in (FLOATS if like in FLOATS else (like,)):
+            expected = "float32, float16, bfloat16 or float64" if like in FLOATS else like
+            raise ValueError(f"{where} the dtype {expected}, not {tensor.dtype}")
 
     def read(self, name: str) -> Tensor:
-        """The same, whatever its values."""
+        """The tensor `name`, without the prefix. Raises ValueError if it is missing."""
+        tensor = self._mapped(name)
+        self._read += tensor.nbytes
+        return tensor
+
+    def copy(self, name: str, values: Tensor, target: Tensor) -> None:
+        """Copy `values`, a part of the tensor `name`, to `target`. Raises ValueError if they are NaN or infinite there,
+        perhaps because they are too large for its dtype."""
+        target.copy_(values)
+        if not is_finite(target):
+            full_name = self._entries[name][1][:80]
+            raise ValueError(f"{self._path}: the tensor {full_name!r} contains NaN or infinite values")
+
+    def _mapped(self, name: str) -> Tensor:
         if name not in self._entries:
             raise ValueError(f"{self.source} has no tensor {name!r}")
         path, full_name = self._entries[name]
         if path != self._path or self._read > self.RELEASE * path.stat().st_size:
             self._open(path)
         if full_name not in self._names:
-            raise ValueError(f"{path} has no tensor {full_name!r}, although {self.source.name} lists it")
-        tensor = self._get(full_name)
-        self._read += tensor.nbytes
-        return tensor
+            raise ValueError(f"{path} has no tensor {full_name[:80]!r}, although {self.source.name} lists it")
+        return self._get(full_name)
 
     def _open(self, path: Path) -> None:
         self._get = None  # closes the file
-        self._names, self._get = _open(path)
+        self._names, self._get = open_tensors(path)
         self._path, self._read = path, 0
 
 
+def some_of(names: list[str]) -> str:
+    """The first few names, shortened, and the number of the others."""
+    shown = [name if len(name) <= 80 and name.isprintable() else repr(name[:80]) for name in names[:3]]
+    return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _short_names(full_names: Iterable[str], prefix: str, root: str, source: Path) -> Iterator[tuple[str, str]]:
+    """Every name without prefixes, and in full. Raises ValueError if there are two models, or none."""
+    names = {full_name: WRAPPERS.sub("", full_name) for full_name in full_names}
+    roots = [name for name in names.values() if name == root or name.endswith(f".{root}")] if root else [prefix]
+    if not roots:
+        others = f"only {some_of(list(names))}" if names else "nor any other"
+        raise ValueError(f"{source} has no tensor {root!r}, {others}")
+    before = {name.removesuffix(root) for name in roots}
+    if len(before) > 1:
+        raise ValueError(f"{source} has more than one model: {some_of(sorted(roots))}")
+    (whole,) = before
+    outer = whole.removesuffix(prefix)  # heads lie outside the transformer: "policy." of "policy.transformer."
+    for full_name, name in names.items():
+        yield name.removeprefix(whole) if name.startswith(whole) else name.removeprefix(outer), full_name
+
+
 def _shards(find: Find, index: Path) -> dict[str, Path]:
-    """Tensor name -> the shard that the index lists for it. Raises FileNotFoundError if a shard is missing."""
+    """Tensor name -> the shard that the index lists for it. Raises FileNotFoundError if a shard is missing, and
+    ValueError if one is not in the same folder."""
     names = entry(read_object(index), "weight_map", index, dict)
-    files = {checked(file, f"{index}: the file of {name!r}", str) for name, file in names.items()}
+    files = {checked(file, f"{index}: the file of {name[:60]!r}", str) for name, file in names.items()}
+    suffix = Path(index.name.removesuffix(".index.json")).suffix
+    for file in sorted(files):
+        if not re.fullmatch(rf"[\w-][\w.-]{{,200}}{re.escape(suffix)}", file):
+            raise ValueError(f"{index} lists {file[:60]!r}, which is not the name of a {suffix} file in its folder")
     paths = {file: find(file) for file in sorted(files)}
     missing = [file for file, path in paths.items() if path is None]
     if missing:
-        raise FileNotFoundError(f"{index} lists files that are missing: {', '.join(missing)}")
+        raise FileNotFoundError(f"{index} lists files that are missing: {some_of(missing)}")
+    folder = index.parent.resolve()
+    inside = [folder]
+    if folder.parent.name == "snapshots":  # the cache of the hub, in which every file is a link to such a folder
+        inside.append(folder.parents[1] / "blobs")
+    for file, path in paths.items():
+        if path.resolve().parent not in inside:
+            raise ValueError(f"{index} lists {file}, which is a link out of its folder")
     return {name: paths[file] for name, file in names.items()}
-
-
-def _open(path: Path) -> tuple[set[str], Callable[[str], Tensor]]:
-    """The names of a file's tensors, and a function that reads one. Raises ValueError for other kinds of files."""
-    with path.open("rb") as opened:
-        beginning = opened.read(32)
-    if not beginning:
-        raise ValueError(f"{path} is empty")
-    if beginning.startswith(LFS_POINTER):
-        raise ValueError(f"{path} is a Git LFS pointer, not the weights: run `git lfs pull`")
-    if path.suffix == ".safetensors":
-        try:
-            file = safe_open(path, "pt")
-        except SafetensorError as error:
-            raise ValueError(f"{path} is truncated or not a safetensors file: {error}") from None
-        return set(file.keys()), file.get_tensor
-    if beginning.startswith(LEGACY):
-        raise ValueError(
-            f"{path} has PyTorch's format from before version 1.6, which cannot be mapped: load it with torch.load and "
-            "write it again with torch.save"
-        )
-    if not beginning.startswith(ZIP):
-        raise ValueError(f"{path} is not a PyTorch checkpoint: it begins with {beginning[:16]!r}")
-    try:
-        tensors = torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except pickle.UnpicklingError:
-        raise ValueError(f"{path} contains more than tensors and could run code when loaded") from None
-    except (RuntimeError, OSError) as error:
-        raise ValueError(f"{path} is truncated or not a PyTorch checkpoint: {str(error).splitlines()[0]}") from None
-    if not isinstance(tensors, dict):
-        raise ValueError(f"{path} contains a {type(tensors).__name__} instead of a dict of tensors")
-    tensors = {name: tensor for name, tensor in tensors.items() if isinstance(name, str) and isinstance(tensor, Tensor)}
-    return set(tensors), tensors.__getitem__

@@ -159,7 +159,7 @@ MUTANTS = [
     Mutant("minippo/tokenizer/vocab_json.py", "        _check_pipeline(whole)\n", "", covering("public_vocabulary")),  # another split, without a word
     Mutant("minippo/tokenizer/vocab_json.py", "    if ordinary:\n", "    if False:\n", covering("public_vocabulary")),  # tokens found in texts
     Mutant("minippo/tokenizer/vocab_json.py", "(vocabulary.get(\"</s>\"), vocabulary.get(\"<pad>\")) == (2, 1)", "\"</s>\" in vocabulary", covering("public_vocabulary")),
-    Mutant("minippo/tokenizer/vocab_json.py", ".read_text(encoding=\"utf-8\").split(\"\\n\")", ".read_text(encoding=\"utf-8\").split()", covering("public_vocabulary")),
+    Mutant("minippo/tokenizer/vocab_json.py", "read_text(path).split(\"\\n\")", "read_text(path).split()", covering("public_vocabulary")),
     Mutant("minippo/tokenizer/vocab_json.py", "*range(ord(\"®\"), ord(\"ÿ\") + 1)", "*range(ord(\"¬\"), ord(\"ÿ\") + 1)", covering("public_vocabulary")),  # the soft hyphen does not print
     Mutant("minippo/scoring.py", "scores[torch.tensor(indices)] = ", "scores[start : start + batch_size] = ", covering("scoring")),
     Mutant("minippo/scoring.py", "reward_model.eval().requires_grad_(False)", "reward_model", covering("scoring")),  # goes on training
@@ -170,16 +170,16 @@ MUTANTS = [
     Mutant("minippo/weights/config_json.py", "**{key: config.dropout if is_ours else 0.0", "**{key: config.dropout if is_ours else 0.1", covering("weights", "dropout")),
     Mutant("minippo/weights/config_json.py", "suppress_tokens=tuple(suppress_tokens)", "suppress_tokens=()", covering("weights", "bit_exact")),
     Mutant("minippo/weights/pretrained.py", "if pad_id in (None, eos_id) else pad_id", "if pad_id is None else pad_id", covering("weights", "raw_scores")),  # the end is taken for a pad
-    Mutant("minippo/weights/pretrained.py", "        if rows.shape != expected:\n", "        if False:\n", covering("weights", "shape")),  # one row is spread over all
-    Mutant("minippo/weights/pretrained.py", "        if not torch.equal(stored[name], stored[\"lm_head.weight\"]):\n", "        if False:\n", covering("weights", "output_embedding")),
+    Mutant("minippo/weights/shards.py", "        if tensor.shape != shape:\n", "        if False:\n", covering("weights", "shape")),  # one row is spread over all
+    Mutant("minippo/weights/pretrained.py", "        if not torch.equal(stored.read(name), stored.read(\"lm_head.weight\")):\n", "        if False:\n", covering("weights", "output_embedding")),
     Mutant("minippo/weights/format.py", "    path.chmod(mode)\n", "", covering("format", "permissions")),  # readable by its owner alone
-    Mutant("minippo/weights/pretrained.py", "{\"unread_positions\": own.get(\"unread_positions\")}", "{\"unread_positions\": None}", covering("format")),  # back to zeros
+    Mutant("minippo/weights/pretrained.py", "{\"unread_positions\": own.get(\"unread_positions\"),", "{\"unread_positions\": None,", covering("format")),  # back to zeros
     Mutant("minippo/weights/pretrained.py", "    native = bool(unsupported(gpt, form.family))\n", "    native = False\n", covering("native")),
-    Mutant("minippo/weights/pretrained.py", "stored[name] if name in parameters else stored.read(name)", "stored.read(name)", covering("native")),  # NaN weights
+    Mutant("minippo/weights/pretrained.py", "        if name in parameters:\n", "        if False:\n", covering("native")),  # NaN weights
     Mutant("minippo/weights/architecture.py", "tensors.setdefault(id(tensor), (name, tensor.detach()))", "tensors.setdefault(name, (name, tensor.detach()))", covering("native")),  # tied weights twice
     Mutant("minippo/weights/architecture.py", "    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:\n", "    if other := []:\n", covering("native")),
     Mutant("minippo/weights/architecture.py", "        if not torch.allclose(logits, torch.tensor(expected), rtol=0, atol=1e-4):\n", "        if False:\n", covering("native")),
-    Mutant("minippo/weights/shards.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
+    Mutant("minippo/weights/tensor_file.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
     Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "sharded")),
     Mutant("minippo/tools/export.py", "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", covering("export", "classifier")),
     Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.suppress_tokens) or None", "\"suppress_tokens\": None", covering("export", "answer")),
@@ -190,18 +190,18 @@ MUTANTS = [
     Mutant("minippo/storage.py", "    if type(value) not in kinds:", "    if not isinstance(value, kinds):", covering("weights", "malformed")),  # true passes for 1
     Mutant("minippo/storage.py", "    if key not in holder and NoneType not in kinds:", "    if key not in holder:", covering("tokenizer", "alone_are_enough")),
     Mutant("minippo/storage.py", "(ValueError, RecursionError)", "ValueError", covering("tokenizer", "beside_the_merges")),
-    Mutant("minippo/weights/config_json.py", "        if sizes[field] < 1:\n", "        if False:\n", covering("weights", "malformed")),
+    Mutant("minippo/weights/config_json.py", "        if not 1 <= sizes[field] <= largest:\n", "        if False:\n", covering("weights", "malformed")),
     Mutant("minippo/weights/config_json.py", "    if sizes[\"channels\"] % sizes[\"heads\"]:\n", "    if False:\n", covering("weights", "malformed")),
     Mutant("minippo/weights/config_json.py", "        if not 0 <= checked(i, ", "        if not 0 <= 1 + checked(i, ", covering("weights", "malformed")),  # the last row, from behind
-    Mutant("minippo/weights/pretrained.py", "    _check_all_is_read(stored, all_names, form, gpt.config)\n", "", covering("weights", "blocks")),  # layers are dropped
+    Mutant("minippo/weights/pretrained.py", "    unused = _check_all_is_read(stored, all_names, form, gpt.config)\n", "    unused = []\n", covering("weights", "blocks")),  # layers are dropped
     Mutant("minippo/weights/pretrained.py", " if not name.endswith(no_weights)]", "]", covering("weights", "causal_masks")),
-    Mutant("minippo/weights/shards.py", "        if tensor.numel() and not all(", "        if tensor.numel() and not any(", covering("weights", "non_finite")),
-    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "distinguished")),
-    Mutant("minippo/weights/shards.py", "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", covering("weights", "pointer")),
+    Mutant("minippo/weights/tensor_file.py", "not tensor.numel() or all(", "not tensor.numel() or any(", covering("weights", "non_finite")),
+    Mutant("minippo/weights/tensor_file.py", "    if beginning.startswith(LEGACY):\n", "    if False:\n", covering("weights", "distinguished")),
+    Mutant("minippo/weights/tensor_file.py", "    if beginning.startswith(LFS_POINTER):\n", "    if False:\n", covering("weights", "pointer")),
     Mutant("minippo/tokenizer/vocab_json.py", "{\"pre_tokenizer\": None, \"model\": None} | whole", "whole", covering("public_vocabulary", "broken")),  # splits at nothing
     Mutant("minippo/tokenizer/vocab_json.py", " and not key.startswith(\"add_\")", "", covering("public_vocabulary", "saved_with_a_run")),  # OPT's add_bos_token
-    Mutant("minippo/tokenizer/tiktoken_files.py", "len(ids) <= max(ranks.values())", "len(ids) < max(ranks.values())", covering("tokenizer", "beside_the_merges")),
-    Mutant("minippo/sft.py", "(*tokenizer.non_text_ids, *padded_rows)", "tuple(padded_rows)", covering("sft", "backbone")),
+    Mutant("minippo/tokenizer/tiktoken_files.py", "len(ids) != max(ranks.values()) + 1", "len(ids) < max(ranks.values())", covering("tokenizer", "beside_the_merges")),
+    Mutant("minippo/weights/vocabulary.py", "(*tokenizer.non_text_ids, *range(tokenizer.vocab_size, rows))", "tuple(range(tokenizer.vocab_size, rows))", covering("sft", "backbone")),
     # ------------------------------------------------------------------ data
     Mutant("minippo/data/imdb.py", "np.sort(np.unique(self._test_hashes, return_index=True)[1])", "np.arange(len(self._test_hashes))", covering("corpora", "splits")),  # doubled reviews are asked about twice
     Mutant("minippo/data/imdb.py", "self.rows[\"test\"].select(firsts[splits == split])", "self.rows[\"test\"].select(firsts[(splits == split) | (splits == \"test\")])", covering("corpora", "splits")),  # trains on held-out prompts

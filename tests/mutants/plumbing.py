@@ -264,8 +264,8 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "eos_id, *stop_ids = tokenizer", "*stop_ids, eos_id = tokenizer", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        temperature=config.ppo.temperature,\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        min_new_tokens=config.ppo.min_new_tokens,\n", "", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "load_actor_critic(run.earlier(stage) / \"policy\", value_head)", "load_actor_critic(run.earlier(\"sft\") / \"policy\", value_head)", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "/ \"policy\", value_head)", "/ \"policy\")", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    folder = run.earlier(stage) / \"policy\"\n", "    folder = run.earlier(\"sft\") / \"policy\"\n", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "load_pretrained(folder), value_head)", "load_pretrained(folder))", OF_LOADING),
     Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),

@@ -240,14 +240,13 @@ def test_reward_model_comes_back_with_its_scale(tmp_path):
         assert torch.equal(loaded(tokens), model(tokens))
 
 
-def test_critic_of_a_folder_without_heads_starts_at_zero(make_policy, tmp_path):
-    save_model(make_policy(0), tmp_path)
+@pytest.mark.parametrize("load", [load_actor_critic, load_reward_model])
+def test_a_trained_model_without_its_heads_is_refused(load, make_policy, tmp_path):
+    save_model((ActorCritic if load is load_actor_critic else RewardModel)(make_policy(0).gpt), tmp_path)
+    load(tmp_path)
     (tmp_path / "heads.safetensors").unlink()
-    loaded = load_actor_critic(tmp_path)
-    assert isinstance(loaded, ActorCritic)
-    assert not loaded.value_head.weight.any()
-    with torch.no_grad():
-        assert not loaded(torch.arange(6).view(1, 6))[1].any()
+    with pytest.raises(FileNotFoundError, match=r"has no heads\.safetensors, which a trained model has"):
+        load(tmp_path)
 
 
 def test_what_the_public_files_hold_is_in_no_other(make_policy, tmp_path):
@@ -255,16 +254,6 @@ def test_what_the_public_files_hold_is_in_no_other(make_policy, tmp_path):
     save_model(make_policy(0), tmp_path / "policy")
     assert load_file(tmp_path / "reward" / "heads.safetensors").keys() == {"gain", "bias"}
     assert load_file(tmp_path / "policy" / "heads.safetensors").keys() == {"value_head.weight", "value_head.bias"}
-
-
-def test_reward_model_of_a_folder_without_heads_gives_the_raw_score(make_policy, tmp_path):
-    model = RewardModel(make_policy(0).gpt)
-    tokens = torch.arange(20).view(2, 10)
-    raw = model(tokens)
-    model.normalise(torch.tensor([1.0, 4.0, 5.0]))
-    save_model(model, tmp_path)
-    (tmp_path / "heads.safetensors").unlink()
-    assert torch.equal(load_reward_model(tmp_path)(tokens), raw)
 
 
 def test_heads_of_another_kind_of_model_are_refused(make_policy, tmp_path):

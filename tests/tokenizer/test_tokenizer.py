@@ -358,7 +358,7 @@ def test_a_pattern_and_special_tokens_alone_are_enough_in_the_json_file(tmp_path
         ("[" * 100_000, " is not valid JSON: maximum recursion depth"),
         ({"name": 5}, ": name should be a string, but is 5"),
         ({"pattern": None}, ": pattern should be a string, but is null"),
-        ({"pattern": "("}, " are not a tokenizer: Parsing error at position 1"),
+        ({"pattern": "("}, ": the pattern '\\(' is invalid: missing \\)"),
         ({"special_tokens": [1]}, r": special_tokens should be an object, but is \[1\]"),
         (
             {"special_tokens": {END_OF_TEXT: "257"}},
@@ -367,7 +367,8 @@ def test_a_pattern_and_special_tokens_alone_are_enough_in_the_json_file(tmp_path
         ({"ids": 7}, ": ids should be a list or null, but is 7"),
         ({"ids": [0, 1.5]}, ": the id of rank 1 should be an integer, but is 1.5"),
         ({"ids": [0] * 258}, ": 258 ids are too few for ranks up to 258"),
-        ({"ids": [0] * 260}, " are not a tokenizer: .* have 3 different ids"),
+        ({"ids": [0] * 260}, ": 260 ids are too many for ranks up to 258"),
+        ({"ids": [0] * 259}, " are not a tokenizer: .* have 3 different ids"),
         ({"eos": "</s>"}, " are not a tokenizer: .* has no special token '</s>'"),
         ({"eos": 3}, ": eos should be a string or null, but is 3"),
         ({"pad": {}}, ": pad should be a string or null, but is {}"),

@@ -17,7 +17,14 @@ from minippo.runs import Run
 from minippo.sampling import generate
 from minippo.tokenizer import load_tokenizer, reward_tokens
 from minippo.tools import export
-from minippo.weights import load_actor_critic, load_reward_model, save_model, save_pretrained, set_file_format
+from minippo.weights import (
+    load_actor_critic,
+    load_pretrained,
+    load_reward_model,
+    save_model,
+    save_pretrained,
+    set_file_format,
+)
 
 transformers = pytest.importorskip("transformers")
 TEXTS = [
@@ -87,21 +94,21 @@ def loaded(class_, folder):
 def test_exported_language_models_answer_like_ours(run, exported):
     assert {path.name for path in exported.iterdir()} == {"policy", "reference", "reward_model"}
     for name, folder in (("policy", run.stage("ppo") / "policy"), ("reference", run.stage("sft") / "policy")):
-        ours = load_actor_critic(folder).eval()
+        ours = load_pretrained(folder).eval()
         theirs = loaded(transformers.AutoModelForCausalLM, exported / name)
         tokenizer = transformers.AutoTokenizer.from_pretrained(exported / name, padding_side="left")
         batch = tokenizer(TEXTS[:3], return_tensors="pt", padding=True, truncation=True, max_length=16)
         mask = batch["attention_mask"].bool()
         expected, _ = generate(
-            ours.gpt, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
+            ours, batch["input_ids"], mask, max_new_tokens=9, eos_id=tokenizer.eos_token_id,
             pad_id=tokenizer.pad_token_id, temperature=0.0,
         )  # fmt: skip
         found = theirs.generate(**batch, max_new_tokens=9, do_sample=False)[:, mask.shape[1] :]
         assert torch.equal(found, expected[:, : found.shape[1]])
         with torch.no_grad():
             logits = theirs(batch["input_ids"][:1]).logits
-            kept = [i for i in range(logits.shape[-1]) if i not in ours.gpt.config.suppress_tokens]
-            expected = ours(batch["input_ids"][:1])[0]
+            kept = [i for i in range(logits.shape[-1]) if i not in ours.config.suppress_tokens]
+            expected = ours(batch["input_ids"][:1])
         assert len(kept) == run.tokenizers()[0].vocab_size
         torch.testing.assert_close(logits[..., kept], expected[..., kept], rtol=1e-4, atol=1e-4)
 

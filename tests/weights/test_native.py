@@ -176,7 +176,7 @@ def test_the_logits_that_tell_are_those_of_transformers(tmp_path, activation):
     [
         (lambda stored: stored.pop("scale"), "it lacks scale"),
         (lambda stored: stored.update(old=torch.zeros(2)), "it has the unknown tensors old"),
-        (lambda stored: stored.update(mask=torch.zeros(2, 3)), "it has another shape for mask"),
+        (lambda stored: stored.update(mask=torch.zeros(2, 3)), "'mask' should have the shape"),
         (lambda stored: stored["scale"].fill_(math.nan), "'scale' contains NaN or infinite values"),
     ],
 )
@@ -207,3 +207,27 @@ def test_a_config_of_another_version_of_the_model_is_refused(changed, tmp_path, 
     config = {key: value for key, value in config.items() if key not in changes} | {"layers": 2}
     path.write_text(json.dumps({key: value for key, value in config.items() if key != "window"}))
     assert load_pretrained(tmp_path).config.window == 5  # older than a field with a default
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"layers": 10**9}, "layers must be at most 1,000, not 1000000000"),
+        ({"heads": 0}, "heads must be at least 1, not 0"),
+        ({"heads": 3}, "channels 8 is not divisible by heads 3"),
+        ({"channels": -8}, "channels must be at least 1, not -8"),
+        ({"vocab_size": 10**12}, "vocab_size must be at most 10,000,000, not 1000000000000"),
+        ({"context": 2.0}, "context should be an integer, but is 2.0"),
+        ({"dropout": "0.1"}, "dropout should be a finite number, but is '0.1'"),
+        ({"dropout": math.nan}, "dropout should be a finite number, but is nan"),
+        ({"activation": "swish"}, "activation should be one of .*'relu'.*, but is 'swish'"),
+        ({"suppress_tokens": [5]}, "suppress_tokens contains 5, but the largest id is 4"),
+        ({"suppress_tokens": 5}, "suppress_tokens should be a list or null, but is 5"),
+    ],
+)
+def test_absurd_values_of_a_config_are_refused(changes, words):
+    config = GPTConfig(vocab_size=5, context=4, layers=2, heads=2, channels=8, suppress_tokens=(1,))
+    native = json.loads(json.dumps(config_json.to_native(config)))
+    assert config_json.from_native(native, "some") == config
+    with pytest.raises(ValueError, match=f"the config.json of some: {words}"):
+        config_json.from_native(native | changes, "some")

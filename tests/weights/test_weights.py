@@ -395,7 +395,7 @@ def test_a_config_without_a_key_is_refused_with_the_key(tmp_path, key):
 
 @pytest.mark.parametrize(
     ("text", "words"),
-    [("[]", r"should be an object, but is \[\]"), ("{", "is not valid JSON"), ("\x80", "is not valid JSON")],
+    [("[]", r"should be an object, but is \[\]"), ("{", "is not valid JSON"), ("\x80", "is not valid UTF-8")],
 )
 @pytest.mark.parametrize("name", ["config.json", "model.safetensors.index.json"])
 def test_a_file_that_is_not_a_json_object_is_refused_with_its_name(tmp_path, name, text, words):
@@ -631,10 +631,10 @@ def test_a_path_that_cannot_be_a_name_on_the_hub_is_refused(tmp_path):
 
 def test_a_stored_tensor_is_found_without_its_prefix(tmp_path):
     save_pretrained(make_gpt(), tmp_path)
-    stored = StoredTensors(finder(tmp_path), tmp_path, "transformer.")
+    stored = StoredTensors(finder(tmp_path), tmp_path, "transformer.", "wte.weight")
     assert "wte.weight" in stored
     assert "lm_head.weight" not in stored
-    assert torch.equal(stored["wpe.weight"], load_file(tmp_path / "model.safetensors")["transformer.wpe.weight"])
+    assert torch.equal(stored.read("wpe.weight"), load_file(tmp_path / "model.safetensors")["transformer.wpe.weight"])
 
 
 def test_pretrained_config_is_the_config_that_was_saved(tmp_path):
