@@ -171,13 +171,15 @@ def test_too_long_and_unusable_data_is_refused_before_the_stage_that_reads_it(fo
 @pytest.mark.parametrize(
     ("missing", "main", "part"),
     [
-        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but there are only 0 usable"),
-        ("preferences", train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
-        ("demonstrations", train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
+        (("demonstrations", "preferences"), sft.main, "model.policy.tokenizer is train:300, but there are only 0 usable"),
+        (("preferences",), train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
+        (("demonstrations", "preferences"), train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
     ],
 )  # fmt: skip
-def test_what_a_stage_needs_and_has_not_is_named(folder, finished, refused, missing, main, part):
-    given = [*arguments(folder), f"--data.{missing}", ""]
+def test_what_a_stage_needs_and_has_not_is_named(folder, finished, refused, tmp_path, missing, main, part):
+    write(tmp_path / "prompts.jsonl", [{"prompt": f"Film {i}:"} for i in range(60)])
+    given = [*arguments(folder), "--data.prompts", tmp_path / "prompts.jsonl"]
+    given += [part for name in missing for part in (f"--data.{name}", "")]
     assert part in refused(main, *given, *([] if main is sft.main else ["--init-from", finished]))
 
 
