@@ -12,23 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal, get_args
 
 import torch
 
 from minippo.batches import length_batches
 from minippo.config import BackboneConfig, Config, LMTrainConfig
-from minippo.data import TOKENIZER_TEXTS, TokenRows, load_corpus, policy_rows, reward_rows, windows
+from minippo.data import (
+    TOKENIZER_TEXTS,
+    Corpus,
+    TokenRows,
+    comparison_rows,
+    load_corpus,
+    policy_rows,
+    prompt_rows,
+    reward_rows,
+    windows,
+)
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
-from minippo.runs import Metrics, Run, check_context, language_model_line, run_stage
+from minippo.runs import Metrics, Run, check_context, language_model_line, run_stage, sampling_params
+from minippo.scoring import load_scorer
 from minippo.splits import HELD_OUT, SPLITS, Split
 from minippo.streams import generator, seed_global
-from minippo.tokenizer import Tokenizer, make_tokenizer
-from minippo.weights import load_pretrained, pretrained_config, save_pretrained, set_file_format
+from minippo.tokenizer import Tokenizer, make_tokenizer, tokenizer_in
+from minippo.weights import load_pretrained, pretrained_config, pretrained_eos, save_pretrained, set_file_format
 
 Name = Literal["policy", "reward"]
 MAX_PADDED_ROWS = 128
@@ -72,7 +84,24 @@ def prepare(run: Run) -> Inputs:
         encode = {"policy": policy_rows, "reward": reward_rows}[name]
         rows = {split: encode(demonstrations[split], tokenizer) for split in SPLITS} if texts else None
         backbones[name] = Backbone(gpt, tokenizer, rows)
+    check_later_stages(config, corpus, backbones)
     return Inputs(backbones, corpus.report)
+
+
+def check_later_stages(config: Config, corpus: Corpus, backbones: Mapping[Name, Backbone]) -> None:
+    """Raise ValueError if stage 2 or 3 would refuse these data or settings; it would be known an hour later.
+
+    Prompts and preferences may still be missing. What is tokenised here is in the cache when those stages need it.
+    """
+    policy, reward = backbones["policy"], backbones["reward"]
+    sampling_params(config, policy.tokenizer)
+    if len(corpus.prompts("train")):
+        prompt_rows(corpus.prompts, policy.tokenizer, config.data)
+    if config.ppo.scorer:
+        load_scorer(config.ppo.scorer)
+    elif len(corpus.comparisons("train")):
+        for split in SPLITS:
+            comparison_rows(corpus.comparisons(split), reward.tokenizer, reward.gpt.config.context, config.data)
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
@@ -85,6 +114,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
                 f"{tokenizer.vocab_size} ids; weights need the tokenizer they were trained with "
                 "(model.policy.tokenizer, model.reward.tokenizer)"
             )
+        check_tokenizer(config, tokenizer)
         gpt = load_pretrained(config.weights)
     else:
         gpt = GPT(
@@ -103,10 +133,29 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     return gpt
 
 
+def check_tokenizer(config: BackboneConfig, tokenizer: Tokenizer) -> None:
+    """Raise ValueError if the ids of the tokenizer mean something else to the weights: one has as many ids as another,
+    so their number does not tell."""
+    option = "(model.policy.tokenizer, model.reward.tokenizer)"
+    eos_id, theirs = pretrained_eos(config.weights), tokenizer_in(Path(config.weights))
+    if eos_id not in (None, tokenizer.eos_id):
+        raise ValueError(
+            f"{config.weights} ends texts with the id {eos_id}, but the tokenizer {config.tokenizer} with "
+            f"{tokenizer.eos_id} {option}"
+        )
+    if theirs and not theirs.has_same_ids(tokenizer):
+        raise ValueError(f"{config.weights} has another tokenizer than {config.tokenizer} {option}")
+
+
 def check_weights(config: Config) -> None:
     """Raise ValueError or FileNotFoundError if public weights are missing or do not fit; downloads only config.json."""
     for name in get_args(Name):
-        weights = getattr(config.model, name).weights
+        weights, tokenizer = getattr(config.model, name).weights, getattr(config.model, name).tokenizer
+        if weights and tokenizer.startswith("train:"):
+            raise ValueError(
+                f"model.{name}.weights {weights} need the tokenizer they were trained with, but model.{name}.tokenizer "
+                f"is {tokenizer}"
+            )
         if weights:
             check_context(config.data, name, pretrained_config(weights).context, f"model.{name}.weights {weights}")
 

@@ -42,6 +42,12 @@ def pretrained_config(name_or_path: str | Path) -> GPTConfig:
     return _read_config(name_or_path)[0]
 
 
+def pretrained_eos(name_or_path: str | Path) -> int | None:
+    """The id of end-of-text that config.json names, if it names one."""
+    form = _read_config(name_or_path)[1]
+    return None if form is None else form.eos_id
+
+
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
     """Load a GPT-2 or a pre-norm OPT by its name on the hub ("gpt2-medium", "facebook/opt-125m", ...) or from a folder.
 

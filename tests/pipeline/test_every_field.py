@@ -260,7 +260,7 @@ def test_unusable_rows_are_dropped_or_refused(tiny_runs, capsys):
     with pytest.raises(SystemExit) as end:
         tiny_runs.run("files", {"data.ignore": "chosen"}, ["sft"])
     assert end.value.code == 2
-    assert "preferences.jsonl has the columns prompt, rejected, but preferences need" in capsys.readouterr().err
+    assert "preferences.jsonl has the columns rejected, prompt, but preferences need" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stage", "sections"), [("sft", ("rm", "ppo", "eval")), ("rm", ("ppo", "eval"))])
