@@ -59,13 +59,13 @@ class DataConfig:
     imdb_path: str = "stanfordnlp/imdb"
     """Hub name of the IMDB dataset, or a folder with train.parquet, test.parquet and unsupervised.parquet."""
     demonstrations: str = ""
-    """For source=files: texts to imitate. A JSONL or parquet file, a folder of such files, or a dataset on the hub
-    ("owner/name" or "owner/name:subset"). Columns: prompt and completion; messages; or text."""
+    """For source=files: texts to imitate. A JSON, CSV or Parquet file, a folder of such files, or a dataset on the hub
+    ("owner/name" or "owner/name:subset"). docs/data.md lists the columns. If empty, the preferred answers of the
+    preferences are used."""
     preferences: str = ""
-    """For source=files: comparisons to train the reward model on. Columns: prompt, chosen and rejected; prompt and
-    ranked; chosen and rejected; or text and label."""
+    """For source=files: comparisons to train the reward model on, in the same types of files."""
     prompts: str = ""
-    """For source=files: prompts for PPO. Columns: prompt; or text. If empty, the prompts of the preferences are used,
+    """For source=files: prompts for PPO, in the same types of files. If empty, the prompts of the preferences are used,
     or those of the demonstrations if the preferences have none."""
     train_split: str = "train"
     """For source=files: name of the training split, as in the file names or in the hub dataset."""
@@ -83,6 +83,9 @@ class DataConfig:
     """P, the maximum prompt length in tokens."""
     response_length: Count = 64
     """R, the maximum response length in tokens."""
+    ignore: str = ""
+    """For source=files: columns not to read, separated by commas. Text in a column that is not read is an error unless
+    the column is listed here."""
     crop_words: Count = 100
     """For IMDB and other labelled texts: number of words of a text that the reward model is trained on. Choose about
     the length of the texts that it will score during PPO."""

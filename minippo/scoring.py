@@ -14,6 +14,7 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -72,7 +73,7 @@ class FunctionScorer:
 
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         try:
-            scores = self.function(list(prompts), list(responses))
+            scores = as_tensor(self.function(list(prompts), list(responses)))
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # whatever the user's code raises; sys.exit() would end training in silence
@@ -81,7 +82,7 @@ class FunctionScorer:
                 f"{self.name} raised {_shown(error)} ({frame.filename}, line {frame.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
-            raise TrainingError(f"{self.name} must return a tensor, not {type(scores).__name__}")
+            raise TrainingError(f"{self.name} must return a tensor or a list of numbers, not {type(scores).__name__}")
         if scores.shape != (len(responses),):
             raise TrainingError(
                 f"{self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "
@@ -90,10 +91,20 @@ class FunctionScorer:
         return scores.detach().float().cpu()  # the function may compute anywhere, with gradients or without
 
 
+def as_tensor(scores: object) -> object:
+    """Lists, tuples and arrays of numbers as a tensor; anything else as it is."""
+    if isinstance(scores, list | tuple | np.ndarray):
+        try:
+            return torch.as_tensor(np.asarray(scores, dtype=np.float64))
+        except (TypeError, ValueError):  # not numbers, or lists of different lengths
+            return scores
+    return scores
+
+
 def load_scorer(name: str) -> FunctionScorer:
     """The scorer `package.module:function`; the working directory is searched too.
 
-    Raises ValueError if the module cannot be imported or has no such function.
+    Raises ValueError if the module cannot be imported, has no such function, or if the function cannot score two texts.
     """
     module_name, _, function_name = name.partition(":")
     if not module_name or not function_name:
@@ -110,7 +121,12 @@ def load_scorer(name: str) -> FunctionScorer:
         raise ValueError(f"the module of ppo.scorer {name} cannot be imported: {_shown(error)}") from error
     if not callable(function):
         raise ValueError(f"ppo.scorer {name}: {module.__name__} has no function {function_name!r}")
-    return FunctionScorer(name, function)
+    scorer = FunctionScorer(name, function)
+    try:
+        score_texts(scorer, ["The film", ""], [" was good.", "It was not."])
+    except TrainingError as error:
+        raise ValueError(f"{error} (ppo.scorer, called with two texts before training)") from None
+    return scorer
 
 
 def _shown(error: BaseException) -> str:

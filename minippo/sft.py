@@ -19,7 +19,17 @@ import torch
 
 from minippo.batches import EpochStream, length_batches
 from minippo.config import BackboneConfig, Config, LMTrainConfig
-from minippo.data import TOKENIZER_TEXTS, TokenRows, load_corpus, policy_rows, reward_rows, windows
+from minippo.data import (
+    TOKENIZER_TEXTS,
+    Corpus,
+    TokenRows,
+    comparison_rows,
+    load_corpus,
+    policy_rows,
+    prompt_rows,
+    reward_rows,
+    windows,
+)
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
@@ -34,7 +44,9 @@ from minippo.runs import (
     language_model_line,
     resumed_line,
     run_stage,
+    sampling_params,
 )
+from minippo.scoring import load_scorer
 from minippo.splits import SPLITS, Split
 from minippo.state import TrainState
 from minippo.streams import generator, seed_global
@@ -90,7 +102,24 @@ def prepare(run: Run) -> Inputs:
         rows = {split: encode(demonstrations[split], tokenizer) for split in SPLITS} if texts else None
         Checkpoints(run.unfinished("sft") / name, corpus.fingerprint).check_latest()
         backbones[name] = Backbone(gpt, tokenizer, rows)
+    check_later_stages(config, corpus, backbones)
     return Inputs(backbones, corpus.fingerprint, corpus.report)
+
+
+def check_later_stages(config: Config, corpus: Corpus, backbones: Mapping[Name, Backbone]) -> None:
+    """Raise ValueError if stage 2 or 3 would refuse these data or settings; it would be known an hour later.
+
+    Prompts and preferences may still be missing. What is tokenised here is in the cache when those stages need it.
+    """
+    policy, reward = backbones["policy"], backbones["reward"]
+    sampling_params(config, policy.tokenizer)
+    if len(corpus.prompts("train")):
+        prompt_rows(corpus.prompts, policy.tokenizer, config.data)
+    if config.ppo.scorer:
+        load_scorer(config.ppo.scorer)
+    elif len(corpus.comparisons("train")):
+        for split in SPLITS:
+            comparison_rows(corpus.comparisons(split), reward.tokenizer, reward.gpt.config.context, config.data)
 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:

@@ -179,8 +179,8 @@ _KINDS = {
 MAX_TEXT = 2**26
 """Bytes of a file that is read as a whole: four times the largest public tokenizer.json."""
 
-JSON_LINES: dict[str, Callable[..., Any]] = {".jsonl": open, ".jsonl.gz": gzip.open, ".jsonl.bz2": bz2.open}
-"""Suffix of a JSON Lines file -> the function that opens it."""
+COMPRESSED: dict[str, Callable[..., Any]] = {".gz": gzip.open, ".bz2": bz2.open}
+"""Suffix of a compressed file -> the function that opens it."""
 
 
 def read_text(path: Path) -> str:
@@ -216,10 +216,8 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     Bytes that are not valid UTF-8 become U+FFFD, so that the caller can count such rows instead of failing. Raises
     ValueError if a line is not a JSON object or the file cannot be decompressed.
     """
-    suffix = next(suffix for suffix in JSON_LINES if path.name.endswith(suffix))
     try:
-        # Splitting into lines in a large buffer is much faster than iterating over a bz2 file itself.
-        with io.BufferedReader(JSON_LINES[suffix](path, "rb")) as file:
+        with open_compressed(path) as file:
             for number, line in enumerate(file, start=1):
                 if line.strip():
                     # "-sig" skips the byte order mark that some editors write at the start of a file.
@@ -227,6 +225,12 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     yield f"{path}, line {number}", _parse_object(text, f"{path}, line {number}")
     except (EOFError, OSError, zlib.error) as error:  # damaged compressed data
         raise ValueError(f"{path} cannot be read: {error}") from None
+
+
+def open_compressed(path: Path) -> io.BufferedReader:
+    """Open a file for reading bytes; its suffix tells whether it is compressed."""
+    # Splitting into lines in a large buffer is much faster than iterating over a bz2 file itself.
+    return io.BufferedReader(COMPRESSED.get(path.suffix.lower(), open)(path, "rb"))
 
 
 def _parse_object(text: str, where: object, hook: Callable[..., Any] | None = None) -> dict[str, Any]:

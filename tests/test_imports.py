@@ -12,7 +12,7 @@ import pytest
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
-    ("config", "errors", "exits", "streams", "splits", "storage", "masking", "batches", "optim"),
+    ("config", "errors", "interruption", "exits", "streams", "splits", "storage", "masking", "batches", "optim"),
     ("equations", "model"),
     ("heads", "sampling", "advantages", "language_model"),
     ("state", "scoring"),

@@ -5,10 +5,12 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
 import shutil
 from dataclasses import replace
 
 import pytest
+import tiktoken
 import torch
 from safetensors.torch import load_file, save_file
 
@@ -22,8 +24,9 @@ from minippo.model import GPT, GPTConfig
 from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
-from minippo.tokenizer import load_tokenizer, train_bpe
-from minippo.weights import file_format, save_pretrained
+from minippo.tokenizer import Tokenizer, load_tokenizer, train_bpe
+from minippo.tokenizer.bpe import GPT2_SPLIT
+from minippo.weights import check_public_tokenizer, file_format, save_pretrained, set_file_format
 from tests.in_memory import texts_of
 
 
@@ -167,8 +170,9 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
 def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(tokenizer, make_tokenizer, tmp_path):
     """Rows beyond the tokenizer's ids, and ids within that no text has; from scratch and from weights."""
     gaps = make_tokenizer({"<|endoftext|>": 258, "<|mask|>": 257, "<|prompt|>": 260})  # 256, 259 stand for nothing
-    shape = GPTConfig(264, 48, layers=1, heads=2, channels=8)
-    save_pretrained(GPT(shape), tmp_path)
+    stored = GPT(GPTConfig(264, 48, layers=1, heads=2, channels=8))
+    set_file_format(stored, eos_id=258)
+    save_pretrained(stored, tmp_path)
     for config, textless in (
         (BackboneConfig("gaps", channels=8), {256, 257, 259, 260}),
         (BackboneConfig("gaps", weights=str(tmp_path)), {256, 257, 259, 260, 261, 262, 263}),
@@ -293,3 +297,35 @@ def test_each_backbone_is_trained_on_rows_as_its_model_will_read_them(tmp_path, 
         trained = {tuple(row[: row.index(tokenizer.eos_id)]) for c, batch in seen if c == channels for row in batch}
         assert len(trained) > 20
         assert trained <= expected
+
+
+def test_a_tokenizer_of_other_weights_is_refused_although_it_has_as_many_ids(make_tokenizer, tmp_path):
+    """By the id of end-of-text in config.json, or by the tokenizer whose files are next to the weights."""
+    own, moved = make_tokenizer({"<|endoftext|>": 256}), make_tokenizer({"<|endoftext|>": 257, "<|pad|>": 256})
+    config = BackboneConfig("given", weights=str(tmp_path))
+    gpt = GPT(GPTConfig(257, 48, layers=1, heads=2, channels=8))
+    set_file_format(gpt, eos_id=256)
+    save_pretrained(gpt, tmp_path)
+    make_backbone(config, own)
+    sentence = f"{tmp_path} ends texts with the id 256, but the tokenizer given with 257"
+    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+        check_public_tokenizer(config.weights, moved, config.tokenizer)
+    for name, text in own.public_files().items():
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    make_backbone(config, own)
+    ranks, special = {bytes([byte]): 255 - byte for byte in range(256)}, {"<|endoftext|>": 256}
+    encoding = tiktoken.Encoding("other", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
+    other = Tokenizer(encoding, special)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} has another tokenizer than given"):
+        make_backbone(config, other)
+
+
+@pytest.mark.parametrize("name", ["policy", "reward"])
+def test_a_new_tokenizer_never_belongs_to_weights_and_nothing_is_downloaded(name):
+    backbone = BackboneConfig("train:300", weights="some/weights")
+    config = replace(Config(), model=replace(Config().model, **{name: backbone}))
+    sentence = (
+        f"model.{name}.weights some/weights need the tokenizer they were trained with, but model.{name}.tokenizer"
+    )
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        sft.check_weights(config)

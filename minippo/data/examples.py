@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from minippo.data.cache import atomic_cache_files, cache_folder, fingerprint_of
-from minippo.data.formats import FORMATS, NO_LABEL, USABLE, Example, Kind, recognise
-from minippo.data.sources import Source
+from minippo.data.formats import USABLE, Example, Kind, UnusableError
+from minippo.data.layouts import recognise
+from minippo.data.tables import Source
 from minippo.data.texts import CHUNK
+from minippo.data.unread import UnreadColumns
 
 if TYPE_CHECKING:
     import datasets
@@ -19,18 +21,21 @@ if TYPE_CHECKING:
 END_OF_ARROW = b"\xff\xff\xff\xff\0\0\0\0"
 """The last bytes of a complete Arrow stream. A stream that was cut between two batches can be read without an error."""
 
+UNUSABLE = Example("", ())
 
-def read_examples(kind: Kind, sources: Sequence[Source]) -> datasets.Dataset:
-    """All rows of the sources as examples: columns prompt, completions, label, problem, location.
+
+def read_examples(kind: Kind, sources: Sequence[Source], ignore: frozenset[str] = frozenset()) -> datasets.Dataset:
+    """All rows of the sources as examples: columns prompt, completions, label, tied, problem, location, unread.
 
     They are kept in the cache under a key that changes with the contents of any source. Raises ValueError, naming the
-    location, if a row does not have the required form.
+    location, if a row does not have the required form, or if a column that is neither read nor in `ignore` holds text.
     """
     import datasets
 
-    path = cache_folder() / f"{fingerprint_of(kind, [(source.name, source.fingerprint) for source in sources])}.arrow"
+    key = fingerprint_of(kind, [(source.name, source.fingerprint) for source in sources], sorted(ignore))
+    path = cache_folder() / f"{key}.arrow"
     if not _is_complete(path):
-        _write(path, (row for source in sources for row in _examples(kind, source)))
+        _write(path, (row for source in sources for row in _examples(kind, source, ignore)))
     examples = datasets.Dataset.from_file(str(path))
     if not len(examples):
         raise ValueError(f"{sources[0].name} has no rows")
@@ -49,23 +54,39 @@ def _is_complete(path: Path) -> bool:
         return False
 
 
-def _examples(kind: Kind, source: Source) -> Iterator[tuple[str, Example]]:
+def _examples(kind: Kind, source: Source, ignore: frozenset[str]) -> Iterator[dict[str, Any]]:
     columns = source.columns()
     if columns is None:
         return
     try:
-        wanted = recognise(kind, columns)
+        layout = recognise(kind, [column for column in columns if column not in ignore])
     except ValueError as error:
         raise ValueError(f"{source.name} {error}") from None
-    read = FORMATS[kind][wanted]
-    for location, row in source.rows(wanted):
+    unread = UnreadColumns(kind, layout.read)
+    for location, row in source.rows():
+        kept = {column: value for column, value in row.items() if column not in ignore}
         try:
-            yield location, read(row)
+            example = layout.example(kept)
+            problem = example.problem()
+        except UnusableError as error:
+            problem = error.args[0]
         except ValueError as error:
             raise ValueError(f"{location}: {error}") from None
+        if problem == USABLE:
+            names = [*unread.add(location, kept, example), *(name for name in row if name in ignore)]
+        else:  # Arrow cannot store unpaired surrogates, and nobody reads the texts of an unusable example
+            example, names = UNUSABLE, []
+        names = [_storable(name) for name in names]
+        yield {**example._asdict(), "problem": problem, "location": _storable(location), "unread": names}
+    unread.check(layout.columns)
 
 
-def _write(path: Path, rows: Iterator[tuple[str, Example]]) -> None:
+def _storable(text: str) -> str:
+    """Arrow cannot store unpaired surrogates, which names of files and columns may have, too."""
+    return text.encode("utf-8", "backslashreplace").decode()
+
+
+def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
     import pyarrow as pa
 
     schema = pa.schema(
@@ -73,18 +94,12 @@ def _write(path: Path, rows: Iterator[tuple[str, Example]]) -> None:
             "prompt": pa.string(),
             "completions": pa.list_(pa.string()),
             "label": pa.int8(),
+            "tied": pa.int32(),
             "problem": pa.int8(),
             "location": pa.string(),
+            "unread": pa.list_(pa.string()),
         }
     )
     with atomic_cache_files(path) as (new,), pa.ipc.new_stream(str(new), schema) as writer:
         while chunk := list(islice(rows, CHUNK)):
-            writer.write_batch(pa.RecordBatch.from_pylist([_stored(*row) for row in chunk], schema))
-
-
-def _stored(location: str, example: Example) -> dict[str, Any]:
-    problem = example.problem()
-    if problem == USABLE:
-        return {**example._asdict(), "problem": USABLE, "location": location}
-    # Arrow cannot store unpaired surrogates, and nobody reads the texts of an unusable example.
-    return {"prompt": "", "completions": [], "label": NO_LABEL, "problem": problem, "location": location}
+            writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema))

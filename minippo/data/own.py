@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import cached_property
+from itertools import chain
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
@@ -14,7 +16,7 @@ from minippo.data.formats import NO_LABEL, PROBLEMS, USABLE, Kind
 from minippo.data.holding_out import column, hold_out, prompt_or_texts, random_order
 from minippo.data.labelled import LabelledTexts
 from minippo.data.sources import find_sources
-from minippo.data.texts import NO_TEXT, Comparison, Demonstration, Texts, rows_of, text_hashes
+from minippo.data.texts import CHUNK, NO_TEXT, Comparison, Demonstration, Texts, rows_of, text_hashes
 from minippo.splits import HELD_OUT, SPLITS, TEST_FIRST, Split, split_rows
 
 if TYPE_CHECKING:
@@ -53,6 +55,7 @@ class OwnData:
                     self._leave_out("preferences", config.preferences, self._preferences, other, held_out)
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
+        self._demonstrations = self._demonstrations or self._preferred()
         self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
         for name, size in (
             ("demonstrations after holding out", lambda split: len(self.demonstrations(split))),
@@ -109,18 +112,28 @@ class OwnData:
         if not path:
             return {}
         sources = find_sources(path, f"data.{kind}", split_names(self.config))
+        ignored = frozenset(name.strip() for name in self.config.ignore.split(",")) - {""}
         if kind == "demonstrations":
             sources = {"train": sources["train"]}  # the file's own held-out rows are not trained on
         for split, tables in sources.items():
             self._files.append((kind, split, *(table.fingerprint for table in tables)))
         return {
-            split: self._usable(kind, split, read_examples(kind, tables)) for split, tables in sources.items() if tables
+            split: self._usable(kind, split, read_examples(kind, tables, ignored))
+            for split, tables in sources.items()
+            if tables
         }
 
     def _usable(self, kind: Kind, split: Split, rows: datasets.Dataset) -> datasets.Dataset:
-        """Drop and count unusable rows. Raises ValueError if no row is usable, or `data.unusable` is "refuse"."""
+        """Drop and count unusable rows, and count what is not read of the others.
+
+        Raises ValueError if no row is usable, or `data.unusable` is "refuse".
+        """
         problems = column(rows, "problem")
         counts = self.report[f"{kind}, {split}"] = {"rows read": len(rows)}
+        unread = Counter(chain(*chain(*(batch["unread"] for batch in rows.select_columns("unread").iter(CHUNK)))))
+        counts |= {f"values of column {name!r} not read": count for name, count in unread.items()}
+        if tied := int(column(rows, "tied").sum()):
+            counts["completions left out: same score as another"] = tied
         if (problems == USABLE).all():
             return rows
         first = int(np.flatnonzero(problems != USABLE)[0])
@@ -133,13 +146,27 @@ class OwnData:
             counts[f"dropped: {PROBLEMS[problem]}"] = int((problems == problem).sum())
         return rows.select(np.flatnonzero(problems == USABLE))
 
+    def _preferred(self) -> dict[Split, datasets.Dataset]:
+        """The preferred completions of the training preferences, which are demonstrations if there are no others."""
+        if not self._preferences:
+            return {}
+        rows = self._preferences["train"]
+        rows = rows.select(np.flatnonzero(column(rows, "label") != 0))
+        if len(rows) < len(SPLITS):
+            return {}
+        self.report["demonstrations"] = {"preferred completions, because data.demonstrations is empty": len(rows)}
+        return {"train": rows}
+
     def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
         labels = column(rows, "label")
         if (labels == NO_LABEL).all():
             return None
         if (labels == NO_LABEL).any():
             raise ValueError(f"{self.config.preferences} mixes labelled texts and comparisons, expected one of them")
-        return LabelledTexts(rows, labels, lambda row: row["completions"][0], self.config.crop_words)
+        has_prompts = (text_hashes(rows, _prompt) != NO_TEXT).any()
+        return LabelledTexts(
+            rows, labels, lambda row: row["completions"][0], self.config.crop_words, _prompt if has_prompts else None
+        )
 
     def _find_prompts(self) -> dict[Split, datasets.Dataset]:
         for path, rows in (

@@ -5,7 +5,7 @@ names of tiktoken or the Hugging Face hub; `train_bpe` trains one. `reward_token
 which need not share a tokenizer.
 """
 
-from minippo.tokenizer.loading import load_tokenizer, make_tokenizer, train_bpe
+from minippo.tokenizer.loading import load_tokenizer, make_tokenizer, tokenizer_in, train_bpe
 from minippo.tokenizer.tokenizer import Tokenizer, reward_tokens, whole_characters
 
 __all__ = [
@@ -13,6 +13,7 @@ __all__ = [
     "load_tokenizer",
     "make_tokenizer",
     "reward_tokens",
+    "tokenizer_in",
     "train_bpe",
     "whole_characters",
 ]

@@ -95,6 +95,14 @@ def train_bpe(texts: Iterable[str], vocab_size: int, name: str = "bpe") -> Token
     return Tokenizer(_encoding(name, ranks), {END_OF_TEXT: len(ranks)})
 
 
+def tokenizer_in(folder: Path) -> Tokenizer | None:
+    """The tokenizer whose files lie in a folder, such as that of public weights; None if there are none to load."""
+    try:
+        return _from_public(str(folder), folder)
+    except (ValueError, FileNotFoundError):
+        return None
+
+
 def make_tokenizer(name: str, texts: Sequence[str]) -> Tokenizer:
     """The tokenizer that an option such as `model.policy.tokenizer` names; "train:4096" trains one on `texts`."""
     kind, _, size = name.partition(":")

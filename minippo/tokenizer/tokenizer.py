@@ -96,6 +96,10 @@ class Tokenizer:
         them."""
         return tuple(i for i in range(self.vocab_size) if i not in self._bytes and i != self.eos_id)
 
+    def has_same_ids(self, other: Tokenizer) -> bool:
+        """Whether no id means one text here and another text there."""
+        return all(other._bytes.get(i, token) == token for i, token in self._bytes.items())
+
     def encode(self, text: str) -> list[int]:
         """The ids of `text` as ordinary text: it never becomes a special token, and none is added to it."""
         return [self._ids[rank] for rank in self.encoding.encode_ordinary(text)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from minippo.model import GPT
 from minippo.storage import read_object
-from minippo.tokenizer import Tokenizer
+from minippo.tokenizer import Tokenizer, tokenizer_in
 from minippo.weights.format import file_format
 from minippo.weights.pretrained import pretrained_config
 from minippo.weights.shards import find_config, finder
@@ -21,8 +23,8 @@ def suppressed_ids(tokenizer: Tokenizer, rows: int) -> tuple[int, ...]:
 def check_public_tokenizer(weights: str, tokenizer: Tokenizer, name: str) -> None:
     """Raise ValueError if public `weights` were trained with another tokenizer than this one, called `name`.
 
-    The evidence is the number of embeddings and the end-of-text id in config.json, the only file that is read. Weights
-    and tokenizer of the same name belong together; only the number is compared.
+    The evidence is the number of embeddings and the end-of-text id in config.json, and the tokenizer in the folder, if
+    it has one. Weights and tokenizer of the same name belong together; only the number is compared.
     """
     rows, ids = pretrained_config(weights).vocab_size, tokenizer.vocab_size
     config = read_object(find_config(finder(weights), weights))
@@ -36,6 +38,8 @@ def check_public_tokenizer(weights: str, tokenizer: Tokenizer, name: str) -> Non
     elif rows < ids or (rows >= ids + MAX_PADDED_ROWS and not same and not ends):
         reason = f"it has {rows} embeddings, but the tokenizer {name} has {ids} ids"
         reason += "" if rows < ids else ", and no eos_token_id in its config.json tells whether they belong together"
+    elif (theirs := tokenizer_in(Path(weights))) and not theirs.has_same_ids(tokenizer):
+        reason = f"its folder has another one than {name}"
     else:
         return
     raise ValueError(

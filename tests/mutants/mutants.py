@@ -231,8 +231,8 @@ MUTANTS = [
     Mutant("minippo/data/imdb.py", "*[file_fingerprint(Path(path)) for path in files.values()]", "*[self.rows[split]._fingerprint for split in files], 0", covering("corpora", "imdb")),  # other paths, another run
     Mutant("minippo/data/cache.py", "/ \"minippo\"\n    folder = all_versions / code_fingerprint()", "/ \"minippo\"\n    folder = all_versions / \"code\"", covering("token_rows")),  # what the old code made
     Mutant("minippo/data/cache.py", "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", covering("own_data", "read_once")),  # what an old file said
-    Mutant("minippo/data/formats.py", "common.rindex(ANSWER)", "common.index(ANSWER)", covering("own_data", "conversation")),
-    Mutant("minippo/data/formats.py", "return text + ANSWER if", "return text if", covering("own_data", "demonstrations")),  # the policy would have to open its own turn
+    Mutant("minippo/data/conversations.py", "common.rindex(ANSWER)", "common.index(ANSWER)", covering("own_data", "conversation")),
+    Mutant("minippo/data/conversations.py", "(ANSWER if turns[-1][\"role\"] != \"assistant\" else \"\")", "\"\"", covering("own_data", "demonstrations")),  # the policy would have to open its own turn
     Mutant("minippo/storage.py", "enumerate(file, start=1)", "enumerate(file)", covering("own_data", "line")),
     Mutant("minippo/storage.py", "errors=\"replace\"", "errors=\"ignore\"", covering("own_data", "unusable")),  # silently another text
     Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on

@@ -18,6 +18,7 @@ HELD_OUT_ROWS, RUN_STREAMS = covering("held_out", "held_out_rows_only"), _files(
 OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
 OF_CHECKS = _files("checks", "pipeline")
 OF_RUN = _files("run", "every_option", "pipeline", "every_field")
+OF_LAYOUTS = _files("layouts")
 OF_DATA = _files("token_rows", "data", "train_rm", "run_streams", "held_out")
 OF_CORPORA = _files("corpora", "held_out", "recomputed", "every_field")
 OF_OWN_DATA = _files("own_data", "corpora", "held_out", "every_field")
@@ -177,14 +178,21 @@ PLUMBING = [
     Mutant("minippo/data/labelled.py", "list(zip(sides[1], sides[0], strict", "list(zip(sides[0], sides[1], strict", OF_OWN_DATA),
     Mutant("minippo/data/labelled.py", " words, {stream}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
     Mutant("minippo/data/labelled.py", "in pairs of {self.crop_words} words", "in pairs", OF_OWN_DATA),
-    Mutant("minippo/data/labelled.py", "fingerprint, whole=False)", "fingerprint)", OF_OWN_DATA),  # long crops are dropped, not cut
+    Mutant("minippo/data/labelled.py", "whole=self.prompt_of is not None)", "whole=True)", OF_OWN_DATA),  # long crops are dropped, not cut
     # ------------------------------------------------------------------ own_data.py
     Mutant("minippo/data/own.py", "random_order(len(rows), self.seed, \"order of demonstrations\")", "random_order(len(rows), 1, \"order of demonstrations\")", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "pairing.pairs(f\"{self.seed} {split} {epoch}\")", "pairing.pairs(f\"{self.seed} {split}\")", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "        return comparisons[: self.config.limit or None]", "        return comparisons", OF_OWN_DATA),
     Mutant("minippo/data/holding_out.py", "int(share * len(these))", "int(0.05 * len(these))", OF_OWN_DATA),
     Mutant("minippo/data/holding_out.py", "random_order(len(counts), seed, ", "random_order(len(counts), 1, ", OF_OWN_DATA),
-    Mutant("minippo/data/own.py", "row[\"completions\"][0], self.config.crop_words)", "row[\"completions\"][0], 100)", OF_OWN_DATA),
+    Mutant("minippo/data/own.py", "row[\"completions\"][0], self.config.crop_words, ", "row[\"completions\"][0], 100, ", OF_OWN_DATA),
+    Mutant("minippo/data/own.py", "crop_words, _prompt if has_prompts else None", "crop_words, None", OF_LAYOUTS),  # answers without their prompts
+    Mutant("minippo/data/own.py", "read_examples(kind, tables, ignored)", "read_examples(kind, tables)", OF_LAYOUTS),
+    Mutant("minippo/data/own.py", "column(rows, \"label\") != 0", "column(rows, \"label\") != 9", OF_LAYOUTS),  # bad answers are demonstrated
+    Mutant("minippo/data/examples.py", "UnreadColumns(kind, layout.read)", "UnreadColumns(\"prompts\", layout.read)", OF_LAYOUTS),
+    Mutant("minippo/data/examples.py", "    unread.check(layout.columns)\n", "", OF_LAYOUTS),  # questions are lost
+    Mutant("minippo/data/layouts.py", "reverse=not _label(row, \"labels\")", "reverse=_label(row, \"labels\")", OF_LAYOUTS),
+    Mutant("minippo/data/layouts.py", "reverse=name != \"ranks\"", "reverse=True", OF_LAYOUTS),
     Mutant("minippo/data/own.py", "\"validation\": config.validation_split, \"test\": config.test_split", "\"validation\": config.test_split, \"test\": config.validation_split", OF_OWN_DATA),
     # ------------------------------------------------------------------ token_rows.py
     Mutant("minippo/data/rows.py", "<= 1 << 16", "<= 1 << 17", OF_DATA),

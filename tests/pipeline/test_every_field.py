@@ -140,7 +140,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
 
 CLOSE = ("ppo.microbatch_size",)
 """Fields that change nothing but the rounding."""
-REFUSING = ("data.unusable",)
+REFUSING = ("data.unusable", "data.ignore")
 """Fields whose other value refuses the data of the base run."""
 
 
@@ -263,6 +263,10 @@ def test_unusable_rows_are_dropped_or_refused(tiny_runs, capsys):
         tiny_runs.run("files", {"data.unusable": "refuse"}, ["sft"])
     assert end.value.code == 2
     assert "empty completion (data.unusable is refuse)" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as end:
+        tiny_runs.run("files", {"data.ignore": "chosen"}, ["sft"])
+    assert end.value.code == 2
+    assert "preferences.jsonl has the columns rejected, prompt, but preferences need" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("stage", "sections"), [("sft", ("rm", "ppo", "eval")), ("rm", ("ppo", "eval"))])

@@ -171,14 +171,42 @@ def test_too_long_and_unusable_data_is_refused_before_the_stage_that_reads_it(fo
 @pytest.mark.parametrize(
     ("missing", "main", "part"),
     [
-        ("demonstrations", sft.main, "model.policy.tokenizer is train:300, but there are only 0 usable"),
-        ("preferences", train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
-        ("demonstrations", train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
+        (("demonstrations", "preferences"), sft.main, "tokenizer is train:300, but there are only 0 usable"),
+        (("preferences",), train_rm.main, "there are no preferences to train a reward model on (data.preferences)"),
+        (("demonstrations", "preferences"), train_ppo.main, "ppo.ptx-coef is 0.1, but there are no demonstrations"),
     ],
 )  # fmt: skip
-def test_what_a_stage_needs_and_has_not_is_named(folder, finished, refused, missing, main, part):
-    given = [*arguments(folder), f"--data.{missing}", ""]
+def test_what_a_stage_needs_and_has_not_is_named(folder, finished, refused, tmp_path, missing, main, part):
+    write(tmp_path / "prompts.jsonl", [{"prompt": f"Film {i}:"} for i in range(60)])
+    given = [*arguments(folder), "--data.prompts", tmp_path / "prompts.jsonl"]
+    given += [part for name in missing for part in (f"--data.{name}", "")]
     assert part in refused(main, *given, *([] if main is sft.main else ["--init-from", finished]))
+
+
+@pytest.mark.parametrize(
+    ("options", "part"),
+    [
+        (["--data.query-length", 1], "rows are too long: "),
+        (
+            ["--data.response-length", 2, "--data.query-length", 5, "--model.reward.context", 8],
+            "reward model's context of 8",
+        ),
+        (["--ppo.stop-token", "two words"], "the stop token 'two words' must be one token"),
+        (["--ppo.scorer", "math:sqrt"], "raised TypeError: math.sqrt() takes exactly one argument (2 given)"),
+    ],
+)
+def test_what_later_stages_would_refuse_is_refused_before_the_first(folder, refused, options, part):
+    assert part in refused(sft.main, *arguments(folder), *options)
+
+
+def test_preferences_alone_suffice_for_all_stages(folder, stage, tmp_path, capsys):
+    options = ["--config", folder / "sizes.yaml", "--data.preferences", folder / "prefs.jsonl", "--device", "cpu"]
+    for main in MAINS:
+        stage(main, *options, "--run-dir", tmp_path / "run")
+        shown = capsys.readouterr().out
+        assert "data: demonstrations: 82 preferred completions, because data.demonstrations is empty" in shown
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert math.isfinite(summary["sft_policy_loss"] + summary["win_rate"])
 
 
 def test_without_prompts_anywhere_the_last_stages_are_refused(folder, finished, refused, tmp_path):

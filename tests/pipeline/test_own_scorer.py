@@ -6,6 +6,7 @@ import importlib
 import math
 import sys
 
+import numpy as np
 import pytest
 import torch
 
@@ -74,7 +75,10 @@ def fails(prompts, responses):
     ("function", "part"),
     [
         (fails, "raised KeyError: 'no such word' (" + __file__),
-        (lambda p, r: [0.0] * len(r), "must return a tensor, not list"),
+        (lambda p, r: ["good"] * len(r), "must return a tensor or a list of numbers, not list"),
+        (lambda p, r: [[0.0], [1.0, 2.0], []], "must return a tensor or a list of numbers, not list"),
+        (lambda p, r: [0.0] * 2, "shape (3,) for 3 responses, not (2,)"),
+        (lambda p, r: None, "must return a tensor or a list of numbers, not NoneType"),
         (lambda p, r: torch.zeros(len(r), 1), "shape (3,) for 3 responses, not (3, 1)"),
         (lambda p, r: torch.zeros(2), "shape (3,) for 3 responses, not (2,)"),
         (lambda p, r: torch.zeros(()), "not ()"),
@@ -87,6 +91,28 @@ def test_what_a_scorer_does_wrong_stops_the_run_and_is_named(function, part):
         score_texts(FunctionScorer("mine:f", function), ["p1", "p2", "p3"], ["one", "two", "three"])
     assert part in str(error.value)
     assert "the scorer mine:f" in str(error.value) or "score is" in part
+
+
+@pytest.mark.parametrize("kind", [list, tuple, np.array, lambda x: np.array(x, np.float32), torch.tensor])
+def test_lists_tuples_and_arrays_are_scores_too(kind):
+    scores = FunctionScorer("m:f", lambda p, r: kind([1, 2.5]))(["", ""], ["a", "b"])
+    assert (scores.dtype, scores.tolist()) == (torch.float32, [1.0, 2.5])
+
+
+@pytest.mark.parametrize(
+    ("body", "part"),
+    [
+        ("def f(response): return [0.0]", "raised TypeError: f() takes 1 positional argument but 2 were given"),
+        ("def f(p, r): return 0.0", "must return a tensor or a list of numbers, not float"),
+        ("def f(p, r): return [0.0]", "shape (2,) for 2 responses, not (1,)"),
+        ("def f(p, r): return [0.0, float('nan')]", "score is nan"),
+    ],
+)
+def test_a_function_that_cannot_score_two_texts_is_refused_before_training(module, body, part):
+    name = module(body + "\n", f"scorer_{abs(hash(body))}")
+    with pytest.raises(ValueError, match=r"\(ppo.scorer, called with two texts before training\)$") as error:
+        load_scorer(f"{name}:f")
+    assert part in str(error.value)
 
 
 def test_scores_carry_no_gradient():

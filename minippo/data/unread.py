@@ -1,0 +1,91 @@
+"""Columns that no layout reads. Text must not be left out silently: it may be the question that the answers answer."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from minippo.data.conversations import shown
+from minippo.data.formats import Example, Kind
+
+ANSWERS = {"chosen", "rejected", "ranked", "completions", "responses", "answers", "human_ref_A", "human_ref_B"}
+
+EXPECTED: dict[Kind, set[str]] = {
+    "demonstrations": ANSWERS,
+    "preferences": set(),
+    "prompts": ANSWERS | {"completion", "output", "response", "answer", "messages", "conversations", "summaries"},
+}
+"""Answers that are left out on purpose where demonstrations or prompts are read from a file that has more."""
+
+WORDS = re.compile(r"[\u0e00-\u0eff\u2e80-\uffff]{1,2}|[^\s\u0e00-\u0eff\u2e80-\uffff]+")
+"""Scripts without spaces have about two characters per word."""
+
+
+@dataclass
+class Texts:
+    """The texts of a column that is not read."""
+
+    location: str
+    """Location of the first of them, with that text."""
+    count: int = 0
+    sentences: bool = False
+    phrases: set[str] = field(default_factory=set)
+    """Different phrases of up to three words, at most eleven."""
+
+    def is_text(self) -> bool:
+        """Whether these are texts rather than a few categories, of which each occurs several times."""
+        return self.sentences or len(self.phrases) > 10 or 4 * len(self.phrases) > self.count
+
+
+class UnreadColumns:
+    """Collects what is not read of the rows of a table."""
+
+    def __init__(self, kind: Kind, read: frozenset[str]) -> None:
+        self.read, self.expected = read, EXPECTED[kind]
+        self.texts: dict[str, Texts] = {}
+
+    def add(self, location: str, row: Mapping[str, Any], example: Example) -> list[str]:
+        """Names of the columns of a row that hold words but are not read. Numbers and dates are nobody's text."""
+        names, known = [], ""
+        for name, value in row.items():
+            if name in self.read or not any(texts := list(strings(value))):
+                continue
+            names.append(name)
+            if name in self.expected:
+                continue
+            known = known or example.prompt + "\n".join(example.completions)
+            for text in texts:
+                # One word in ASCII is a name, an id, an address. What is read elsewhere in the row is not lost.
+                one_word = re.fullmatch("[!-~]*", text.strip()) or not re.search(r"[^\W\d_]", text)
+                if not one_word and text.strip() not in known:
+                    self._add_text(name, location, text)
+        return names
+
+    def _add_text(self, name: str, location: str, text: str) -> None:
+        texts = self.texts.setdefault(name, Texts(f"{location}: column {name!r} holds {shown(text)}"))
+        texts.count += 1
+        if len(WORDS.findall(text)) > 3 or text.rstrip()[-1] in ".?!":
+            texts.sentences = True
+        elif len(texts.phrases) <= 10:
+            texts.phrases.add(text)
+
+    def check(self, columns: tuple[str, ...]) -> None:
+        """Raise ValueError if a column holds text. `columns` are those of the layout that was read."""
+        unread = {name: texts for name, texts in self.texts.items() if texts.is_text()}
+        if unread:
+            names = ",".join(unread)
+            raise ValueError(
+                f"{next(iter(unread.values())).location}, but only {', '.join(columns)} are read: rename "
+                f"{' and '.join(map(repr, unread))} as docs/data.md shows, or train without (--data.ignore {names})"
+            )
+
+
+def strings(value: object) -> Iterator[str]:
+    """All strings in a value, at any depth."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for inner in value.values() if isinstance(value, dict) else value:
+            yield from strings(inner)
