@@ -137,7 +137,7 @@ class Run:
 
         Creating it again would leave a part of the run here and a part there.
         """
-        if not (self.folder / ".lock").exists():
+        if not self.folder.is_dir():
             raise FileNotFoundError(errno.ENOENT, "the run directory has been moved or deleted", str(self.folder))
 
     def results_folder(self, stage: str) -> Path:
