@@ -347,7 +347,7 @@ PLUMBING = [
     Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
-    Mutant("minippo/tools/evaluate.py", "run.summary() | evaluator.summary(answers)", "evaluator.summary(answers) | run.summary()", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/tools/evaluate.py", "evaluator.reference_answers, answers))", "answers, evaluator.reference_answers))", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
     # ------------------------------------------------------------------ what is lost or taken for whole between two processes
     Mutant("minippo/storage.py", "        if path.stat().st_size != size:\n", "        if False:\n", covering("run", "damaged")),
