@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
+import io
+import json
 import os
+import re
+from contextlib import suppress
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from minippo import storage
-from minippo.storage import atomic_files, atomic_folder, publish_folder
+from minippo.storage import append_lines, atomic_files, atomic_folder, check_sealed, publish_folder, seal
 
 
 @pytest.fixture
@@ -53,9 +61,9 @@ def test_an_old_folder_stays_until_the_new_one_is_flushed(tmp_path, monkeypatch)
 
 
 def test_a_folder_starts_empty_and_appears_only_if_its_block_ends(tmp_path):
-    left_over = tmp_path / "model.partial"
-    left_over.mkdir()
-    (left_over / "half").write_text("of an interrupted process")
+    with suppress(KeyboardInterrupt), atomic_folder(tmp_path / "model") as partial:
+        (partial / "half").write_text("of an interrupted process")
+        raise KeyboardInterrupt
     with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "model") as partial:
         (partial / "deep" / "weights").write_text("new")
     assert not (tmp_path / "model").exists()
@@ -77,3 +85,84 @@ def test_files_are_flushed_before_the_first_rename_and_renamed_in_their_order(tm
     assert [event[2] for event in events[2:4]] == list(map(str, paths))
     assert events[4:] == [("flush", tmp_path.stat().st_ino)]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["index", "tokens"]
+
+
+# ---------------------------------------------------------------------------------------------- manifests
+
+
+@given(
+    files=st.dictionaries(st.sampled_from(["a", "b", "deep/a", "deep/er/c"]), st.binary(min_size=1), min_size=1),
+    data=st.data(),
+)
+def test_any_change_of_a_sealed_file_is_found_and_named(tmp_path_factory, files, data):
+    folder = tmp_path_factory.mktemp("sealed")
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    seal(folder)
+    check_sealed(folder)
+    written = json.loads((folder / "manifest.json").read_text())
+    expected = {n: {"bytes": len(c), "sha256": hashlib.sha256(c).hexdigest()} for n, c in files.items()}
+    assert written == expected
+    name = data.draw(st.sampled_from(sorted(files)))
+    changed = data.draw(st.none() | st.binary().filter(lambda content: content != files[name]))
+    if changed is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(changed)
+    with pytest.raises(ValueError, match=f"^{re.escape(str(folder / name))} is (missing|damaged: )"):
+        check_sealed(folder)
+    (folder / name).write_bytes(files[name])
+    check_sealed(folder)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("", "is not valid JSON"),
+        ("{}", "is damaged: it lists no files"),
+        ("[]", "should be an object"),
+        ('{"a": 3}', "a should be an object, but is 3"),
+        ('{"a": {"sha256": "0"}}', "has no 'bytes'"),
+        ('{"a": {"bytes": "1", "sha256": "0"}}', "bytes should be an integer"),
+        ('{"a": {"bytes": 1, "sha256": null}}', "a is damaged: its SHA-256"),
+    ],
+)
+def test_a_damaged_manifest_is_refused_with_its_name(tmp_path, content, sentence):
+    (tmp_path / "a").write_text("1")
+    (tmp_path / "manifest.json").write_text(content)
+    with pytest.raises(ValueError, match=re.escape(sentence)) as error:
+        check_sealed(tmp_path)
+    assert str(error.value).startswith(str(tmp_path))
+
+
+def test_a_folder_is_sealed_apart_from_the_sealed_folders_in_it(tmp_path):
+    """Older checkpoints of a stage may be deleted."""
+    for folder in (tmp_path / "step-000001", tmp_path):
+        folder.mkdir(exist_ok=True)
+        (folder / "weights").write_text(folder.name)
+        seal(folder)
+    assert list(json.loads((tmp_path / "manifest.json").read_text())) == ["weights"]
+    (tmp_path / "step-000001" / "weights").unlink()
+    check_sealed(tmp_path)
+
+
+def test_a_line_is_appended_whole_or_not_at_all(tmp_path, monkeypatch):
+    path, written = tmp_path / "metrics.jsonl", []
+    append_lines(path, ["one\n"])
+    original = io.FileIO.write
+
+    class Filling(io.FileIO):
+        def write(self, content):
+            written.append(len(content))
+            if len(written) > 1:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return original(self, content[:3])  # a disk that fills up takes a part
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(path), "open", lambda self, mode, buffering: Filling(self, "a"))
+        with pytest.raises(OSError, match="No space left"):
+            append_lines(path, ["two\n", "three\n"])
+    assert path.read_text() == "one\n"
+    append_lines(path, ["two\n", "three\n"])
+    assert path.read_text() == "one\ntwo\nthree\n"

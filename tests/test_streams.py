@@ -104,8 +104,9 @@ def test_global_seed_is_that_of_its_name_whatever_was_drawn_before():
     with torch.random.fork_rng():
         first = draw(1, "value head")
         assert torch.equal(draw(1, "value head"), first)
-        for other in ((2, "value head"), (1, "initial weights, policy")):
+        for other in ((2, "value head"), (1, "initial weights, policy"), (1, "value head", 1), (1, "value head", 2)):
             assert not torch.isin(draw(*other), first).any()
+        assert not torch.isin(draw(1, "rm dropout", 1), draw(1, "rm dropout", 2)).any()
 
 
 # ---------------------------------------------------------------------------------------------- the page

@@ -240,15 +240,15 @@ MUTANTS = [
     # ------------------------------------------------------------------ reward-model training
     Mutant("minippo/evaluation.py", "correct = [row[i] > row[j]", "correct = [row[i] >= row[j]", covering("train_rm", "tie pair")),  # ties count as right
     Mutant("minippo/evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
-    Mutant("train_rm.py", "                comparisons = inputs.corpus.comparisons(\"train\", epoch)\n                rows, *_ = comparison_rows(comparisons, tokenizer, model.gpt.config.context, run.config.data)\n", "                pass\n", covering("train_rm", "pairs_anew")),
+    Mutant("train_rm.py", "    if epoch > 0:  # corpora", "    if False:  # corpora", covering("train_rm", "pairs_anew")),
     # ------------------------------------------------------------------ checkpoints and runs
-    Mutant("minippo/runs/checkpoint.py", "    state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "    state.iteration, state.kl_coef = rest[\"iteration\"], rest[\"kl_coef\"]", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "    state.prompts.rows_drawn = rest[\"prompts_drawn\"]\n", "", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "state.seed, state.iteration, state.kl_coef = rest[\"seed\"], rest[\"iteration\"], rest[\"kl_coef\"]", "state.seed, state.iteration = rest[\"seed\"], rest[\"iteration\"]", covering("checkpoint")),
+    Mutant("minippo/state.py", "        self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "        self.iteration, self.kl_coef = (position[name] for name in (\"iteration\", \"kl_coef\"))", covering("checkpoint")),
+    Mutant("minippo/state.py", "        self.prompts.rows_drawn = position[\"prompts_drawn\"]\n", "", covering("checkpoint")),
+    Mutant("minippo/state.py", "self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "self.seed, self.iteration = (position[name] for name in (\"seed\", \"iteration\"))", covering("checkpoint")),
     Mutant("minippo/storage.py", "    partial = path.with_suffix(\".partial\")\n", "    partial = path\n", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "        state.demonstrations.rows_drawn = rest[\"demonstrations_drawn\"]\n", "        pass\n", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "            if rest[\"data\"] != self.data:\n", "            if False:\n", covering("checkpoint", "data")),  # its place in other rows
-    Mutant("minippo/runs/run.py", "if source is not None and own and own != earlier and", "if False and", covering("run")),  # another run's reward model
+    Mutant("minippo/state.py", "            self.demonstrations.rows_drawn = position[\"demonstrations_drawn\"]\n", "            pass\n", covering("checkpoint")),
+    Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\")[\"data\"] != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
+    Mutant("minippo/runs/run.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
     Mutant("minippo/runs/validation.py", "        if isinstance(value, float) and not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training

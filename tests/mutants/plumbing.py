@@ -38,17 +38,17 @@ OF_STORAGE, OF_BATCHES = _files("storage"), _files("batches")
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
-    Mutant("minippo/sft.py", "backbone, getattr(run.config.sft, name))", "backbone, run.config.sft.policy)", EFFECTS),  # sft.reward unread
+    Mutant("minippo/sft.py", "config: LMTrainConfig = getattr(run.config.sft, name)", "config: LMTrainConfig = run.config.sft.policy", EFFECTS),  # sft.reward unread
     Mutant("minippo/sft.py", "    lengths = pieces[\"train\"].lengths", "    pieces[\"train\"] = pieces[\"test\"]\n    lengths = pieces[\"train\"].lengths", covering("sft", "learning_rate")),  # trains on what is held out
-    Mutant("minippo/sft.py", "held_out_loss(gpt, pieces[split], ", "held_out_loss(gpt, pieces[\"train\"], ", covering("sft", "no_tokens")),  # measured on training rows
-    Mutant("minippo/sft.py", "    validation_loss, test_loss = (", "    test_loss, validation_loss = (", _files("sft")),  # the reported loss is the one that settings are chosen by
+    Mutant("minippo/sft.py", "    return held_out_loss(gpt, pieces[\"test\"], ", "    return held_out_loss(gpt, pieces[\"train\"], ", covering("sft", "no_tokens")),  # measured on training rows
+    Mutant("minippo/sft.py", "return held_out_loss(gpt, pieces[\"test\"], ", "return held_out_loss(gpt, pieces[\"validation\"], ", _files("sft")),  # the reported loss is the one that settings are chosen by
     Mutant("minippo/sft.py", "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
-    Mutant("minippo/sft.py", "param_groups(gpt.parameters(), config.weight_decay)", "param_groups(gpt.parameters(), config.lr)", EFFECTS),
+    Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), config.lr)", EFFECTS),
     Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", EFFECTS),
     Mutant("minippo/sft.py", "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", EFFECTS),
     Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
-    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(1, f\"sft {name}\", epoch)", RUN_STREAMS),
-    Mutant("minippo/sft.py", "generator(run.config.seed, f\"sft {name}\", epoch)", "generator(run.config.seed, f\"sft {name}\")", RUN_STREAMS),  # every epoch in one order
+    Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(1, f\"sft {name}\", epoch + 1)", RUN_STREAMS),
+    Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(seed, f\"sft {name}\")", RUN_STREAMS),  # every epoch in one order
     Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", RUN_STREAMS),
     Mutant("minippo/sft.py", "\"reward\": reward_rows}[name]", "\"reward\": policy_rows}[name]", covering("sft", "each_backbone")),  # warm-started on other tokens than it will read
     Mutant("minippo/sft.py", "make_tokenizer(model_config.tokenizer, texts)", "make_tokenizer(config.model.policy.tokenizer, texts)", covering("every_field", "sft model seed")),
@@ -60,15 +60,15 @@ PLUMBING = [
     Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", EFFECTS),
     Mutant("train_rm.py", "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", EFFECTS),
     Mutant("train_rm.py", "    gpt.set_dropout(run.config.rm.dropout)\n", "", EFFECTS),
-    Mutant("train_rm.py", "param_groups(model.parameters(), config.weight_decay)", "param_groups(model.parameters(), config.lr)", EFFECTS),
+    Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), 0.01)", EFFECTS),
     Mutant("train_rm.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_RM),
     Mutant("train_rm.py", ", num_steps, warmup=config.warmup)", ", num_steps)", EFFECTS),
     Mutant("train_rm.py", "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", EFFECTS),
-    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", RUN_STREAMS),
+    Mutant("train_rm.py", "generator(config.seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", RUN_STREAMS),
     Mutant("train_rm.py", "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", RUN_STREAMS),  # the head's beginning
     Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", RUN_STREAMS),  # the samples that scores are normalised on
     Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(config.seed, \"normalisation\", 0, range(len(indices))", RUN_STREAMS),  # every batch draws the same numbers
-    Mutant("train_rm.py", "generator(seed, \"rm batches\", epoch)", "generator(seed, \"rm batches\")", RUN_STREAMS),  # every epoch in one order
+    Mutant("train_rm.py", "generator(config.seed, \"rm batches\", epoch)", "generator(config.seed, \"rm batches\")", RUN_STREAMS),  # every epoch in one order
     Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"train\")", _files("train_rm")),  # later epochs are not paired anew
     Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", HELD_OUT_ROWS),  # later epochs train on what is held out
     Mutant("train_rm.py", "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", HELD_OUT_ROWS),
@@ -76,8 +76,8 @@ PLUMBING = [
     Mutant("train_rm.py", "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", HELD_OUT_ROWS),  # normalised on held-out prompts
     Mutant("train_rm.py", "policy_tokenizer, config.data)", "tokenizer, config.data)", EFFECTS),  # the policy is asked in the other's tokens
     Mutant("train_rm.py", "    normalise_on_reference(model, inputs.queries, run)\n    save_model(", "    save_model(", EFFECTS),  # never normalised
-    Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if False:\n", HELD_OUT_ROWS),
-    Mutant("train_rm.py", "    if run.config.rm.normalise_before:\n", "    if True:\n", EFFECTS),
+    Mutant("train_rm.py", "    elif config.normalise_before:\n", "    elif False:\n", HELD_OUT_ROWS),
+    Mutant("train_rm.py", "    elif config.normalise_before:\n", "    elif True:\n", EFFECTS),
     Mutant("train_rm.py", "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", EFFECTS),
     Mutant("train_rm.py", "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", HELD_OUT_ROWS),  # normalised on answers without their prompts
     Mutant("train_rm.py", "    model.eval()\n    scores = []", "    scores = []", covering("every_field", "rm seed model")),  # dropout on before training
@@ -157,7 +157,7 @@ PLUMBING = [
     # ------------------------------------------------------------------ run.py
     Mutant("minippo/runs/run.py", "(\"data\", \"model\", \"sft\", \"seed\")", "(\"data\", \"model\", \"sft\")", OF_RUN),  # goes on with another seed
     Mutant("minippo/runs/run.py", ", \"ppo.min_new_tokens\", \"ppo.stop_token\")", ", \"ppo.min_new_tokens\")", OF_RUN),
-    Mutant("minippo/runs/run.py", "        policy.save(folder / \"policy.tiktoken\")\n        reward.save(", "        reward.save(folder / \"policy.tiktoken\")\n        policy.save(", OF_RUN),
+    Mutant("minippo/runs/run.py", "            policy.save(folder / \"policy.tiktoken\")\n            reward.save(", "            reward.save(folder / \"policy.tiktoken\")\n            policy.save(", OF_RUN),
     Mutant("minippo/runs/run.py", "return replace(config, **{name: getattr(theirs, name) for name in stages})", "return config", OF_RUN),  # the source's stages, not its settings
     Mutant("minippo/runs/system.py", "2**20 if sys.platform == \"darwin\" else 2**10", "2**10 if sys.platform == \"darwin\" else 2**20", OF_RUN),
     # ------------------------------------------------------------------ data.py
@@ -236,11 +236,11 @@ PLUMBING = [
     Mutant("minippo/tools/export.py", "                save_model(model, folder)\n", "                save_pretrained(model, folder)\n", OF_EXPORT),  # without value head, gain and bias
     Mutant("minippo/tools/export.py", "tokenizer.end_ids(ppo.stop_token)", "tokenizer.end_ids(\"\")", OF_EXPORT),
     # ------------------------------------------------------------------ metrics.py
-    Mutant("minippo/runs/metrics.py", "row[\"stage\"] == stage and row[\"step\"] >= first_step", "row[\"step\"] >= first_step", OF_METRICS),  # other stages' lines go too
-    Mutant("minippo/runs/metrics.py", "split(maxsplit=1)[0]) < first_step]", "split(maxsplit=1)[0]) <= first_step]", OF_METRICS),
+    Mutant("minippo/runs/metrics.py", "row[0] == stage and row[1] >= first_step", "row[1] >= first_step", OF_METRICS),  # other stages' lines go too
+    Mutant("minippo/runs/metrics.py", "int(section.split()[3]) < first_step]", "int(section.split()[3]) <= first_step]", OF_METRICS),
     # ------------------------------------------------------------------ checkpoint.py
     Mutant("minippo/runs/checkpoint.py", "{\"step\": n} for", "{\"step\": 0} for", OF_CHECKPOINT),  # the bias is corrected once more
-    Mutant("minippo/runs/checkpoint.py", "    load_weights(state.policy, path / \"policy\")  # in place", "    critic = {name: x.clone() for name, x in state.policy.value_head.state_dict().items()}\n    load_weights(state.policy, path / \"policy\")\n    state.policy.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
+    Mutant("minippo/runs/checkpoint.py", "    load_weights(state.model, path / \"model\")  # in place", "    critic = {name: x.clone() for name, x in state.model.value_head.state_dict().items()}\n    load_weights(state.model, path / \"model\")\n    state.model.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
     Mutant("minippo/weights/heads.py", "    return _with_heads(model, folder)\n", "    return model\n", OF_CHECKPOINT),  # without gain and bias
     # ------------------------------------------------------------------ in the method
     Mutant("minippo/model.py", "        x = x + self.dropout(attended)\n", "        x = x + attended\n", OF_MODEL),
@@ -252,7 +252,7 @@ PLUMBING = [
     Mutant("minippo/streams.py", "_key(seed, name, (step, index))", "_key(seed, name, (step,))", OF_STREAMS),  # one row of numbers for all responses
     Mutant("minippo/streams.py", "_key(seed, name, (step, index))", "_key(seed, name, (index,))", OF_STREAMS),  # every iteration draws the same
     Mutant("minippo/streams.py", ">> np.uint64(11)) * 2.0**-53", ">> np.uint64(12)) * 2.0**-53", OF_STREAMS),  # numbers below a half alone
-    Mutant("minippo/streams.py", "_key(seed, name, position) % 2**64", "_key(0, name, position) % 2**64", OF_STREAMS),
+    Mutant("minippo/streams.py", "torch.Generator().manual_seed(_key(seed, name, position)", "torch.Generator().manual_seed(_key(0, name, position)", OF_STREAMS),
     Mutant("minippo/rollout.py", "\"rollout\", state.iteration + 1, range", "\"rollout\", 1, range", covering("rollout", "numbers_of_its_stream")),  # every iteration draws the same
     Mutant("minippo/rollout.py", "state.seed, \"rollout\", state.iteration", "state.seed, \"normalisation\", state.iteration", covering("rollout", "numbers_of_its_stream")),  # correlated with the normalisation
     Mutant("minippo/ppo.py", "\"minibatches\", state.iteration + 1, epoch)", "\"minibatches\", state.iteration + 1, 0)", OF_UPDATE),  # later epochs in the same order
@@ -298,22 +298,22 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "{key: after[key] for key in (\"kl\"", "{key: before[key] for key in (\"kl\"", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
     # ------------------------------------------------------------------ stage.py: what is written when
-    Mutant("minippo/runs/stage.py", "            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n            run.finish(stage)\n", "            run.finish(stage)\n            run.add_to_summary(stage, time.perf_counter() - started, inputs.report, **entries)\n", OF_STAGE),  # killed in between, the results are lost for ever
-    Mutant("minippo/runs/stage.py", "                inputs = prepare(run)\n                run.begin(stage)", "                run.begin(stage)\n                inputs = prepare(run)", OF_STAGE),  # wrong input leaves a folder behind
+    Mutant("minippo/runs/run.py", "        seal(folder)\n        publish_folder(folder, self.stage(stage))\n", "        publish_folder(folder, self.stage(stage))\n        seal(self.stage(stage))\n", OF_STAGE),  # killed in between, the results are lost for ever
+    Mutant("minippo/runs/stage.py", "            inputs = None if finished else prepare(run)\n", "            run.begin(stage)\n            inputs = None if finished else prepare(run)\n", OF_STAGE),  # wrong input leaves a folder behind
     Mutant("minippo/runs/stage.py", "            print_report(inputs.report)\n", "            print_report(inputs.report)\n            started = time.perf_counter()\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "raise SystemExit(1) from None", "raise SystemExit(0) from None", OF_STAGE),  # a script goes on to the next stage
-    Mutant("minippo/runs/stage.py", "        if not finished:\n", "        if True:\n", OF_STAGE),
-    Mutant("minippo/runs/stage.py", "started, inputs.report, **entries)", "started, {}, **entries)", OF_STAGE),
-    Mutant("minippo/runs/stage.py", "Checkpoints(run.unfinished(stage)).paths()[-1:]", "Checkpoints(run.unfinished(stage)).paths()[:1]", OF_STAGE),
-    Mutant("minippo/runs/stage.py", "filter(None, [run.position, str(error)])", "filter(None, [str(error)])", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "            finished = run.is_finished(stage)\n", "            finished = False\n", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "started, inputs.report, results)", "started, {}, results)", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "in Checkpoints(folder).paths()[-1:]", "in Checkpoints(folder).paths()[:1]", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "filter(None, [run.position, what])", "filter(None, [what])", OF_STAGE),
     Mutant("minippo/runs/stage.py", "iteration % every == 0 or iteration == last", "iteration % every == 0", OF_STAGE),  # the last iterations are in no checkpoint
     # ------------------------------------------------------------------ checkpoint.py: which are kept, which is taken
-    Mutant("minippo/runs/checkpoint.py", "self.paths()[: -self.keep]", "self.paths()[: -self.keep - 1]", covering("checkpoint", "newest")),
-    Mutant("minippo/runs/checkpoint.py", "self.paths()[: -self.keep]", "self.paths()[: -1]", covering("checkpoint", "newest")),
+    Mutant("minippo/runs/checkpoint.py", "complete[-self.keep :]", "complete[-self.keep - 1 :]", covering("checkpoint", "newest")),
+    Mutant("minippo/runs/checkpoint.py", "complete[-self.keep :]", "complete[-1:]", covering("checkpoint", "newest")),
     Mutant("minippo/runs/checkpoint.py", "\"data\": self.data,", "\"data\": \"\",", covering("checkpoint", "data")),
-    Mutant("minippo/runs/checkpoint.py", "in self.paths()[-1:]:\n            restore(", "in self.paths()[:1]:\n            restore(", covering("checkpoint", "latest")),  # begins anew
-    Mutant("minippo/runs/checkpoint.py", "            return True\n", "            return False\n", covering("checkpoint", "latest")),  # and overwrites where it was
-    Mutant("minippo/runs/checkpoint.py", " if path.suffix != \".partial\")", ")", covering("checkpoint", "cut_short latest")),
+    Mutant("minippo/runs/checkpoint.py", "        for path in reversed(self.paths()):\n", "        for path in self.paths():\n", covering("checkpoint", "latest")),  # begins anew
+    Mutant("minippo/runs/checkpoint.py", "        return path is not None\n", "        return False\n", covering("checkpoint", "latest")),  # and overwrites where it was
+    Mutant("minippo/runs/checkpoint.py", " if re.fullmatch(r\"step-\\d{6,}\", path.name))", ")", covering("checkpoint", "latest")),
     # ------------------------------------------------------------------ metrics.py: steps, seconds, position
     Mutant("minippo/runs/metrics.py", "first_step = start + 1 if start else 0", "first_step = start + 1", OF_METRICS),  # two lines of step 0
     Mutant("minippo/runs/metrics.py", "first_step = start + 1 if start else 0", "first_step = start", OF_METRICS),
@@ -322,8 +322,8 @@ PLUMBING = [
     Mutant("minippo/runs/metrics.py", "self.seconds[f\"seconds/{name}\"] = time.perf_counter() - started", "self.seconds[f\"seconds/{name}\"] = time.perf_counter()", OF_METRICS),
     Mutant("minippo/runs/metrics.py", "num_tokens / sum(self.seconds.values())", "num_tokens / max(self.seconds.values())", OF_METRICS),  # the fastest part alone
     Mutant("minippo/runs/metrics.py", "        self.seconds = {}\n        for", "        for", OF_METRICS),  # the seconds of an earlier step
-    Mutant("minippo/runs/metrics.py", "                self.run.position = f\"{self.stage}, {unit} {step}\"\n", "", OF_METRICS),
-    Mutant("minippo/runs/metrics.py", "        self.run.position = \"\"\n", "", OF_METRICS),  # a later error names a step that is over
+    Mutant("minippo/runs/metrics.py", "                self.run.position = f\"{self.stage}, {self.unit} {step}\"\n", "", OF_METRICS),
+    Mutant("minippo/runs/metrics.py", "        self.run.position = f\"{self.stage}, after {self.unit} {last}\"\n", "", OF_METRICS),  # a later error names a step that is over
     Mutant("minippo/runs/metrics.py", "for step in range(first, last + 1)", "for step in range(1, last + 1)", OF_METRICS),  # a resumed run begins again
     Mutant("train_ppo.py", "Metrics(run, \"ppo\", start=state.iteration)", "Metrics(run, \"ppo\")", covering("pipeline", "resumed")),
     Mutant("train_ppo.py", "num_tokens=int(rollout.response_mask.sum())", "num_tokens=rollout.response_mask.numel()", covering("pipeline", "speed")),  # pads are fast
@@ -333,7 +333,7 @@ PLUMBING = [
     Mutant("minippo/runs/results.py", "run.summary().get(f\"sft_{name}_loss\")", "run.summary().get(\"sft_policy_loss\")", OF_RESULTS),
     Mutant("minippo/runs/results.py", "(f\"scores: {scorer}\" if scorer else reward_model_line(run))", "reward_model_line(run)", OF_RESULTS),
     Mutant("minippo/runs/results.py", "if \"gold_after\" in summary else", "if summary else", OF_RESULTS),
-    Mutant("minippo/runs/results.py", "for _, row in read_json_lines(run.folder / \"answers.jsonl\")", "for row in map(json.loads, (run.folder / \"answers.jsonl\").read_text(encoding=\"utf-8\").splitlines())", OF_RESULTS),  # splits at U+2028 too
+    Mutant("minippo/runs/results.py", "for _, row in read_json_lines(run.intact(run.stage(\"ppo\")) / \"answers.jsonl\")", "for row in map(json.loads, (run.intact(run.stage(\"ppo\")) / \"answers.jsonl\").read_text(encoding=\"utf-8\").splitlines())", OF_RESULTS),  # splits at U+2028 too
     # ------------------------------------------------------------------ storage.py: what a loss of power leaves
     Mutant("minippo/storage.py", "    os.replace(folder, path)\n    _sync(path.parent)\n", "    os.replace(folder, path)\n", OF_STORAGE),
     Mutant("minippo/storage.py", "        _sync(file)\n", "        pass\n", OF_STORAGE),
@@ -341,7 +341,7 @@ PLUMBING = [
     Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n", "    shutil.rmtree(path, ignore_errors=True)\n    for file in folder.rglob(\"*\"):\n", OF_STORAGE),  # nothing is there until all is flushed
     Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n        _sync(file)\n    _sync(folder)\n    shutil.rmtree(path, ignore_errors=True)  # os.replace cannot replace a folder that is not empty\n    os.replace(folder, path)\n", "    shutil.rmtree(path, ignore_errors=True)\n    os.replace(folder, path)\n    for file in path.rglob(\"*\"):\n        _sync(file)\n    _sync(path)\n", OF_STORAGE),  # a whole name, half its contents
     Mutant("minippo/storage.py", "    yield partial\n    publish_folder(partial, path)\n", "    try:\n        yield partial\n    finally:\n        publish_folder(partial, path)\n", OF_STORAGE),
-    Mutant("minippo/storage.py", "    shutil.rmtree(partial, ignore_errors=True)\n    partial.mkdir(parents=True)\n", "    partial.mkdir(parents=True, exist_ok=True)\n", OF_STORAGE),  # files of an interrupted process
+    Mutant("minippo/storage.py", "    shutil.rmtree(partial, ignore_errors=True)\n    partial.mkdir()\n", "    partial.mkdir(exist_ok=True)\n", OF_STORAGE),  # files of an interrupted process
     Mutant("minippo/storage.py", "            os.replace(part, path)\n    _sync(folder)\n", "            os.replace(part, path)\n", OF_STORAGE),
     # ------------------------------------------------------------------ batches.py: comparisons
     Mutant("minippo/batches.py", "        same = same[np.argsort(longest[same], kind=\"stable\")]\n", "", OF_BATCHES),  # pads
@@ -351,12 +351,40 @@ PLUMBING = [
     # ------------------------------------------------------------------ what the scripts hand on
     Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", RUN_STREAMS),
     Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
-    Mutant("train_ppo.py", "    checkpoints.check_latest()\n", "", covering("pipeline", "their_data")),
-    Mutant("minippo/runs/checkpoint.py", "            if \"seed\" not in rest:\n", "            if False:\n", covering("checkpoint", "older")),
+    Mutant("train_ppo.py", "    Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
+    Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
-    Mutant("minippo/tools/evaluate.py", "    write_answers(run, evaluator, answers)\n", "", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/tools/evaluate.py", "evaluator.reference_answers, answers))", "answers, evaluator.reference_answers))", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
+    # ------------------------------------------------------------------ what is lost or taken for whole between two processes
+    Mutant("minippo/storage.py", "        if path.stat().st_size != size:\n", "        if False:\n", covering("run", "damaged")),
+    Mutant("minippo/storage.py", "        if _size_and_hash(path) != files[name]:\n", "        if False:\n", covering("run", "damaged")),
+    Mutant("minippo/runs/run.py", "            check_sealed(folder)\n", "", covering("run", "damaged")),
+    Mutant("minippo/runs/run.py", "        require_finite(dict(_numbers(results)), f\"{stage}, results\")\n", "", covering("run", "no_number")),
+    Mutant("minippo/runs/run.py", "shutil.ignore_patterns(\"step-*\")", "shutil.ignore_patterns()", covering("run", "copied_stages")),  # hundreds of megabytes
+    Mutant("minippo/runs/run.py", "            if record[\"data\"] != fingerprint and ", "            if False and ", covering("run", "other_data")),
+    Mutant("minippo/runs/run.py", "and own == begun[-1] and ours > theirs", "and own == begun[-1]", covering("run", "longer")),  # a shorter training is none
+    Mutant("minippo/runs/run.py", "and own == begun[-1] and ours > theirs", "and ours > theirs", covering("run", "longer")),  # the next stage built on it
+    Mutant("minippo/runs/checkpoint.py", "step == last or stop_requested()", "step == last", covering("metrics", "signal")),  # a step is lost
+    Mutant("minippo/runs/checkpoint.py", "            if state.step == 0:  # fail now", "            if False:  # fail now", covering("checkpoint", "does_not_begin")),
+    Mutant("minippo/runs/metrics.py", "                stop_if_requested()\n", "", covering("metrics", "signal")),
+    Mutant("minippo/runs/metrics.py", "lines = [*self.pending.pop(path, []), text]", "lines = [text]", covering("metrics", "disk")),
+    Mutant("minippo/weights/pretrained.py", "    require_finite_weights(model)\n", "", covering("checkpoint", "no_numbers")),
+    Mutant("minippo/streams.py", "    torch.manual_seed(_key(seed, name, position)", "    torch.manual_seed(_key(seed, name, ())", covering("streams", "global_seed")),  # every step drops the same
+    Mutant("minippo/sft.py", "seed_global(seed, f\"sft {name}: dropout\", step)", "seed_global(seed, f\"sft {name}: dropout\")", RUN_STREAMS),
+    Mutant("minippo/sft.py", "        seed_global(seed, f\"sft {name}: dropout\", step)", "        step or seed_global(seed, f\"sft {name}: dropout\", step)", covering("sft", "resumed")),
+    Mutant("minippo/sft.py", "Metrics(run, f\"sft-{name}\", start=state.step)", "Metrics(run, f\"sft-{name}\")", covering("sft", "resumed")),
+    Mutant("minippo/sft.py", "checkpoints.due(step, config.save_every, num_steps)", "checkpoints.due(step, 500, num_steps)", EFFECTS),
+    Mutant("minippo/sft.py", "stats[\"eval/loss\"] = held_out_loss(gpt, pieces[\"validation\"]", "stats[\"eval/loss\"] = held_out_loss(gpt, pieces[\"test\"]", HELD_OUT_ROWS),
+    Mutant("train_rm.py", "seed_global(seed, \"rm dropout\", step)", "seed_global(seed, \"rm dropout\")", RUN_STREAMS),
+    Mutant("train_rm.py", "        seed_global(seed, \"rm dropout\", step)", "        step or seed_global(seed, \"rm dropout\", step)", covering("train_rm", "resumed")),
+    Mutant("train_rm.py", "generator(seed, \"rm hidden tokens\", step)", "generator(seed, \"rm hidden tokens\")", RUN_STREAMS),
+    Mutant("train_rm.py", "Metrics(run, \"rm\", start=state.step)", "Metrics(run, \"rm\")", covering("train_rm", "resumed")),
+    Mutant("train_rm.py", "checkpoints.due(step, config.save_every, num_steps)", "checkpoints.due(step, 500, num_steps)", EFFECTS),
+    Mutant("minippo/state.py", "\"epoch\": self.batches.epoch,", "\"epoch\": 0,", covering("checkpoint", "first_two")),
+    Mutant("minippo/batches.py", "self.batches_drawn, None)", "0, None)", covering("checkpoint", "first_two")),
+    Mutant("minippo/batches.py", "self.batches_drawn = self.epoch + 1, 0", "self.batches_drawn = self.epoch + 1, self.batches_drawn", covering("checkpoint", "first_two")),
     # ------------------------------------------------------------------ trace.py
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
     Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),

@@ -184,7 +184,7 @@ class Hub:
     def __init__(self) -> None:
         import datasets
 
-        texts = Texts(9)
+        texts = Texts(10)
         names = [prefix + split for split in SPLITS for prefix in ("", "other-")]
         self.tables = {name: datasets.Dataset.from_list([texts.pair() for _ in range(14)]) for name in names}
 

@@ -24,7 +24,7 @@ def run(tmp_path):
 
 def test_answers_are_read_as_they_were_written_with_the_reference_before_the_policy(run):
     evaluator = SimpleNamespace(queries=[[1, 2], [3]], reference_answers=BEFORE)
-    run.unfinished("ppo").mkdir()
+    run.begin("ppo")
     write_answers(run, evaluator, AFTER)
     run.finish("ppo", "data", 1.0, {}, {})
     assert read_answers(run) == [
@@ -56,7 +56,7 @@ def test_line_of_the_language_models_names_the_losses_of_those_that_were_trained
 @pytest.mark.parametrize("judged", [True, False])
 def test_report_has_the_figures_and_the_first_answers_before_and_after(run, scorer, judged):
     run.config = replace(run.config, ppo=PPOConfig(scorer=scorer))
-    run.unfinished("ppo").mkdir()
+    run.begin("ppo")
     write_answers(run, SimpleNamespace(queries=[[1], [2]], reference_answers=BEFORE), AFTER)
     before, after = answer_stats(BEFORE, None), answer_stats(AFTER, None)
     entries = {"gold_after": 1.0} if judged else {}
