@@ -201,6 +201,21 @@ def test_context_is_that_of_the_weights_and_too_small_a_one_is_refused_before_al
 
 
 @pytest.mark.parametrize("model", ["policy", "reward"])
+def test_a_new_tokenizer_for_public_weights_is_refused_before_all_else(tmp_path, monkeypatch, capsys, model):
+    run = tmp_path / "run"
+    arguments = [f"--model.{model}.weights", "gpt2", f"--model.{model}.tokenizer", "train:300"]
+    monkeypatch.setattr("sys.argv", ["sft", "--run-dir", str(run), *arguments])
+    with pytest.raises(SystemExit) as end:
+        sft.main()
+    assert end.value.code == 2
+    assert capsys.readouterr().err == (
+        f"error: model.{model}.weights gpt2 needs the tokenizer that it was trained with, not a new one: "
+        f"model.{model}.tokenizer is train:300\n"
+    )
+    assert not run.exists()
+
+
+@pytest.mark.parametrize("model", ["policy", "reward"])
 def test_weights_that_are_not_there_are_refused_before_anything_is_written(tmp_path, monkeypatch, capsys, model):
     monkeypatch.setattr(
         "sys.argv", ["sft", "--run-dir", str(tmp_path / "run"), f"--model.{model}.weights", str(tmp_path / "none")]

@@ -75,7 +75,8 @@ def _from_public(name: str, folder: Path) -> Tokenizer:
         # Single bytes are ranked in the order of their ids, so that in GPT-2's own vocabulary every id is the rank.
         ranks = ranks_of_merges(public.merges, sorted(SINGLE_BYTES, key=public.ids.__getitem__))
     except ValueError as error:
-        raise ValueError(f"the tokenizer {name} cannot be loaded: {error}") from error
+        files = "tokenizer.json" if (folder / "tokenizer.json").exists() else "vocab.json and merges.txt"
+        raise ValueError(f"the tokenizer {name} cannot be loaded: {error} (from its {files})") from error
     ids = [public.ids[token] for token in ranks]  # (ranks,) `ranks` is in ascending order
     return Tokenizer(_encoding(name, ranks), public.special_tokens, ids=ids, eos=public.eos, pad=public.pad)
 

@@ -28,6 +28,10 @@ _LINE = re.compile(r"((?:[A-Za-z\d+/]{4})*(?:[A-Za-z\d+/]{2}==|[A-Za-z\d+/]{3}=)
 _PROBE = "".join(f"{chr(i)} {chr(i)}" for i in range(0xE80)) + "".join(100 * c for c in "a1!. \n\tA'é中😀a") + "!"
 
 
+MAX_LINE = 100_000
+"""Characters of a line; longer ones are refused without decoding them."""
+
+
 @dataclass(frozen=True)
 class TiktokenVocabulary:
     """The contents of the two files."""
@@ -91,9 +95,12 @@ def read_tiktoken(path: Path) -> TiktokenVocabulary:
     pattern = entry(rest, "pattern", rest_path, str)
     if pattern != GPT2_SPLIT:
         _check_pattern(pattern, rest_path)
+    name = entry(rest, "name", rest_path, str)
+    if len(name) > 200:
+        raise ValueError(f"{rest_path}: the name has {len(name):,} characters, but must not have more than 200")
     eos = entry(rest, "eos", rest_path, str, NoneType) or END_OF_TEXT
     return TiktokenVocabulary(
-        entry(rest, "name", rest_path, str),
+        name,
         ranks,
         special_tokens,
         pattern,
@@ -107,7 +114,7 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     # Not tiktoken's own reader: it caches by path and would return old contents after a file has been replaced.
     ranks: dict[bytes, int] = {}
     for number, line in enumerate(read_text(path).splitlines(), start=1):
-        match = _LINE.fullmatch(line)
+        match = _LINE.fullmatch(line[:MAX_LINE])
         if match is None:
             raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {line[:40]!r}")
         token, rank = base64.b64decode(match[1]), int(match[2])
@@ -125,18 +132,24 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
 
 
 def _check_pattern(pattern: str, where: Path) -> None:
-    """Raise ValueError unless the pattern splits texts into words in a short time and loses none of their characters.
+    """Raise ValueError unless the pattern is as simple as public ones, which split any text in little time, and splits
+    texts into words without losing a character.
 
-    tiktoken drops what lies between two matches, and ends the process if a match is empty or takes too long.
+    tiktoken drops what lies between two matches, and fails if a match is empty or takes too many steps.
     """
-    try:
-        split = regex.compile(pattern) if len(pattern) < 10_000 else None
-        words = [match[0] for match in split.finditer(_PROBE, timeout=0.5)] if split else []
-    except (regex.error, TimeoutError, RecursionError, OverflowError) as error:
-        reason = "takes too long" if isinstance(error, TimeoutError) else f"is invalid: {str(error)[:80]}"
-        raise ValueError(f"{where}: the pattern {pattern[:40]!r} {reason}") from None
-    if "".join(words) != _PROBE or not all(words):
-        raise ValueError(f"{where}: the pattern {pattern[:40]!r} does not split every text into words completely")
+    plain = re.sub(r"\\p\{\w+\}|\\[^1-9kg]|\[(?:\\.|[^\]\\])*\]", "x", pattern)  # without escapes and classes
+    problem = ""
+    if len(pattern) > 1000 or re.search(r"\)[*+{]|[}*+?][*{]|\\|\d{4}", plain):
+        problem = "repeats a group, refers to one or is too long"
+    else:
+        try:
+            words = [match[0] for match in regex.compile(pattern).finditer(_PROBE, timeout=0.5)]
+            if "".join(words) != _PROBE or not all(words):
+                problem = "does not split every text into words completely"
+        except (regex.error, RecursionError, TimeoutError) as error:
+            problem = f"is invalid: {str(error)[:80]}"
+    if problem:
+        raise ValueError(f"{where}: the pattern {pattern[:40]!r} {problem}")
 
 
 def _rest_path(path: Path) -> Path:

@@ -95,7 +95,7 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
                 raise FileNotFoundError(f"{folder} is not a tokenizer: it has neither {name} nor tokenizer.json")
         if kind not in _LIKE_GPT2:
             raise ValueError(
-                f"{kind} is not supported, only those that split texts as GPT-2 does: {', '.join(_LIKE_GPT2)}"
+                f"{kind[:60]} is not supported, only those that split texts as GPT-2 does: {', '.join(_LIKE_GPT2)}"
             )
         vocabulary, merges = read_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
         added = _added_tokens(settings, _read_optional(folder / "added_tokens.json"), folder / "tokenizer_config.json")

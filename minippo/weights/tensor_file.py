@@ -77,8 +77,6 @@ def _open_pickled(path: Path, beginning: bytes) -> tuple[set[str], Callable[[str
     try:
         odd = _not_tensors(path)
         tensors = None if odd else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
-    except OSError:
-        raise
     except Exception as error:  # what a damaged pickle raises can be anything
         reason = str(error).split("\n")[0][:120]
         raise ValueError(f"{path} is truncated or not a PyTorch checkpoint: {reason}") from None

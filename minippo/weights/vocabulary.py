@@ -32,12 +32,13 @@ def check_public_tokenizer(weights: str, tokenizer: Tokenizer, name: str) -> Non
     ends = [i for value in values for i in (value if isinstance(value, list) else [value]) if type(i) is int]
     if rows > ids:
         ends = [i for i in ends if i != rows - 1]  # the last row is also what is written if end-of-text was not known
-    same = name == weights
-    if ends and not same and tokenizer.eos_id not in ends:
+    reason = f"it has {rows} embeddings, but the tokenizer {name} has {ids} ids"
+    if rows < ids:
+        pass
+    elif name != weights and ends and tokenizer.eos_id not in ends:
         reason = f"end-of-text has the id {ends[0]} in its config.json, but {tokenizer.eos_id} in the tokenizer {name}"
-    elif rows < ids or (rows >= ids + MAX_PADDED_ROWS and not same and not ends):
-        reason = f"it has {rows} embeddings, but the tokenizer {name} has {ids} ids"
-        reason += "" if rows < ids else ", and no eos_token_id in its config.json tells whether they belong together"
+    elif name != weights and not ends and rows >= ids + MAX_PADDED_ROWS:
+        reason += ", and no eos_token_id in its config.json tells whether they belong together"
     elif (theirs := tokenizer_in(Path(weights))) and not theirs.has_same_ids(tokenizer):
         reason = f"its folder has another one than {name}"
     else:
