@@ -63,6 +63,8 @@ def command_frame(interrupted: Callable[[], str] = lambda: "interrupted") -> Ite
             raise SystemExit(128 + (error.number if isinstance(error, Interruption) else signal.SIGINT)) from None
         finally:
             output.flush()
+            if output.lost:
+                raise SystemExit(1)
 
 
 def stop(error: Exception, status: int) -> NoReturn:
@@ -73,54 +75,59 @@ def stop(error: Exception, status: int) -> NoReturn:
 
 def print_error(error: object) -> None:
     """Print one sentence to the standard error output."""
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        text = f"{quoted(str(error.filename), 255)}: {error.strerror}"
-    else:
-        text = str(error)
+    text = str(error)
+    if isinstance(error, OSError) and error.strerror:
+        text = error.strerror if error.filename is None else f"{quoted(str(error.filename), 255)}: {error.strerror}"
     if len(text) > LONGEST_MESSAGE:
         text = f"{text[:LONGEST_MESSAGE]} ... ({len(text) - LONGEST_MESSAGE:,} more characters)"
     print(f"error: {printable(text)}", file=sys.stderr, flush=True)
 
 
 class _Output:
-    """The standard output: text that a terminal can show."""
+    """The standard output: text that a terminal can show.
+
+    After a failed `flush`, which the progress bar calls, too, only the next `write` ends the command: training goes on
+    without readers until it has a result to print.
+    """
 
     def __init__(self, stream: TextIO) -> None:
-        self.stream = stream
+        self.stream, self.lost = stream, False
 
     def write(self, text: str) -> int:
         """Write `text`, with its control characters escaped."""
         self._attempt(lambda: self.stream.write(printable(text)))
+        if self.lost:
+            raise SystemExit(1)
         return len(text)
 
     def flush(self) -> None:
         """Write what is buffered."""
         self._attempt(self.stream.flush)
 
-    def _attempt(self, action: Any) -> None:
+    def _attempt(self, action: Callable[[], object]) -> None:
         try:
             action()
         except OSError as error:
+            self.lost = True
             # Python flushes stdout once more at exit, which must not fail again (docs.python.org/3/library/signal.html)
             os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-            if not isinstance(error, BrokenPipeError):
-                print_error(f"the standard output cannot be written: {error.strerror}")
-            raise SystemExit(1) from None
+            self._report(error)
+
+    def _report(self, error: OSError) -> None:
+        if not isinstance(error, BrokenPipeError):  # somebody has read enough
+            print_error(f"the standard output cannot be written: {error.strerror}")
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.stream, name)
 
 
 class _Errors(_Output):
-    """The standard error output: progress bars and errors. Training goes on if nobody can read them any more."""
+    """The standard error output: progress bars and errors. If they cannot be written, nobody misses them."""
 
     def write(self, text: str) -> int:
         """Write `text` if possible."""
         self._attempt(lambda: self.stream.write(text))
         return len(text)
 
-    def _attempt(self, action: Any) -> None:
-        try:
-            action()
-        except OSError:
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+    def _report(self, error: OSError) -> None:
+        pass

@@ -224,7 +224,7 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
                     text = line.rstrip().decode("utf-8-sig", errors="replace")
                     yield f"{path}, line {number}", _parse_object(text, f"{path}, line {number}")
     except (EOFError, OSError, zlib.error) as error:  # damaged compressed data
-        raise ValueError(f"{path} cannot be read: {error}") from None
+        raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
 
 
 def open_compressed(path: Path) -> io.BufferedReader:

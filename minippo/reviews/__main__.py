@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from minippo.exits import command_frame
+from minippo.exits import command_frame, wrong_input_exits
 from minippo.reviews.build import describe, update_readme, write_corpus
 from minippo.storage import REPOSITORY
 
@@ -26,7 +26,9 @@ def main() -> None:
     if not options.describe:
         write_corpus(options.out)
         update_readme(options.out)
-    print(describe(options.out))
+    with wrong_input_exits():
+        text = describe(options.out)
+    print(text)
 
 
 if __name__ == "__main__":

@@ -226,7 +226,7 @@ def open_run(options: Options, stage: str) -> Run:
     folder, config = options.run_folder, options.settings
     earlier = needed_stages(stage, config)
     source = options.init_from
-    if source is not None and source.resolve() == folder.resolve():
+    if source is not None and os.path.realpath(source) == os.path.realpath(folder):
         raise ValueError(f"--init-from {source} is the run directory itself; choose another --run-dir")
     if source is not None:
         config = _settings_of_source(config, source, earlier)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -48,7 +49,7 @@ class _NotFromRuns(MetaPathFinder):
         """Raise ImportError for such a module; leave all others to the finders that follow."""
         spec = PathFinder.find_spec(name, path, target)
         for origin in [spec.origin, *(spec.submodule_search_locations or ())] if spec else []:
-            if origin and any(map(is_run_folder, (file := Path(origin).resolve(), *file.parents))):
+            if origin and any(map(is_run_folder, (file := Path(os.path.realpath(origin)), *file.parents))):
                 raise ImportError(f"{origin} is in a run directory, whose files are never imported")
         return None
 

@@ -8,12 +8,14 @@ Panels for which no run has data are left out, such as those of the reward model
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
 from minippo.runs import Argument, command_frame, command_line, load_run, read_metrics, wrong_input_exits
+from minippo.storage import write_bytes
 
 # Title, stage, metric on the x axis, metric on the y axis.
 PANELS = (
@@ -30,6 +32,7 @@ PANELS = (
 )
 AXES = {"rm": "step", "ppo": "iteration", "eval/kl": "KL to the reference, nats per sequence"}
 DENSE = 100  # curves of more points are drawn faintly, with a moving average on top
+IMAGES = (".png", ".pdf", ".svg")
 
 Points = list[tuple[float, float]]
 
@@ -41,7 +44,7 @@ class CurvesOptions:
     runs: Annotated[tuple[Path, ...], Argument(positional=True)] = ()
     """Run directories."""
     out: Path | None = None
-    """Image file to write, as PNG, PDF or SVG. None: curves.png in the first run directory."""
+    """Image file to write; its name ends in .png, .pdf or .svg. None: curves.png in the first run directory."""
 
 
 def points(rows: Sequence[dict[str, Any]], x: str, y: str) -> Points:
@@ -67,8 +70,10 @@ def panels(rows: dict[str, dict[str, list[dict[str, Any]]]]) -> list[tuple[str, 
 
 def plot(rows: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
     """Plot all panels into an image file."""
-    from matplotlib.figure import Figure  # an optional dependency; Figure needs no display
+    import matplotlib  # an optional dependency
+    from matplotlib.figure import Figure  # needs no display
 
+    matplotlib.rcdefaults()  # not those of a file matplotlibrc in the working directory, which may run LaTeX
     shown = panels(rows)
     num_columns = -(-len(shown) // 2)
     figure = Figure(figsize=(3.75 * num_columns, 6), layout="constrained")
@@ -88,9 +93,12 @@ def plot(rows: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
         axis.set_visible(False)
     if len(rows) > 1:
         lines = [figure.axes[0].plot([], [], color=color)[0] for color in colors.values()]
-        figure.legend(lines, list(colors), loc="outside lower center", ncols=min(len(rows), 4))
+        labels = [name.replace("$", r"\$") for name in colors]  # $ begins a formula
+        figure.legend(lines, labels, loc="outside lower center", ncols=min(len(rows), 4))
+    image = io.BytesIO()
+    figure.savefig(image, dpi=80, format=path.suffix[1:].lower())
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=80)
+    write_bytes(path, image.getvalue())
 
 
 @command_frame()
@@ -100,6 +108,9 @@ def main() -> None:
     with wrong_input_exits():
         if not options.runs:
             raise ValueError("name a run directory, such as runs/reviews")
+        path = options.out or options.runs[0] / "curves.png"
+        if path.suffix.lower() not in IMAGES:
+            raise ValueError(f"the name of the image must end in {', '.join(IMAGES)} (--out), not {path}")
         rows = {}
         for folder in options.runs:
             load_run(folder, "cpu")  # raises ValueError unless it is a run directory
@@ -108,7 +119,6 @@ def main() -> None:
             rows[str(folder)] = {stage: read_metrics(folder, stage) for stage in ("rm", "ppo")}
         if not panels(rows):
             raise ValueError(f"{options.runs[0]} has no metrics of the reward model or PPO yet (python train_rm.py)")
-        path = options.out or options.runs[0] / "curves.png"
         try:
             plot(rows, path)
         except ImportError:

@@ -71,9 +71,25 @@ def fails(prompts, responses):
     raise KeyError("no such word")
 
 
+def leaves(prompts, responses):
+    raise SystemExit(0)
+
+
+class UnprintableError(Exception):
+    def __str__(self):
+        raise RuntimeError
+
+
+def fails_unprintably(prompts, responses):
+    raise UnprintableError
+
+
 @pytest.mark.parametrize(
     ("function", "part"),
     [
+        (leaves, "raised SystemExit: 0 (" + __file__),
+        (lambda p, r: exit(3), "raised SystemExit: 3 ("),
+        (fails_unprintably, "UnprintableError: <exception str() failed> ("),
         (fails, "raised KeyError: 'no such word' (" + __file__),
         (lambda p, r: ["good"] * len(r), "must return a tensor or a list of numbers, not list"),
         (lambda p, r: [[0.0], [1.0, 2.0], []], "must return a tensor or a list of numbers, not list"),
@@ -123,3 +139,18 @@ def test_scores_carry_no_gradient():
 def test_the_rule_of_the_example_counts_sentences_on_music():
     responses = [" The score soars. The plot does not.", "A song! Songs. Melodies?", "", "The scores of men.", "..."]
     assert about_the_music([""] * 5, responses).tolist() == [0.5, 1.0, 0.0, 0.0, 0.0]
+
+
+def test_an_interruption_within_a_scorer_is_none_of_its_errors():
+    def interrupted(prompts, responses):
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        FunctionScorer("mine:f", interrupted)(["p"], ["r"])
+
+
+@pytest.mark.parametrize("line", ["raise SystemExit(0)", "import sys; sys.exit()"])
+def test_a_module_that_ends_the_program_when_it_is_imported_is_refused(module, line):
+    name = module(f"{line}\n", f"leaves_{len(line)}")
+    with pytest.raises(ValueError, match=f"{name}:f cannot be imported: SystemExit"):
+        load_scorer(f"{name}:f")

@@ -86,11 +86,12 @@ def test_a_scorer_that_the_command_line_names_as_well_is_called(hostile, capsys)
     with pytest.raises(SystemExit) as end:
         command(score.main, "A film.", "--run", folder, "--scorer", "evil_module:scorer")
     assert marker.exists()
-    assert end.value.code == 1  # its sys.exit(0) is an error
+    assert end.value.code == 2  # its sys.exit(0) is an error
     assert "error: the scorer evil_module:scorer raised SystemExit: 0 (" in capsys.readouterr().err
 
 
 def test_resuming_needs_the_scorer_on_the_command_line_and_goes_on_with_it(hostile, capsys):
+    """A finished run is only shown."""
     folder, _ = hostile
     command(
         train_ppo.main, "--config", folder / "config.yaml", "--run-dir", folder, "--ppo.scorer", "evil_module:scorer"

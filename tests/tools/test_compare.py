@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 from dataclasses import replace
 
@@ -10,6 +12,7 @@ import pytest
 
 from minippo.config import Config, PPOConfig
 from minippo.runs.presets import dump_config
+from minippo.storage import REPOSITORY
 from minippo.tools import compare, curves
 from tests.pipeline.tiny_run import command
 from tests.stored import sealed_stage
@@ -127,7 +130,24 @@ def test_what_cannot_be_plotted_is_refused(make_run, refused, monkeypatch, tmp_p
     assert "has no metrics of the reward model or PPO yet" in refused(curves.main, begun)
     (begun / "metrics.jsonl").unlink()
     assert "has no metrics.jsonl" in refused(curves.main, begun)
-    assert "'xyz' is not supported" in refused(curves.main, run, "--out", tmp_path / "plot.xyz")
+    for name in ("plot.xyz", "plot"):
+        said = refused(curves.main, run, "--out", tmp_path / name)
+        assert "the name of the image must end in .png, .pdf, .svg (--out), not" in said
+        assert not list(tmp_path.glob("plot*"))
     assert "cannot be written (--out)" in refused(curves.main, run, "--out", run / "config.yaml" / "plot.png")
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     assert "plots need matplotlib: run pip install matplotlib" in refused(curves.main, run)
+
+
+@pytest.mark.slow
+def test_curves_do_not_depend_on_what_lies_in_the_working_directory_or_on_names(make_run, monkeypatch, tmp_path):
+    """A file matplotlibrc of the working directory may ask for LaTeX, and $ in a name begins a formula."""
+    rows = [{"loss/policy": 0.1}]
+    first, second = make_run(r"a$\frac{$", metrics=rows), make_run("b", metrics=rows)
+    (tmp_path / "matplotlibrc").write_text("text.usetex: True\nsavefig.format: pdf\n")
+    source = "from minippo.tools import curves; import sys; sys.argv = ['curves', *sys.argv[1:]]; curves.main()"
+    arguments = [sys.executable, "-c", source, str(first), str(second), "--out", "plot.png"]
+    environment = os.environ | {"PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "plot.png\n"), done.stderr
+    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
