@@ -318,12 +318,12 @@ def test_a_tokenizer_of_other_weights_is_refused_although_it_has_as_many_ids(mak
     """By the id of end-of-text in config.json, or by the tokenizer whose files are next to the weights."""
     own, moved = make_tokenizer({"<|endoftext|>": 256}), make_tokenizer({"<|endoftext|>": 257, "<|pad|>": 256})
     config = BackboneConfig("given", weights=str(tmp_path))
-    gpt = GPT(GPTConfig(257, 48, layers=1, heads=2, channels=8))
+    gpt = GPT(GPTConfig(258, 48, layers=1, heads=2, channels=8))
     set_file_format(gpt, eos_id=256)
     save_pretrained(gpt, tmp_path)
     make_backbone(config, own)
-    sentence = f"{tmp_path} ends texts with the id 256, but the tokenizer given with 257"
-    with pytest.raises(ValueError, match=f"^{re.escape(sentence)}"):
+    sentence = "end-of-text has the id 256 in its config.json, but 257 in the tokenizer given"
+    with pytest.raises(ValueError, match=re.escape(sentence)):
         check_public_tokenizer(config.weights, moved, config.tokenizer)
     for name, text in own.public_files().items():
         (tmp_path / name).write_text(text, encoding="utf-8")
@@ -331,16 +331,5 @@ def test_a_tokenizer_of_other_weights_is_refused_although_it_has_as_many_ids(mak
     ranks, special = {bytes([byte]): 255 - byte for byte in range(256)}, {"<|endoftext|>": 256}
     encoding = tiktoken.Encoding("other", pat_str=GPT2_SPLIT, mergeable_ranks=ranks, special_tokens={})
     other = Tokenizer(encoding, special)
-    with pytest.raises(ValueError, match=f"^{re.escape(str(tmp_path))} has another tokenizer than given"):
+    with pytest.raises(ValueError, match="its folder has another one than given"):
         make_backbone(config, other)
-
-
-@pytest.mark.parametrize("name", ["policy", "reward"])
-def test_a_new_tokenizer_never_belongs_to_weights_and_nothing_is_downloaded(name):
-    backbone = BackboneConfig("train:300", weights="some/weights")
-    config = replace(Config(), model=replace(Config().model, **{name: backbone}))
-    sentence = (
-        f"model.{name}.weights some/weights need the tokenizer they were trained with, but model.{name}.tokenizer"
-    )
-    with pytest.raises(ValueError, match=re.escape(sentence)):
-        sft.check_weights(config)

@@ -40,7 +40,7 @@ def cache_folder() -> Path:
     for other in all_versions.iterdir():
         with suppress(FileNotFoundError):  # another process is deleting it, too
             unused = time.time() - other.stat().st_mtime > UNUSED_DAYS * 24 * 3600
-            if unused and other.is_dir() and re.fullmatch("[0-9a-f]{16}", other.name):
+            if unused and other != folder and other.is_dir() and re.fullmatch("[0-9a-f]{16}", other.name):
                 shutil.rmtree(other, ignore_errors=True)
     return folder
 

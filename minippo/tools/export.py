@@ -118,21 +118,22 @@ def main() -> None:
         for name in names:
             check_exportable(model_folder(run, name))
         make_folder(options.out)
-    ppo = run.config.ppo
-    for name, tokenizer in tokenizers.items():
-        with wrong_input_exits():  # the run may have been trained with another model.py
-            model = load_model(run, name)
-        gpt = model if isinstance(model, GPT) else model.gpt
-        set_file_format(gpt, eos_id=tokenizer.eos_id, pad_id=pad_id_of(name, tokenizer))
-        if name != "reward_model":
-            files[name]["generation_config.json"] = generation_config(
-                gpt, tokenizer.end_ids(ppo.stop_token), ppo.min_new_tokens
-            )
-        with atomic_folder(options.out / name) as folder:
+    ppo, out = run.config.ppo, options.out.resolve()
+    with atomic_folder(out) as folder:  # all models or none, so that an interrupted export can be repeated
+        for name, tokenizer in tokenizers.items():
+            with wrong_input_exits():  # the run may have been trained with another model.py
+                model = load_model(run, name)
+            gpt = model if isinstance(model, GPT) else model.gpt
+            set_file_format(gpt, eos_id=tokenizer.eos_id, pad_id=pad_id_of(name, tokenizer))
+            if name != "reward_model":
+                files[name]["generation_config.json"] = generation_config(
+                    gpt, tokenizer.end_ids(ppo.stop_token), ppo.min_new_tokens
+                )
             if model is gpt:
-                save_pretrained(gpt, folder)
+                save_pretrained(gpt, folder / name)
             else:
-                save_model(model, folder)
+                save_model(model, folder / name)
             for file, text in files[name].items():
-                (folder / file).write_text(text, encoding="utf-8", newline="\n")
+                (folder / name / file).write_text(text, encoding="utf-8", newline="\n")
+    for name in names:
         print(options.out / name)

@@ -245,7 +245,7 @@ MUTANTS = [
     Mutant("minippo/state.py", "        self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "        self.iteration, self.kl_coef = (position[name] for name in (\"iteration\", \"kl_coef\"))", covering("checkpoint")),
     Mutant("minippo/state.py", "        self.prompts.rows_drawn = position[\"prompts_drawn\"]\n", "", covering("checkpoint")),
     Mutant("minippo/state.py", "self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "self.seed, self.iteration = (position[name] for name in (\"seed\", \"iteration\"))", covering("checkpoint")),
-    Mutant("minippo/storage.py", "    partial = path.with_suffix(\".partial\")\n", "    partial = path\n", covering("checkpoint")),
+    Mutant("minippo/storage.py", "    partial = path.with_name(f\"{PARTIAL}{path.name}\")\n", "    partial = path\n", covering("checkpoint")),
     Mutant("minippo/state.py", "            self.demonstrations.rows_drawn = position[\"demonstrations_drawn\"]\n", "            pass\n", covering("checkpoint")),
     Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\")[\"data\"] != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/run.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model

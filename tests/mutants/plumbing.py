@@ -121,7 +121,7 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "masking.forbid_tokens(logits, sampling.end_ids, ", "masking.forbid_tokens(logits, (sampling.eos_id,), ", covering("rollout", "stop_token")),  # the update allows what sampling forbade
     Mutant("train_ppo.py", "            if iteration == 1:  #", "            if False:  #", covering("pipeline", "broken_promise")),
     Mutant("train_ppo.py", "            stats = rollout.stats(state.kl_coef)  # the coefficient of this rollout; the update may adapt it\n        with metrics.timer(\"update\"):\n            stats |= ppo_update(state, rollout, config)\n", "        with metrics.timer(\"update\"):\n            stats = ppo_update(state, rollout, config)\n            stats |= rollout.stats(state.kl_coef)\n", covering("pipeline", "logged_coefficient")),
-    Mutant("train_ppo.py", "save_model(state.policy, run.unfinished(\"ppo\") / \"policy\")", "save_model(env.reference, run.unfinished(\"ppo\") / \"policy\")", covering("pipeline", "two_newest")),
+    Mutant("train_ppo.py", "save_model(state.policy, run.results_folder(\"ppo\") / \"policy\")", "save_model(env.reference, run.results_folder(\"ppo\") / \"policy\")", covering("pipeline", "two_newest")),
     Mutant("train_ppo.py", "final.answer(state.policy)", "final.answer(env.reference)", RECOMPUTED),
     # ------------------------------------------------------------------ evaluate.py
     Mutant("minippo/runs/loading.py", "run.tokenizers()[1])", "run.tokenizers()[0])", OF_LOADING),  # the reward model reads the policy's tokens
@@ -233,7 +233,7 @@ PLUMBING = [
     Mutant("minippo/tools/export.py", "\"policy\": \"ppo\"", "\"policy\": \"sft\"", OF_EXPORT),
     Mutant("minippo/tools/export.py", "\"reference\": \"sft\"", "\"reference\": \"ppo\"", OF_EXPORT),
     Mutant("minippo/tools/export.py", "reward if name == \"reward_model\" else policy", "policy", OF_EXPORT),
-    Mutant("minippo/tools/export.py", "                save_model(model, folder)\n", "                save_pretrained(model, folder)\n", OF_EXPORT),  # without value head, gain and bias
+    Mutant("minippo/tools/export.py", "                save_model(model, folder / name)\n", "                save_pretrained(model, folder / name)\n", OF_EXPORT),  # without value head, gain and bias
     Mutant("minippo/tools/export.py", "tokenizer.end_ids(ppo.stop_token)", "tokenizer.end_ids(\"\")", OF_EXPORT),
     # ------------------------------------------------------------------ metrics.py
     Mutant("minippo/runs/metrics.py", "row[0] == stage and row[1] >= first_step", "row[1] >= first_step", OF_METRICS),  # other stages' lines go too

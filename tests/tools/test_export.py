@@ -275,7 +275,12 @@ def test_a_model_is_exported_whole_or_not_at_all(run, tmp_path, monkeypatch):
     monkeypatch.setattr(export, "save_pretrained", killed)  # used for the reference, after the policy
     with pytest.raises((KeyboardInterrupt, SystemExit)):
         export.main()
-    assert [path.name for path in (tmp_path / "out").iterdir() if "partial" not in path.name] == ["policy"]
+    assert list((tmp_path / "out").iterdir()) == []
+    monkeypatch.undo()
+    monkeypatch.setattr("sys.argv", ["export", "--run", str(run.folder), "--out", str(tmp_path / "out")])
+    export.main()
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["policy", "reference", "reward_model"]
+    assert not list(tmp_path.rglob(".partial*"))
 
 
 # ---------------------------------------------------------------------------------------------- tokenizers
