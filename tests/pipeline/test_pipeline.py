@@ -518,6 +518,23 @@ def test_killed_and_resumed_run_ends_as_an_uninterrupted_one(finished, ppo_from,
     assert [event.step for event in events.Scalars("objective/kl")] == [1, 2, 3, 4, 5]
 
 
+def test_a_finished_run_trained_for_longer_is_one_that_was_never_finished(ppo_from, tmp_path, capsys):
+    schedule = ("--ppo.schedule", "constant", "--ppo.warmup", 0)  # others depend on the number of iterations
+    whole = ppo_from(tmp_path / "whole", *schedule)
+    run = ppo_from(tmp_path / "run", *schedule, "--ppo.num-iterations", 3)
+    assert [path.name for path in Checkpoints(run / "ppo").paths()] == ["step-000002", "step-000003"]
+    capsys.readouterr()
+    ppo_from(run, *schedule)
+    assert "resuming after iteration 3 of 5" in capsys.readouterr().out
+    lines = [
+        [{k: x for k, x in line.items() if "eval/" not in k} for line in read_metrics(r, "ppo")] for r in (run, whole)
+    ]
+    assert lines[0] == lines[1]
+    assert contents(run / "ppo") == contents(whole / "ppo")
+    assert (run / "config.yaml").read_bytes() == (whole / "config.yaml").read_bytes()
+    assert not (run / "ppo.unfinished").exists()
+
+
 def test_killed_before_the_first_checkpoint_begins_again(finished, ppo_from, tmp_path, monkeypatch):
     calls, original = [], train_ppo.ppo_update
 
