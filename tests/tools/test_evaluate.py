@@ -188,8 +188,6 @@ def test_report_reads_back_any_text(tmp_path, judged):
     assert read_answers(run)[0]["after"]["response"] == strange
     shown = text[text.index("> One:") :].splitlines()  # each further line indented, so that none ends its block
     lines = ["  b", "  c", "  d", "  e", "  f\ufffd\U0001f600"]
-    assert shown[2:] == [
-        f"- {when} (+0.50): {lines[0]}" if n == 0 else lines[n] for when in ("before", "after") for n in range(6)
-    ]
+    assert shown[2:] == ["- before (+0.50): a", *lines, "- after (+0.50): a", *lines]
     assert "second" not in text
     assert not math.isnan(found["score"])
