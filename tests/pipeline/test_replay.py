@@ -43,7 +43,7 @@ rm:
   schedule: cosine
   weight_decay: 0.06
   max_grad_norm: 1.3
-  token_dropout: 0.07
+  token_dropout: 0.05
   margin: 0.3
   label_smoothing: 0.1
   eval_comparisons: 40
