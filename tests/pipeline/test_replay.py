@@ -43,7 +43,7 @@ rm:
   schedule: cosine
   weight_decay: 0.06
   max_grad_norm: 1.3
-  token_dropout: 0.07
+  token_dropout: 0.05
   margin: 0.3
   label_smoothing: 0.1
   eval_comparisons: 40
@@ -127,11 +127,11 @@ def lines_of(run: Path, stage: str) -> list[dict]:
         return [line for line in map(json.loads, file) if line["stage"] == stage]
 
 
-def assert_same_lines(ours: list[dict], theirs: list[dict], rel: float = 1e-4) -> None:
+def assert_same_lines(ours: list[dict], theirs: list[dict]) -> None:
     """All figures agree. In float32 a mean of some hundred numbers is exact to about 1e-6 of their size."""
     for expected, line in zip(ours, theirs, strict=True):
         found = {name: value for name, value in line.items() if name != "stage"}
-        assert found == {name: pytest.approx(value, rel=rel, abs=5e-6) for name, value in expected.items()}
+        assert found == {name: pytest.approx(value, rel=1e-4, abs=5e-6) for name, value in expected.items()}
 
 
 @torch.no_grad()
@@ -179,8 +179,7 @@ def test_reward_model_is_trained_as_the_settings_say(runs, settings, tokenizer):
     training.normalise(ours, reference, queries, settings, tokenizer)  # normalise_before
     lines = training.train_reward_model(ours, rows["train"], held_out["validation"], settings.rm, settings.seed)
     assert sum("eval/accuracy" in line for line in lines) >= 4
-    # Measured: up to 5e-6, and 2e-4 for the gradient of one batch.
-    assert_same_lines(lines, lines_of(runs / "trained", "rm"), rel=4e-4)
+    assert_same_lines(lines, lines_of(runs / "trained", "rm"))
     # Only differences of scores are trained, so the last bias is moved by rounding alone. Measured: up to 6e-4.
     assert_same_weights(ours, theirs, start, share=5e-3, left_out="model.transformer.ln_f.bias")
     summary = json.loads((runs / "trained/summary.json").read_text())
