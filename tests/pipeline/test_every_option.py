@@ -267,6 +267,22 @@ def test_evaluate_answers_anew_with_the_models_that_are_there(run, tmp_path, mod
         assert found.summary[side]["score"] == pytest.approx(mean)
 
 
+@shows(score.ScoreOptions, "scorer")
+@shows(evaluate.EvaluateOptions, "scorer")
+def test_a_function_that_a_run_was_trained_on_is_called_only_if_it_is_named_again(tiny_runs, output, capsys):
+    name = "tests.pipeline.tiny_run:score_by_length"
+    run = tiny_runs.run("reviews", {"ppo.scorer": name}, ["ppo"])
+    given = ("--run", run.folder, "--device", "cpu")
+    assert output(score.main, *given, "--scorer", name, TEXT) == f"{len(TEXT) / 10:+.3f}\t{TEXT}\n"
+    assert evaluation(run.folder, "--scorer", name).after == [row["after"] for row in read_answers(load(run.folder))]
+    for main, more in ((score.main, [TEXT]), (evaluate.main, [])):
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as end:
+            command(main, *given, *more)
+        assert end.value.code == 2
+        assert f"name it again: --scorer {name}" in capsys.readouterr().err
+
+
 def load(folder: Path) -> Any:
     from minippo.runs import load_run
 

@@ -187,14 +187,7 @@ def test_report_reads_back_any_text(tmp_path, judged):
     assert f"by {'the gold score' if judged else 'the reward model'}: 0.500" in text
     assert read_answers(run)[0]["after"]["response"] == strange
     shown = text[text.index("> One:") :].splitlines()  # each further line indented, so that none ends its block
-<<<<<<< HEAD
-    lines = ["a", "  b", "  c", "  d", "  e", "  f\ufffd\U0001f600"]
-    assert shown[2:] == [
-        f"- {when} (+0.50): {lines[0]}" if n == 0 else lines[n] for when in ("before", "after") for n in range(6)
-    ]
-=======
     lines = ["  b", "  c", "  d", "  e", "  f\ufffd\U0001f600"]
     assert shown[2:] == ["- before (+0.50): a", *lines, "- after (+0.50): a", *lines]
->>>>>>> h-port
     assert "second" not in text
     assert not math.isnan(found["score"])
