@@ -8,12 +8,11 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights.test_damaged_weights import HOW, in_place
-from weights.test_hostile_weights import refusal
 
 from minippo.storage import MAX_TEXT
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.tokenizer.tokenizer import MAX_IDS
+from tests.hostile import HOW, in_place, refusal
 
 END_OF_TEXT = "<|endoftext|>"
 TEXTS = ["The film was long and the film was dull. " * 3]
