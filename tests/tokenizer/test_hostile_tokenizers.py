@@ -118,7 +118,15 @@ PLAIN = {
     "nothing": text(lambda content: ""),
     "another file": raw("a.tiktoken", b"root:x:0:0:\n"),
 }
+
+
+def last_token_repeated(content):
+    lines = content.splitlines()
+    return "\n".join([*lines[:-1], f"{lines[-2].split()[0]} {lines[-1].split()[1]}", ""])
+
+
 WITH_JSON = {
+    "a token of two ranks": text(last_token_repeated),
     "a truncated last line": text(lambda content: content[: content.rindex(" ")]),
     "no last line": text(lambda content: content[: content.rindex("\n", 0, -1) + 1]),
     "a rank of 10^9": line(f"{encoded(b'xyz')} 999999999\n"),

@@ -9,6 +9,7 @@ from tests.hostile import refusal
 from tests.weights.hostile_files import FILES
 
 
+@pytest.mark.filterwarnings("ignore:.*(Sparse CSR|quantize_per|nested tensors)")
 @pytest.mark.parametrize("name", FILES)
 def test_a_hostile_file_is_refused_in_one_sentence(tmp_path, name, capfd):
     torch.manual_seed(0)
