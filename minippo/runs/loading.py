@@ -10,7 +10,7 @@ from minippo.runs.scorers import load_stored_scorer
 from minippo.sampling import SamplingParams
 from minippo.scoring import RewardScorer, Scorer
 from minippo.tokenizer import Tokenizer
-from minippo.weights import load_actor_critic, load_pretrained, load_reward_model
+from minippo.weights import check_tokenizer, load_actor_critic, load_pretrained, load_reward_model
 
 
 def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
@@ -30,6 +30,7 @@ def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic
     """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
     folder = run.earlier(stage) / "policy"
     policy = ActorCritic(load_pretrained(folder), value_head) if stage == "sft" else load_actor_critic(folder)
+    check_tokenizer(policy.gpt, run.tokenizers()[0], folder)
     return policy.to(run.device)
 
 
@@ -41,7 +42,10 @@ def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
     """
     if run.config.ppo.scorer or scorer:
         return load_stored_scorer(run.config.ppo.scorer, scorer, run.folder)
-    return RewardScorer(load_reward_model(run.earlier("rm")).to(run.device), run.tokenizers()[1])
+    folder, (_, tokenizer) = run.earlier("rm"), run.tokenizers()
+    model = load_reward_model(folder).to(run.device)
+    check_tokenizer(model.gpt, tokenizer, folder)
+    return RewardScorer(model, tokenizer)
 
 
 def load_environment(run: Run, scorer: str | None = None) -> Environment:

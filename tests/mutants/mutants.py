@@ -179,7 +179,7 @@ MUTANTS = [
     Mutant("minippo/weights/architecture.py", "tensors.setdefault(id(tensor), (name, tensor.detach()))", "tensors.setdefault(name, (name, tensor.detach()))", covering("native")),  # tied weights twice
     Mutant("minippo/weights/architecture.py", "    if other := [name for name, shape in own.items() if public.get(name, shape) != shape]:\n", "    if other := []:\n", covering("native")),
     Mutant("minippo/weights/architecture.py", "        if not torch.allclose(logits, torch.tensor(expected), rtol=0, atol=1e-4):\n", "        if False:\n", covering("native")),
-    Mutant("minippo/weights/tensor_file.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("weights", "run_code")),
+    Mutant("minippo/weights/tensor_file.py", "mmap=True, weights_only=True)", "mmap=True, weights_only=False)", covering("hostile_weights")),
     Mutant("minippo/weights/shards.py", "        if path != self._path or self._read", "        if self._read", covering("weights", "sharded")),
     Mutant("minippo/tools/export.py", "return tokenizer.spare_id if name == \"reward_model\" and is_end else tokenizer.pad_id", "return tokenizer.pad_id", covering("export", "classifier")),
     Mutant("minippo/tools/export.py", "\"suppress_tokens\": list(gpt.config.suppress_tokens) or None", "\"suppress_tokens\": None", covering("export", "answer")),

@@ -35,6 +35,10 @@ OF_STREAMS = _files("streams", "run_streams")
 OF_ADVANTAGES, OF_STATE, OF_EVALUATION = _files("advantages"), _files("state"), _files("evaluation")
 OF_LOADING, OF_STAGE, OF_RESULTS = _files("loading"), _files("stage"), _files("results")
 OF_STORAGE, OF_BATCHES = _files("storage"), _files("batches")
+OF_WEIGHTS, OF_TOKENIZERS = (
+    _files("hostile_weights", "damaged_weights", "weights_vocabulary"),
+    _files("hostile_tokenizers"),
+)
 
 PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
@@ -124,7 +128,7 @@ PLUMBING = [
     Mutant("train_ppo.py", "save_model(state.policy, run.results_folder(\"ppo\") / \"policy\")", "save_model(env.reference, run.results_folder(\"ppo\") / \"policy\")", covering("pipeline", "two_newest")),
     Mutant("train_ppo.py", "final.answer(state.policy)", "final.answer(env.reference)", RECOMPUTED),
     # ------------------------------------------------------------------ evaluate.py
-    Mutant("minippo/runs/loading.py", "run.tokenizers()[1])", "run.tokenizers()[0])", OF_LOADING),  # the reward model reads the policy's tokens
+    Mutant("minippo/runs/loading.py", "folder, (_, tokenizer) = run.earlier(\"rm\"), run.tokenizers()", "folder, (tokenizer, _) = run.earlier(\"rm\"), run.tokenizers()", OF_LOADING),  # the reward model reads the policy's tokens
     Mutant("minippo/evaluation.py", "{\"win_rate\": win_rate(answers, self.reference_answers, self.judge)}", "{\"win_rate\": win_rate(self.reference_answers, answers, self.judge)}", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "{\"win_rate\": win_rate(answers, self.reference_answers, self.judge)}", "{\"win_rate\": win_rate(answers, self.reference_answers, None)}", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "answer_stats(self.reference_answers, self.judge), answer_stats(answers, self.judge)", "answer_stats(answers, self.judge), answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
@@ -241,6 +245,22 @@ PLUMBING = [
     # ------------------------------------------------------------------ checkpoint.py
     Mutant("minippo/runs/checkpoint.py", "{\"step\": n} for", "{\"step\": 0} for", OF_CHECKPOINT),  # the bias is corrected once more
     Mutant("minippo/runs/checkpoint.py", "    load_weights(state.model, path / \"model\")  # in place", "    critic = {name: x.clone() for name, x in state.model.value_head.state_dict().items()}\n    load_weights(state.model, path / \"model\")\n    state.model.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
+    Mutant("minippo/weights/heads.py", "    if found != expected:\n", "    if found.keys() != expected.keys():\n", OF_WEIGHTS),
+    Mutant("minippo/weights/pretrained.py", "    _check_shapes(stored, all_names, form, gpt.config)\n", "", OF_WEIGHTS),
+    Mutant("minippo/weights/pretrained.py", "        stored.check(name, tuple(target.shape), target.dtype)\n", "        stored.check(name, tuple(target.shape))\n", covering("native")),  # a mask is no number
+    Mutant("minippo/weights/pretrained.py", "family.prefix, family.trunk[0].public[0])", "family.prefix)", OF_WEIGHTS),  # no other prefix
+    Mutant("minippo/weights/shards.py", "        target.copy_(values)\n", "        target = values.float()\n", OF_WEIGHTS),
+    Mutant("minippo/weights/shards.py", "        if path.resolve().parent not in inside:\n", "        if False:\n", OF_WEIGHTS),
+    Mutant("minippo/weights/shards.py", "    if len(before) > 1:\n", "    if False:\n", OF_WEIGHTS),
+    Mutant("minippo/weights/tensor_file.py", "        tensors = None if odd else torch.load", "        tensors = torch.load", OF_WEIGHTS),
+    Mutant("minippo/weights/tensor_file.py", "        if table > MAX_TABLE:\n", "        if False:\n", OF_WEIGHTS),
+    Mutant("minippo/weights/vocabulary.py", "    elif eos_id not in (None, tokenizer.eos_id):\n", "    elif False:\n", OF_WEIGHTS),
+    Mutant("minippo/weights/vocabulary.py", "    elif suppressed_ids(tokenizer, rows) != gpt.config.suppress_tokens:\n", "    elif False:\n", OF_WEIGHTS),
+    Mutant("minippo/weights/vocabulary.py", "ends and tokenizer.eos_id not in ends", "False", OF_WEIGHTS),
+    Mutant("minippo/tokenizer/tiktoken_files.py", "        if token in ranks or not token:\n", "        if not token:\n", OF_TOKENIZERS),
+    Mutant("minippo/tokenizer/tiktoken_files.py", "        _check_pattern(pattern, rest_path)\n", "        pass\n", OF_TOKENIZERS),
+    Mutant("minippo/tokenizer/vocab_json.py", "        if vocabulary.setdefault(token, index) != index:\n", "        vocabulary[token] = index\n        if False:\n", OF_TOKENIZERS),
+    Mutant("minippo/storage.py", "    if len(entries) < len(pairs):\n", "    if False:\n", OF_TOKENIZERS),
     Mutant("minippo/weights/heads.py", "    return _with_heads(model, folder)\n", "    return model\n", OF_CHECKPOINT),  # without gain and bias
     # ------------------------------------------------------------------ in the method
     Mutant("minippo/model.py", "        x = x + self.dropout(attended)\n", "        x = x + attended\n", OF_MODEL),
@@ -273,6 +293,8 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "        temperature=config.ppo.temperature,\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        min_new_tokens=config.ppo.min_new_tokens,\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    folder = run.earlier(stage) / \"policy\"\n", "    folder = run.earlier(\"sft\") / \"policy\"\n", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    check_tokenizer(policy.gpt, run.tokenizers()[0], folder)\n", "", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "    check_tokenizer(model.gpt, tokenizer, folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "load_pretrained(folder), value_head)", "load_pretrained(folder))", OF_LOADING),
     Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout

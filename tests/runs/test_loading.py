@@ -103,3 +103,14 @@ def test_a_damaged_tokenizer_is_refused_with_its_name(run):
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=rf"^{path} is damaged: it has [\d,]+ bytes instead of [\d,]+$"):
         run.tokenizers()
+
+
+def test_models_are_only_used_with_the_tokenizers_they_were_trained_with(run):
+    load_policy(run, "ppo")
+    load_run_scorer(run)
+    run.save_tokenizers(*reversed(run.tokenizers()))
+    for stage in ("sft", "ppo"):
+        with pytest.raises(ValueError, match=rf"^{run.stage(stage)}/policy was not trained with its tokenizer"):
+            load_policy(run, stage)
+    with pytest.raises(ValueError, match=rf"^{run.stage('rm')} was not trained with its tokenizer"):
+        load_run_scorer(run)

@@ -8,12 +8,11 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from weights.test_damaged_weights import HOW, in_place
-from weights.test_hostile_weights import refusal
 
 from minippo.storage import MAX_TEXT
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.tokenizer.tokenizer import MAX_IDS
+from tests.hostile import HOW, in_place, refusal
 
 END_OF_TEXT = "<|endoftext|>"
 TEXTS = ["The film was long and the film was dull. " * 3]
@@ -119,7 +118,15 @@ PLAIN = {
     "nothing": text(lambda content: ""),
     "another file": raw("a.tiktoken", b"root:x:0:0:\n"),
 }
+
+
+def last_token_repeated(content):
+    lines = content.splitlines()
+    return "\n".join([*lines[:-1], f"{lines[-2].split()[0]} {lines[-1].split()[1]}", ""])
+
+
 WITH_JSON = {
+    "a token of two ranks": text(last_token_repeated),
     "a truncated last line": text(lambda content: content[: content.rindex(" ")]),
     "no last line": text(lambda content: content[: content.rindex("\n", 0, -1) + 1]),
     "a rank of 10^9": line(f"{encoded(b'xyz')} 999999999\n"),

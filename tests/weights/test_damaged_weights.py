@@ -9,7 +9,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from weights.test_hostile_weights import refusal
 
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
@@ -22,6 +21,7 @@ from minippo.weights import (
     save_model,
     save_pretrained,
 )
+from tests.hostile import HOW, in_place, refusal
 
 WHOLE = ("config.json", "model.safetensors")
 FILES = {
@@ -57,32 +57,6 @@ def stored(tmp_path_factory):
         if shards[1:]:
             (root / form / "pytorch_model.bin.index.json").write_text(json.dumps({"weight_map": weight_map}))
     return root
-
-
-def in_place(path, how):
-    """Replace a file by something else."""
-    content = path.read_bytes()
-    path.unlink()
-    if how == "empty":
-        path.write_bytes(b"")
-    elif how == "a folder":
-        path.mkdir()
-    elif how == "a pipe":
-        os.mkfifo(path)
-    elif how == "a link to nothing":
-        path.symlink_to(path.with_name("nothing"))
-    elif how == "a link to itself":
-        path.symlink_to(path)
-    elif how == "text":
-        path.write_text("<!DOCTYPE html>\n")
-    elif how == "zeros":
-        path.write_bytes(bytes(len(content)))
-    elif how == "unreadable":
-        path.write_bytes(content)
-        path.chmod(0)
-
-
-HOW = ("deleted", "empty", "a folder", "a pipe", "a link to nothing", "a link to itself", "text", "zeros", "unreadable")
 
 
 @pytest.mark.parametrize(("form", "name"), EVERY_FILE)
