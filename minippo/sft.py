@@ -42,11 +42,11 @@ from minippo.runs import (
     check_context,
     due,
     language_model_line,
+    load_named_scorer,
     resumed_line,
     run_stage,
     sampling_params,
 )
-from minippo.scoring import load_scorer
 from minippo.splits import SPLITS, Split
 from minippo.state import TrainState
 from minippo.streams import generator, seed_global
@@ -116,7 +116,7 @@ def check_later_stages(config: Config, corpus: Corpus, backbones: Mapping[Name, 
     if len(corpus.prompts("train")):
         prompt_rows(corpus.prompts, policy.tokenizer, config.data)
     if config.ppo.scorer:
-        load_scorer(config.ppo.scorer)
+        load_named_scorer(config.ppo.scorer)
     elif len(corpus.comparisons("train")):
         for split in SPLITS:
             comparison_rows(corpus.comparisons(split), reward.tokenizer, reward.gpt.config.context, config.data)

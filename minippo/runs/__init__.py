@@ -21,6 +21,7 @@ from minippo.runs.results import (
     write_answers,
 )
 from minippo.runs.run import Run, load_run, open_run
+from minippo.runs.scorers import load_named_scorer
 from minippo.runs.stage import due, run_stage
 from minippo.runs.validation import check_context
 
@@ -38,6 +39,7 @@ __all__ = [
     "language_model_line",
     "load_config",
     "load_environment",
+    "load_named_scorer",
     "load_policy",
     "load_run",
     "load_run_scorer",

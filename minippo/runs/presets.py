@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import functools
 import re
 import types
 import typing
@@ -109,6 +110,7 @@ def _read(path: Path) -> str:
         raise ValueError(f"{path}, line {line}: the file is not UTF-8 text ({error.reason})") from None
 
 
+@functools.lru_cache(maxsize=4)  # a command reads the settings of a run several times
 def _parse(text: str, path: Path) -> Config:
     # Nodes instead of Python values: they have line numbers and show duplicate keys, and a few aliases cannot become
     # millions of values.

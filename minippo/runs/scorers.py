@@ -32,9 +32,14 @@ def load_stored_scorer(stored: str, named: str | None, folder: Path) -> Function
     if named != stored:
         trained_on = f"the scorer {quoted(stored)}" if stored else "its reward model"
         raise ValueError(f"{folder} was trained on {trained_on}, not on the scorer {quoted(named)} (--scorer)")
+    return load_named_scorer(stored)
+
+
+def load_named_scorer(name: str) -> FunctionScorer:
+    """The scorer that the command line names. Raises ValueError if it cannot be used or is in a run directory."""
     if not any(isinstance(finder, _NotFromRuns) for finder in sys.meta_path):
         sys.meta_path.insert(0, _NotFromRuns())
-    return load_scorer(stored)
+    return load_scorer(name)
 
 
 class _NotFromRuns(MetaPathFinder):

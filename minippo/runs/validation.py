@@ -10,6 +10,7 @@ from dataclasses import fields, is_dataclass
 
 from minippo.config import LARGEST_FLOAT, LARGEST_INTEGER, SMALLEST_FLOAT, Bounds, Config, DataConfig
 from minippo.errors import quoted
+from minippo.runs.system import physical_memory
 
 
 def check(config: Config) -> None:
@@ -17,6 +18,7 @@ def check(config: Config) -> None:
     check_bounds(config)
     check_data(config.data)
     check_batches(config)
+    check_memory(config)
     ppo = config.ppo
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
         raise ValueError(
@@ -110,6 +112,28 @@ def check_batches(config: Config) -> None:
             f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches} "
             "(ppo.microbatch-size, ppo.rollout-batch-size, ppo.num-minibatches)"
         )
+
+
+def check_memory(config: Config) -> None:
+    """Raise ValueError if training surely needs more memory than the machine has."""
+    memory, ppo = physical_memory(), config.ppo
+    sizes = {}
+    for name, backbone in (("policy", config.model.policy), ("reward", config.model.reward)):
+        if not backbone.weights:
+            num_weights = 12 * backbone.layers * backbone.channels**2 + backbone.context * backbone.channels
+            # Weights, gradients and AdamW's two moments, in float32, and the Python objects of a block.
+            size = 16 * num_weights + 100_000 * backbone.layers
+            sizes[f"model.{name}.layers, model.{name}.channels, model.{name}.context"] = size
+    text = 8 * (config.data.query_length + config.data.response_length)  # its tokens
+    sizes["ppo.rollout-batch-size"] = ppo.rollout_batch_size * text
+    sizes["ppo.ptx-batch-size"] = ppo.ptx_batch_size * text
+    sizes["rm.normalisation-samples"] = config.rm.normalisation_samples * text
+    for options, size in sizes.items():
+        if size > memory:
+            raise ValueError(
+                f"training would need at least {size // 2**30:,} GiB of memory, and this machine has "
+                f"{memory / 2**30:,.0f} GiB ({options})"
+            )
 
 
 def check_context(data: DataConfig, backbone: str, context: int, source: str) -> None:
