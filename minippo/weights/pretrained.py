@@ -43,9 +43,9 @@ def pretrained_config(name_or_path: str | Path) -> GPTConfig:
 
 
 def pretrained_eos(name_or_path: str | Path) -> int | None:
-    """The id of end-of-text that config.json names, if it names one."""
-    form = _read_config(name_or_path)[1]
-    return None if form is None else form.eos_id
+    """The id of end-of-text that config.json names; None if it names none, or one that the model does not have."""
+    config, form = _read_config(name_or_path)
+    return form.eos_id if form is not None and form.eos_id in range(config.vocab_size) else None
 
 
 def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32) -> GPT:
