@@ -31,6 +31,7 @@ from minippo.runs import (
     side_by_side,
     write_answers,
 )
+from minippo.scoring import num_cut
 from minippo.state import PPOState
 from minippo.streams import seed_global
 from minippo.weights import save_model
@@ -93,12 +94,15 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     for iteration in metrics.progress(state.iteration + 1, config.num_iterations):
         with metrics.timer("rollout"):
             rollout = collect_rollout(state, env, next(state.prompts), config)
+            cut = num_cut(env.scorer)
         with metrics.timer("checks"):
             if iteration == 1:  # ratios are 1, KL is 0, cache and text bridge are exact
                 check_first_rollout(state, env, rollout, config)
             stats = rollout.stats(state.kl_coef)  # the coefficient of this rollout; the update may adapt it
         with metrics.timer("update"):
             stats |= ppo_update(state, rollout, config)
+        if cut:
+            stats["response/cut"] = cut
         state.iteration = iteration
         if due(iteration, run.config.eval.every, config.num_iterations):
             answers = evaluator.answer(state.policy)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import cycle, islice
 
 import minippo  # noqa: F401 - before PyTorch, because it configures how OpenMP threads wait
 
@@ -46,10 +47,9 @@ from minippo.runs import (
     run_stage,
     sampling_params,
 )
-from minippo.scoring import score_tokens
+from minippo.scoring import rows_in_context, score_tokens
 from minippo.state import TrainState
 from minippo.streams import generator, response_uniforms, seed_global
-from minippo.tokenizer import reward_tokens
 from minippo.weights import load_pretrained, save_model
 
 
@@ -93,7 +93,8 @@ def prepare(run: Run) -> Inputs:
         validation_rows[:count],
         [test[index] for index in kept[:count].tolist()] if corpus.judge else [],
         test_rows[:count],
-        queries["train"][: config.rm.normalisation_samples],
+        # Fewer prompts than samples are asked several times; every sample has random numbers of its own.
+        list(islice(cycle(queries["train"]), config.rm.normalisation_samples)),
         corpus.fingerprint,
         report | prompt_report,
     )
@@ -114,12 +115,13 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     train_on_comparisons(run, inputs)
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
-    normalise_on_reference(model, inputs.queries, run)
+    cut = normalise_on_reference(model, inputs.queries, run)
     save_model(model, run.results_folder("rm"))
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
+        **({"rm_samples_cut": cut} if cut else {}),
         "rm_accuracy_limit": accuracy_limit(inputs.test, judge) if judge else None,
     }
 
@@ -199,24 +201,29 @@ def score_batch(
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 
 
-def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run: Run) -> None:
-    """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1."""
+def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run: Run) -> int:
+    """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1.
+
+    Returns the number of samples that are longer than the reward model's context and were scored without their end.
+    """
     config = run.config
     policy_tokenizer, reward_tokenizer = run.tokenizers()
     sampling = sampling_params(config, policy_tokenizer)
     reference = load_policy(run, "sft").eval()
     model.eval()
-    scores = []
+    scores, cut = [], 0
     for start in range(0, len(queries), config.ppo.rollout_batch_size):
         indices = range(start, min(start + config.ppo.rollout_batch_size, len(queries)))
         uniforms = response_uniforms(config.seed, "normalisation", 0, indices, sampling.max_new_tokens)
         batch = sample_responses(reference, [queries[i] for i in indices], policy_tokenizer, sampling, uniforms)
-        rows = reward_tokens(reward_tokenizer, batch.prompt_texts, batch.response_texts, model.gpt.config.context)
+        rows, longer = rows_in_context(model, reward_tokenizer, batch.prompt_texts, batch.response_texts)
+        cut += len(longer)
         scores.append(score_tokens(model, rows, reward_tokenizer.pad_id))
     try:
         model.normalise(torch.cat(scores))
     except ValueError as error:  # the training has failed; the user's input is not wrong
         raise TrainingError(str(error)) from None
+    return cut
 
 
 def main() -> None:

@@ -211,7 +211,7 @@ class PPOConfig(OptimizerConfig):
     """Add epsilon before the bias correction, as TensorFlow's Adam does (used by Ziegler et al. 2019)."""
     scorer: str = ""
     """Your own reward function as "package.module:function". It takes B prompts and B responses (two lists of strings)
-    and returns a tensor of B scores. Empty: use the reward model of stage 2."""
+    and returns B scores. Empty: use the reward model of stage 2."""
     num_iterations: Count = 56
     """Number of iterations. Each one samples a rollout and updates the policy on it."""
     rollout_batch_size: Count = 128

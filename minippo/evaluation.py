@@ -13,7 +13,7 @@ from torch import Tensor
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
 from minippo.rollout import Environment, logprobs_and_values, sample_responses
-from minippo.scoring import score_texts, score_tokens
+from minippo.scoring import num_cut, score_texts, score_tokens
 from minippo.splits import Split
 from minippo.streams import response_uniforms
 
@@ -59,6 +59,8 @@ class Evaluator:
         self, env: Environment, queries: Sequence[list[int]], split: Split, judge: Judge | None, config: Config
     ) -> None:
         self.env, self.queries, self.split, self.judge, self.config = env, queries, split, judge, config
+        self.num_cut = 0
+        """Answers so far that the scorer has read without their end (`scoring.num_cut`)."""
 
     @torch.no_grad()
     def answer(self, policy: ActorCritic, batch_size: int = 128) -> list[Answer]:
@@ -87,6 +89,7 @@ class Evaluator:
                 batch.response_mask.sum(dim=1).tolist(),
                 batch.has_eos.tolist(),
             )
+            self.num_cut += num_cut(env.scorer)
             answers += [Answer(*row) for row in zip(*columns, strict=True)]
         return answers
 
@@ -109,6 +112,8 @@ class Evaluator:
             if key in after:
                 entries |= {f"{key}_before": before[key], f"{key}_after": after[key]}
         entries |= {key: after[key] for key in ("kl", "eos_rate", "response_length")}
+        if self.num_cut:
+            entries["answers_cut"] = self.num_cut  # of both policies
         return entries | {"win_rate": win_rate(answers, self.reference_answers, self.judge)}
 
 

@@ -40,6 +40,8 @@ class RewardScorer:
     """The reward model as a scorer: text -> its own tokens -> score. The model is frozen."""
 
     name = "the reward model"
+    cut: Sequence[int] = ()
+    """Indices of the texts of the latest call that are longer than the context: they were scored without their end."""
 
     def __init__(self, reward_model: RewardModel, tokenizer: Tokenizer, batch_size: int = 64) -> None:
         self.reward_model = reward_model.eval().requires_grad_(False)
@@ -48,8 +50,25 @@ class RewardScorer:
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         # Prompt and response are encoded as one text, as in training: a token may span the border between them.
-        rows = reward_tokens(self.tokenizer, prompts, responses, self.reward_model.gpt.config.context)
+        rows, self.cut = rows_in_context(self.reward_model, self.tokenizer, prompts, responses)
         return score_tokens(self.reward_model, rows, self.tokenizer.pad_id, self.batch_size)
+
+
+def rows_in_context(
+    reward_model: RewardModel, tokenizer: Tokenizer, prompts: Sequence[str], responses: Sequence[str]
+) -> tuple[list[list[int]], list[int]]:
+    """The tokens that the reward model reads of B texts, and the indices of those that were cut to fit its context."""
+    context = reward_model.gpt.config.context
+    rows = reward_tokens(tokenizer, prompts, responses, sys.maxsize)
+    cut = [index for index, ids in enumerate(rows) if len(ids) > context]
+    for index in cut:
+        rows[index] = [*rows[index][: context - 1], tokenizer.eos_id]
+    return rows, cut
+
+
+def num_cut(scorer: Scorer) -> int:
+    """How many texts of its latest call a scorer has read without their end; 0 for functions of your own."""
+    return len(getattr(scorer, "cut", ()))
 
 
 @torch.no_grad()

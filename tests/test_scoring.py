@@ -9,7 +9,7 @@ import torch
 from minippo.errors import TrainingError
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
-from minippo.scoring import RewardScorer, score_texts, score_tokens
+from minippo.scoring import RewardScorer, num_cut, score_texts, score_tokens
 from minippo.tokenizer import reward_tokens, train_bpe
 from minippo.tokenizer.vocab_json import END_OF_TEXT
 
@@ -92,6 +92,16 @@ def test_a_text_beyond_the_context_is_scored_by_what_fits_and_the_end(reward_mod
     assert len(ids) > 48
     expected = reward_model(torch.tensor([[*ids[:47], tokenizer.eos_id]]))
     torch.testing.assert_close(scorer([long], [""]), expected, rtol=0, atol=1e-5)
+    assert scorer.cut == [0]
+
+
+def test_texts_that_are_cut_are_told_from_those_that_just_fit(reward_model, tokenizer):
+    scorer, fits, longer = RewardScorer(reward_model, tokenizer), "?" * 47, "?" * 48  # and the end: 48, 49
+    assert (len(tokenizer.encode(fits)), len(tokenizer.encode(longer))) == (47, 48)
+    scorer(["", "", ""], [longer, fits, longer])
+    assert (scorer.cut, num_cut(scorer)) == ([0, 2], 2)
+    scorer([""], [fits])
+    assert num_cut(scorer) == num_cut(lambda prompts, responses: None) == 0
 
 
 def test_no_texts_have_no_scores(reward_model, tokenizer):

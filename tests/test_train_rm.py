@@ -69,6 +69,17 @@ def test_crops_beyond_the_context_are_cut_at_their_end_and_still_end(tokenizer):
         assert ids == [*tokenizer.encode(PAIRS[0].prompt + completion)[:4], tokenizer.eos_id]
 
 
+@pytest.mark.parametrize("again", [False, True])  # from the cache
+def test_cut_crops_are_counted_and_those_that_just_fit_are_not(tokenizer, again):
+    lengths = [max(len(tokenizer.encode(c.prompt + text)) + 1 for text in c.ranked) for c in PAIRS + RANKINGS]
+    for context in sorted({*lengths, min(lengths) - 1}):
+        texts = texts_of(PAIRS + RANKINGS, "crops", False)
+        _, kept, report = comparison_rows(texts, tokenizer, context, DataConfig())
+        assert len(kept) == len(lengths)
+        longer = sum(length > context for length in lengths)
+        assert report == ({"rows": 10, "cut: longer than the reward model's context": longer} if longer else {})
+
+
 def test_each_score_of_a_batch_is_the_one_its_text_gets_alone(tokenizer, reward_model):
     rows = tokenise(RANKINGS, tokenizer, context=64)
     with torch.no_grad():

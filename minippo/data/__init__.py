@@ -10,6 +10,7 @@ To add a corpus, write a class with the attributes and methods of `Corpus` and s
 
 from minippo.data.corpus import Corpus, judge_of, load_corpus
 from minippo.data.encode import TOKENIZER_TEXTS, comparison_rows, policy_rows, prompt_rows, reward_rows
+from minippo.data.formats import unreadable
 from minippo.data.imdb import IMDB
 from minippo.data.rows import TokenGroups, TokenRows, windows
 from minippo.data.texts import Comparison, Demonstration, Texts
@@ -29,5 +30,6 @@ __all__ = [
     "policy_rows",
     "prompt_rows",
     "reward_rows",
+    "unreadable",
     "windows",
 ]

@@ -98,8 +98,8 @@ def comparison_rows(
 ) -> tuple[TokenGroups, np.ndarray, dict[str, int]]:
     """Encode comparisons for the reward model, with the same function that encodes texts for scoring.
 
-    Returns the comparisons that fit into its context, their indices, (kept,), and a report of the others. Raises
-    ValueError if none fits.
+    Returns the comparisons that fit into its context, their indices, (kept,), and a report of the others. Excerpts that
+    do not fit are cut and counted (`Texts.whole`). Raises ValueError if no comparison fits.
     """
     if not len(comparisons):
         raise ValueError("there are no preferences to train a reward model on (data.preferences)")
@@ -109,11 +109,14 @@ def comparison_rows(
         for chunk in comparisons.chunks():
             pairs = [(comparison.prompt, completion) for comparison in chunk for completion in comparison.ranked]
             prompts, completions = [prompt for prompt, _ in pairs], [completion for _, completion in pairs]
-            ids = iter(reward_tokens(tokenizer, prompts, completions, max_length))
+            ids = iter(reward_tokens(tokenizer, prompts, completions, NO_LIMIT))
             yield from ([next(ids) for _ in comparison.ranked] for comparison in chunk)
 
-    rows = cached_groups(("comparisons", comparisons.fingerprint, max_length), tokenizer, groups())
+    key = ("comparisons", comparisons.fingerprint, max_length)
+    rows, cut = cached_groups(key, tokenizer, groups(), max_length)
     kept, dropped = _fitting(comparisons, rows.longest, context, "the reward model's context", config)
+    if cut:
+        dropped = {"rows": len(rows), "cut: longer than the reward model's context": cut}
     return rows[kept], kept, dropped
 
 

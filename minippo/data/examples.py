@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -101,5 +100,19 @@ def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
         }
     )
     with atomic_cache_files(path) as (new,), pa.ipc.new_stream(str(new), schema) as writer:
-        while chunk := list(islice(rows, CHUNK)):
+        for chunk in _chunks(rows):
             writer.write_batch(pa.RecordBatch.from_pylist(chunk, schema))
+
+
+def _chunks(rows: Iterator[dict[str, Any]]) -> Iterator[list[dict[str, Any]]]:
+    """At most CHUNK rows at a time, fewer if they are long: Arrow stores at most 2 GB of text in a batch."""
+    chunk: list[dict[str, Any]] = []
+    length = 0
+    for row in rows:
+        chunk.append(row)
+        length += len(row["prompt"]) + sum(map(len, row["completions"]))
+        if len(chunk) == CHUNK or length > 1 << 26:
+            yield chunk
+            chunk, length = [], 0
+    if chunk:
+        yield chunk

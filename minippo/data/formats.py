@@ -52,6 +52,11 @@ class Example(NamedTuple):
         return IDENTICAL if len(set(self.completions)) < len(self.completions) else USABLE
 
 
+def unreadable(text: str) -> str:
+    """Why no model can read a text, in words; empty if it can."""
+    return PROBLEMS[text_problem(text)]
+
+
 def text_problem(text: str) -> int:
     """Why no model can read a text, an index into PROBLEMS; 0 if it can."""
     if re.search("[\0\ud800-\udfff\ufffd]", text):

@@ -12,7 +12,7 @@ import numpy as np
 
 from minippo.data.cache import file_fingerprint, fingerprint_of
 from minippo.data.labelled import LabelledTexts
-from minippo.data.sources import load_from_hub
+from minippo.data.sources import load_dataset, load_from_hub
 from minippo.data.texts import Comparison, Demonstration, Texts, text_hashes
 from minippo.splits import Split, split_rows
 
@@ -44,17 +44,18 @@ class IMDB:
             missing = [path for path in files.values() if not Path(path).is_file()]
             if missing:
                 raise FileNotFoundError(f"{config.imdb_path} is not an IMDB folder: {', '.join(missing)} not found")
-            import datasets  # here, because the import takes a second and most runs do not need it
-
-            datasets.disable_progress_bars()
-            self.rows = datasets.load_dataset("parquet", data_files=files)
+            self.rows = load_dataset(config.imdb_path, "parquet", data_files=files)
             # Not the fingerprint of `datasets`, which changes with the paths and dates of the files.
             self.fingerprint = fingerprint_of(*[file_fingerprint(Path(path)) for path in files.values()])
         elif config.imdb_path.count("/") == 1 and not config.imdb_path.startswith((".", "/")):
             self.rows = load_from_hub(config.imdb_path)
+            if missing := files.keys() - self.rows.keys():
+                raise ValueError(f"{config.imdb_path} has no split {' or '.join(sorted(missing))} (data.imdb-path)")
             self.fingerprint = fingerprint_of(*[self.rows[split]._fingerprint for split in files])
         else:
             raise FileNotFoundError(f"the IMDB folder {config.imdb_path} does not exist (data.imdb-path)")
+        for split in files:
+            _check_columns(self.rows[split], f"{config.imdb_path}, {split}")
         self._labelled: dict[Split, LabelledTexts] = {}
         hashes_kept = []
         for name in ("train", "unsupervised"):
@@ -106,6 +107,14 @@ class IMDB:
         random.Random(f"{self.seed} {split} prompts").shuffle(texts)  # the file is sorted by label
         fingerprint = f"{rows._fingerprint} {self.seed} {length}"
         return Texts(len(texts), lambda first, last: texts[first:last], fingerprint, whole=False)
+
+
+def _check_columns(rows: datasets.Dataset, name: str) -> None:
+    for column, kind in (("text", "string"), ("label", "int")):
+        if column not in rows.column_names:
+            raise ValueError(f"{name} has no column {column!r}")
+        if kind not in rows.features[column].dtype or rows.data.column(column).null_count:
+            raise ValueError(f"{name}: the column {column!r} must hold {kind} values and no null")
 
 
 def _text_of(row: Mapping[str, Any]) -> str:

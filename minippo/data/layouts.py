@@ -73,7 +73,9 @@ def _turns_before(row: Row) -> list[Turn]:
         value, role = row.get(column), "user" if column == "history" else "system"
         if isinstance(value, list) and value and isinstance(value[0], list):  # pairs of a question and its answer
             for pair in value:
-                turns += [*turns_of(pair[0], column), *turns_of(pair[-1], column, "assistant")]
+                if not isinstance(pair, list) or len(pair) != 2:
+                    raise ValueError(f"column 'history' holds {shown(pair)}, expected a question and its answer")
+                turns += [*turns_of(pair[0], column), *turns_of(pair[1], column, "assistant")]
         elif value:
             turns += turns_of(value, column, role)
     return turns
@@ -148,7 +150,7 @@ def _scored(row: Row) -> Example:
 
 
 def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and isfinite(value)
+    return isinstance(value, int) or (isinstance(value, float) and isfinite(value))
 
 
 def _label(row: Row, column: str = "label") -> int:

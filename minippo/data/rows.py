@@ -91,20 +91,26 @@ def cached_rows(key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list
     return token_rows
 
 
-def cached_groups(key: Sequence[object], tokenizer: Tokenizer, groups: Iterable[Sequence[list[int]]]) -> TokenGroups:
-    """`cached_rows` for groups of rows."""
-    written = array("q")  # size of every group, complete when all rows have been written
+def cached_groups(
+    key: Sequence[object], tokenizer: Tokenizer, groups: Iterable[Sequence[list[int]]], max_length: int
+) -> tuple[TokenGroups, int]:
+    """`cached_rows` for groups of rows, and the number of groups with a row of more than `max_length` ids.
+
+    Such a row is cut before its last id, end-of-text, which it keeps.
+    """
+    written, cut = array("q"), array("q")  # of every group: its size, and whether it was cut; complete after the rows
 
     def all_rows() -> Iterator[list[int]]:
         for group in groups:
             written.append(len(group))
-            yield from group
+            cut.append(any(len(row) > max_length for row in group))
+            yield from (row if len(row) <= max_length else [*row[: max_length - 1], row[-1]] for row in group)
 
-    rows, bounds = _cached(key, tokenizer, all_rows(), {"sizes": written})
+    rows, bounds = _cached(key, tokenizer, all_rows(), {"sizes": written, "cut": cut})
     sizes = bounds["sizes"]
     firsts = sizes.cumsum() - sizes
     longest = np.maximum.reduceat(rows.lengths, firsts) if len(firsts) else firsts
-    return TokenGroups(rows, firsts, sizes, longest)
+    return TokenGroups(rows, firsts, sizes, longest), int(bounds["cut"].sum())
 
 
 def _cached(

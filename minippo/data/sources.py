@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from minippo.data.tables import FILE_NAME, FILE_TYPES, Source, file_source, table_source
 from minippo.splits import Split
@@ -43,25 +43,32 @@ def find_sources(path: str, option: str, splits: dict[Split, str]) -> dict[Split
 
 
 def load_from_hub(name: str) -> dict[str, datasets.Dataset]:
-    """The splits of "owner/name" or "owner/name:subset". Raises FileNotFoundError if it cannot be downloaded, and
-    ValueError if `datasets` cannot read it."""
+    """The splits of "owner/name" or "owner/name:subset". Raises FileNotFoundError if it cannot be downloaded."""
+    name, _, subset = name.partition(":")
+    try:
+        return load_dataset(name, name, subset or None)
+    except FileNotFoundError as error:
+        raise FileNotFoundError(
+            f"the dataset {name} cannot be downloaded from the hub ({error}); give a folder of its files instead"
+        ) from None
+
+
+def load_dataset(name: str, *arguments: Any, **options: Any) -> dict[str, datasets.Dataset]:
+    """`datasets.load_dataset`, with errors of one sentence.
+
+    Raises FileNotFoundError if there is no such dataset or no network, and ValueError, naming the dataset, if it cannot
+    be read.
+    """
     import datasets  # here, because the import takes a second and most runs do not need it
 
     datasets.disable_progress_bars()
-    name, _, subset = name.partition(":")
     try:
-        return datasets.load_dataset(name, subset or None)
-    except (ConnectionError, FileNotFoundError) as error:
-        raise FileNotFoundError(
-            f"the dataset {name} cannot be downloaded from the hub ({_first_line(error)}); give a folder of its files "
-            "instead"
-        ) from None
+        return datasets.load_dataset(*arguments, **options)
     except Exception as error:  # whatever the builder of a dataset raises
-        raise ValueError(f"the dataset {name} cannot be read: {_first_line(error)}") from None
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).strip().splitlines()), type(error).__name__)
+        reason = next(iter(str(error.__cause__ or error).strip().splitlines()), type(error).__name__)
+        if isinstance(error, ConnectionError | FileNotFoundError):
+            raise FileNotFoundError(reason) from None
+        raise ValueError(f"the dataset {name} cannot be read: {reason}") from None
 
 
 def _folder(folder: Path, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:

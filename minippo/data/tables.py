@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 Rows = Iterable[tuple[str, dict[str, Any]]]
 """(location, row) for every row of a table."""
 
-FILE_NAME = re.compile(r".*\.(?:(jsonl|ndjson|json|csv|tsv)(?:\.gz|\.bz2)?|(parquet))", re.IGNORECASE)
+FILE_NAME = re.compile(r".*\.(?:(jsonl|ndjson|json|csv|tsv)(?:\.gz|\.bz2)?|(parquet))", re.IGNORECASE | re.DOTALL)
 
 FILE_TYPES = ".jsonl, .json, .csv or .tsv (also with .gz or .bz2), or .parquet"
 
@@ -170,3 +170,5 @@ def _value(scalar: Any) -> Any:
         return scalar.as_py()
     except UnicodeDecodeError:
         return "\ufffd"  # marks the example as unreadable
+    except (OverflowError, ValueError):
+        return None  # a date that Python cannot represent; no layout reads dates

@@ -47,20 +47,19 @@ class UnreadColumns:
         self.texts: dict[str, Texts] = {}
 
     def add(self, location: str, row: Mapping[str, Any], example: Example) -> list[str]:
-        """Names of the columns of a row that hold words but are not read. Numbers and dates are nobody's text."""
+        """Names of the columns of a row that hold words, not only numbers and dates, but are not read."""
         names, known = [], ""
         for name, value in row.items():
             if name in self.read or not any(texts := list(strings(value))):
                 continue
-            names.append(name)
-            if name in self.expected:
-                continue
+            # One word in ASCII is a name, an id, an address. What is read elsewhere in the row is not lost.
             known = known or example.prompt + "\n".join(example.completions)
-            for text in texts:
-                # One word in ASCII is a name, an id, an address. What is read elsewhere in the row is not lost.
-                one_word = re.fullmatch("[!-~]*", text.strip()) or not re.search(r"[^\W\d_]", text)
-                if not one_word and text.strip() not in known:
-                    self._add_text(name, location, text)
+            texts = [text for text in texts if not is_word(text)]
+            lost = [text for text in texts if text.strip() not in known]
+            if lost or not texts:
+                names.append(name)
+            for text in lost if name not in self.expected else ():
+                self._add_text(name, location, text)
         return names
 
     def _add_text(self, name: str, location: str, text: str) -> None:
@@ -80,6 +79,11 @@ class UnreadColumns:
                 f"{next(iter(unread.values())).location}, but only {', '.join(columns)} are read: rename "
                 f"{' and '.join(map(repr, unread))} as docs/data.md shows, or train without (--data.ignore {names})"
             )
+
+
+def is_word(text: str) -> bool:
+    """Whether a text has at most one word, in ASCII, or no letters."""
+    return bool(re.fullmatch("[!-~]*", text.strip())) or not re.search(r"[^\W\d_]", text)
 
 
 def strings(value: object) -> Iterator[str]:

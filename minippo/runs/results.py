@@ -67,7 +67,19 @@ def reward_model_line(run: Run) -> str:
     names = {"held-out accuracy": "rm_accuracy", "best possible": "rm_accuracy_limit"}
     names["calibration error"] = "rm_calibration_error"
     values = {name: summary.get(key) for name, key in names.items()}
-    return "reward model: " + ", ".join(f"{name} {x:.3f}" for name, x in values.items() if x is not None)
+    line = "reward model: " + ", ".join(f"{name} {x:.3f}" for name, x in values.items() if x is not None)
+    pairs = sum(level["count"] for level in summary.get("rm_calibration", []))
+    return line + few(pairs, "held-out pairs") + unread_ends(summary.get("rm_samples_cut", 0), "samples")
+
+
+def few(count: int, what: str) -> str:
+    """A note for figures that are based on `count` examples, if these are fewer than 30."""
+    return f" (from {count} {what} only: fewer than 30 say little)" if 0 < count < 30 else ""
+
+
+def unread_ends(count: int, what: str) -> str:
+    """A note on texts that the reward model has read without their end, if there are any."""
+    return f" ({count} {what}, longer than the reward model's context, were scored without their end)" if count else ""
 
 
 def language_model_line(run: Run) -> str:
@@ -88,10 +100,11 @@ def report(run: Run, summary: dict[str, Any], before: Sequence[Answer], after: S
     scorer = run.config.ppo.scorer
     judge = "the gold score" if "gold_after" in summary else scorer or "the reward model"
     wins = f"wins against the reference's answer, by {judge}: {summary['win_rate']:.3f}"
+    wins += few(len(after), "prompts") + unread_ends(summary.get("answers_cut", 0), "answers")
     seconds = ", ".join(f"{stage} {value:.0f} s" for stage, value in summary["stage_seconds"].items())
     return "\n\n".join(
         [
-            f"{run.folder}: {len(after)} held-out prompts ({seconds})",
+            f"{run.folder}: {len(after)} held-out prompts ({seconds}){few(len(after), 'prompts')}",
             (f"scores: {scorer}" if scorer else reward_model_line(run)) + "\n" + wins,
             table(summary["before"], summary["after"]),
             side_by_side(before, after, run.config.eval.samples),

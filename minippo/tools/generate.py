@@ -7,8 +7,7 @@ Without --prompt it reads prompts from the terminal, one per line.
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,6 +15,7 @@ from typing import Annotated, Literal
 from torch import Tensor
 
 from minippo.config import Bounds, Count, CountOrZero, Seed
+from minippo.data import unreadable
 from minippo.exits import print_error
 from minippo.heads import ActorCritic
 from minippo.masking import pad
@@ -32,6 +32,7 @@ from minippo.runs import (
 from minippo.sampling import generate
 from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
+from minippo.tools.lines import lines
 
 
 @dataclass(frozen=True)
@@ -117,6 +118,8 @@ def max_new_tokens(run: Run, options: GenerateOptions) -> int:
 
 def query_of(prompt: str, model: ActorCritic, run: Run, options: GenerateOptions) -> list[int]:
     """The ids of `prompt`. Raises ValueError if it is empty or leaves too little of the context for the response."""
+    if problem := unreadable(prompt):
+        raise ValueError(f"the prompt has {problem}")
     ids = run.tokenizers()[0].encode(prompt)
     context, num_new = model.gpt.config.context, max_new_tokens(run, options)
     if not prompt.strip():
@@ -127,19 +130,6 @@ def query_of(prompt: str, model: ActorCritic, run: Run, options: GenerateOptions
             f"context of {context} has room for {max(0, context - num_new)}"
         )
     return ids
-
-
-def prompts_from_terminal() -> Iterator[str]:
-    """Read one prompt per line until the end of the input, or at a terminal until an empty line. Skips empty lines."""
-    while True:
-        interactive = sys.stdin.isatty()
-        if interactive:
-            print("> ", end="", flush=True)
-        line = sys.stdin.readline()
-        if not line or (interactive and line == "\n"):
-            return
-        if line != "\n":
-            yield line.rstrip("\n")
 
 
 def check(options: GenerateOptions) -> None:
@@ -178,4 +168,4 @@ def main() -> None:
         models = {name: load_policy(run, stage).eval() for name, stage in stages.items()}
         for prompt in options.prompt:  # check all prompts before sampling
             query_of(prompt, models["policy"], run, options)
-    print_responses(options.prompt or prompts_from_terminal(), models, run, options)
+    print_responses(options.prompt or (text for _, text in lines("> ")), models, run, options)

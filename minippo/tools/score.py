@@ -13,9 +13,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, TypeVar
 
 from minippo.config import Count
+from minippo.data import unreadable
 from minippo.runs import (
     Argument,
     command_frame,
@@ -25,6 +26,9 @@ from minippo.runs import (
     wrong_input_exits,
 )
 from minippo.scoring import score_texts
+from minippo.tools.lines import lines
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -46,7 +50,7 @@ class ScoreOptions:
     """Device to compute on. "auto" uses a GPU if there is one."""
 
 
-def batches(texts: Iterable[str], size: int) -> Iterator[list[str]]:
+def batches(texts: Iterable[T], size: int) -> Iterator[list[T]]:
     """Split `texts` into batches of `size`. The last batch may be smaller."""
     iterator = iter(texts)
     while batch := list(islice(iterator, size)):
@@ -62,12 +66,21 @@ def main() -> None:
         if not run.config.ppo.scorer:
             run.require_finished("rm")
         scorer = load_run_scorer(run, options.scorer)
+        for text in (options.prompt, *options.texts):
+            if problem := unreadable(text):
+                raise ValueError(f"the text {text[:60]!r} has {problem}")
         if "" in options.texts:
             raise ValueError("a text is empty")
     if not options.texts and sys.stdin.isatty():
         print("texts, one per line:", file=sys.stderr)
-    texts = options.texts or filter(None, (line.rstrip("\n") for line in sys.stdin))
+    texts = enumerate(options.texts, start=1) if options.texts else lines()
     for batch in batches(texts, options.batch_size):
-        scores = score_texts(scorer, [options.prompt] * len(batch), batch)  # (len(batch),)
-        for text, score in zip(batch, scores.tolist(), strict=True):
+        scores = score_texts(scorer, [options.prompt] * len(batch), [text for _, text in batch])  # (len(batch),)
+        for (_, text), score in zip(batch, scores.tolist(), strict=True):
             print(f"{score:+.3f}\t{text}", flush=True)
+        for index in getattr(scorer, "cut", ()):
+            print(
+                f"note: {'text' if options.texts else 'line'} {batch[index][0]} is longer than the reward model's "
+                "context and was scored without its end",
+                file=sys.stderr,
+            )

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 
+import datasets
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -301,3 +302,22 @@ def test_bundled_files_are_found_from_any_working_directory(tmp_path, monkeypatc
     (tmp_path / "data").mkdir()
     with pytest.raises(FileNotFoundError, match="has no demonstrations"):  # an existing folder takes precedence
         load_corpus(Config())
+
+
+@pytest.mark.parametrize(
+    ("table", "sentence"),
+    [
+        ({"review": ["a"], "label": [1]}, "train has no column 'text'"),
+        ({"text": [1, 2], "label": [0, 1]}, "train: the column 'text' must hold string values and no null"),
+        ({"text": ["a", None], "label": [0, 1]}, "train: the column 'text' must hold string values and no null"),
+        ({"text": ["a", "b"], "label": [0, None]}, "train: the column 'label' must hold int values and no null"),
+        (None, "cannot be read: "),
+    ],
+)
+def test_imdb_files_that_hold_something_else_are_refused_with_one_sentence(tmp_path, table, sentence):
+    for split in ("train", "test", "unsupervised"):
+        path = tmp_path / f"{split}.parquet"
+        datasets.Dataset.from_dict(table).to_parquet(path) if table else path.write_bytes(b"PAR1" * 9)
+    with pytest.raises(ValueError, match=sentence) as error:
+        IMDB(DataConfig(source="imdb", imdb_path=str(tmp_path)), 1)
+    assert "\n" not in str(error.value)

@@ -11,13 +11,15 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from minippo.config import DataConfig
 from minippo.data import Comparison, Demonstration
+from minippo.data.formats import UnusableError
 from minippo.data.layouts import LAYOUTS, recognise
 from minippo.data.own import OwnData
+from minippo.data.unread import UnreadColumns
 from minippo.splits import SPLITS
 from minippo.storage import REPOSITORY
 
@@ -208,6 +210,33 @@ def test_answers_with_labels_are_paired_within_their_prompt_first(tmp_path):
     assert set(items(corpus, "prompts")) == {f"P{i}" for i in range(10)} | {f"Q{i}" for i in range(20)}
 
 
+KNOWN = sorted({"history", "scores"}.union(*(columns for layouts in LAYOUTS.values() for columns in layouts)))
+LEAVES = st.sampled_from([None, True, 1, -1, 10**400, 0.5, float("nan"), "", "a", "\n\nHuman: a\n\nAssistant: b"])
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.fixed_dictionaries({"role": inner, "content": inner})
+        | st.fixed_dictionaries({"from": LEAVES, "value": inner})
+        | st.dictionaries(st.sampled_from(["text", "answer", "rank", "score", "post"]), inner, max_size=3)
+    ),
+    max_leaves=6,
+)
+
+
+@given(st.sampled_from([(kind, columns) for kind, layouts in LAYOUTS.items() for columns in layouts]), st.data())
+@settings(max_examples=300)
+def test_any_json_is_an_example_or_unusable_or_a_value_error(layout, data):
+    kind, columns = layout
+    row = {name: data.draw(VALUES) for name in {*columns, *data.draw(st.lists(st.sampled_from(KNOWN), max_size=2))}}
+    try:
+        example = recognise(kind, list(row)).example(row)
+    except (UnusableError, ValueError):
+        return
+    assert all(isinstance(text, str) for text in (example.prompt, *example.completions))
+    UnreadColumns(kind, frozenset(columns)).add("somewhere", row, example)
+
+
 # ---------------------------------------------------------------------------------------------- types of files
 
 CELLS = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0\ufffd\ufeff"), max_size=20)
@@ -314,12 +343,13 @@ def test_ids_numbers_and_categories_are_no_text(tmp_path):
         flag=lambda i: i % 2 == 0,
         date=lambda i: f"2024-01-{i:02} 10:00:00",
         source=lambda i: ["Stack Exchange", "open books"][i % 2],
-        messages=lambda i: [{"role": "user", "content": f"P{i}"}, {"role": "assistant", "content": " a"}],
+        prompt=lambda i: f"What of {i}?",
+        messages=lambda i: [{"role": "user", "content": f"What of {i}?"}, {"role": "assistant", "content": " a"}],
         nothing=lambda i: None,
     )
     counts = read(tmp_path, rows).report["preferences, train"]
     assert counts == {"rows read": 40} | {
-        f"values of column {name!r} not read": 40 for name in ("id", "url", "date", "source", "messages")
+        f"values of column {name!r} not read": 40 for name in ("id", "url", "date", "source")
     }
 
 

@@ -580,6 +580,19 @@ def test_unreadable_files_are_refused_with_their_names(tmp_path, monkeypatch):
         own(prompts="some/body")
 
 
+@pytest.mark.parametrize(
+    "error", [ValueError("no config\nof this name"), RuntimeError("scripts are not supported"), KeyError("x")]
+)
+def test_errors_of_datasets_become_one_sentence(monkeypatch, error):
+    def fail(name, subset):
+        raise error
+
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    with pytest.raises(ValueError, match=r"^the dataset some/body cannot be read: .*[a-z'x]$") as raised:
+        own(prompts="some/body")
+    assert "\n" not in str(raised.value)
+
+
 def test_a_corrupt_parquet_file_is_refused_with_its_name(tmp_path):
     path = write(tmp_path / "p.parquet", [{"prompt": f"P{i} " + "word " * 50} for i in range(N)])
     content = bytearray(path.read_bytes())

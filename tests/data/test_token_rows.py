@@ -33,7 +33,7 @@ groups_of_ids = st.lists(st.lists(st.lists(st.integers(0, 299), max_size=5), min
 
 @given(groups=groups_of_ids, start=st.integers(0, 8), stop=st.integers(0, 8), data=st.data())
 def test_cached_groups_equal_the_original_lists(tokenizer, groups, start, stop, data):
-    kept = cached_groups(("lists", next(names)), tokenizer, iter(groups))
+    kept, _ = cached_groups(("lists", next(names)), tokenizer, iter(groups), 10**9)
     assert list(kept) == groups
     assert kept.sizes.tolist() == [len(group) for group in groups]
     assert kept.longest.tolist() == [max(map(len, group)) for group in groups]
@@ -137,7 +137,7 @@ def test_a_full_disk_is_reported_and_leaves_no_files(tokenizer):
 def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
     parts, groups = ("damaged", suffix, damage), [[[1, 2, 3], [4]], [[5, 6]]]
     before = set(cache_folder().iterdir())
-    cached_groups(parts, tokenizer, groups)
+    cached_groups(parts, tokenizer, groups, 10**9)
     (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == suffix)
     whole = path.read_bytes()
     if damage == "gone":
@@ -146,7 +146,7 @@ def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
         path.write_bytes(bytes(len(whole)))
     else:
         path.write_bytes({"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": b""}[damage])
-    assert list(cached_groups(parts, tokenizer, groups)) == groups
+    assert list(cached_groups(parts, tokenizer, groups, 10**9)[0]) == groups
     assert path.read_bytes()[:2] == whole[:2]
 
 

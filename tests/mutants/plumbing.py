@@ -18,7 +18,7 @@ HELD_OUT_ROWS, RUN_STREAMS = covering("held_out", "held_out_rows_only"), _files(
 OF_SCORING = _files("scoring", "own_scorer", "train_rm", "recomputed", "pipeline")
 OF_CHECKS = _files("checks", "pipeline")
 OF_RUN = _files("run", "every_option", "pipeline", "every_field")
-OF_LAYOUTS = _files("layouts")
+OF_LAYOUTS, OF_OWN_PIPELINE = _files("layouts"), _files("own_pipeline")
 OF_DATA = _files("token_rows", "data", "train_rm", "run_streams", "held_out")
 OF_CORPORA = _files("corpora", "held_out", "recomputed", "every_field")
 OF_OWN_DATA = _files("own_data", "corpora", "held_out", "every_field")
@@ -77,15 +77,15 @@ PLUMBING = [
     Mutant("train_rm.py", "corpus.comparisons(\"train\", epoch)", "corpus.comparisons(\"test\", epoch)", HELD_OUT_ROWS),  # later epochs train on what is held out
     Mutant("train_rm.py", "corpus.comparisons(\"train\"), tokenizer", "corpus.comparisons(\"test\"), tokenizer", HELD_OUT_ROWS),
     Mutant("train_rm.py", "corpus.comparisons(\"test\")", "corpus.comparisons(\"train\")", HELD_OUT_ROWS),  # accuracy on training rows
-    Mutant("train_rm.py", "queries[\"train\"][: config.rm", "queries[\"test\"][: config.rm", HELD_OUT_ROWS),  # normalised on held-out prompts
+    Mutant("train_rm.py", "cycle(queries[\"train\"])", "cycle(queries[\"test\"])", HELD_OUT_ROWS),  # normalised on held-out prompts
     Mutant("train_rm.py", "policy_tokenizer, config.data)", "tokenizer, config.data)", EFFECTS),  # the policy is asked in the other's tokens
-    Mutant("train_rm.py", "    normalise_on_reference(model, inputs.queries, run)\n    save_model(", "    save_model(", EFFECTS),  # never normalised
+    Mutant("train_rm.py", "    cut = normalise_on_reference(model, inputs.queries, run)\n", "    cut = 0\n", EFFECTS),  # never normalised
     Mutant("train_rm.py", "    elif config.normalise_before:\n", "    elif False:\n", HELD_OUT_ROWS),
     Mutant("train_rm.py", "    elif config.normalise_before:\n", "    elif True:\n", EFFECTS),
     Mutant("train_rm.py", "policy_tokenizer, reward_tokenizer = run", "reward_tokenizer, policy_tokenizer = run", EFFECTS),
-    Mutant("train_rm.py", "reward_tokens(reward_tokenizer, batch.prompt_texts, ", "reward_tokens(reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", HELD_OUT_ROWS),  # normalised on answers without their prompts
-    Mutant("train_rm.py", "    model.eval()\n    scores = []", "    scores = []", covering("every_field", "rm seed model")),  # dropout on before training
-    Mutant("train_rm.py", "queries[\"train\"][: config.rm.normalisation_samples]", "queries[\"train\"][: config.eval.prompts]", EFFECTS),
+    Mutant("train_rm.py", "rows_in_context(model, reward_tokenizer, batch.prompt_texts, ", "rows_in_context(model, reward_tokenizer, [\"\"] * len(batch.prompt_texts), ", HELD_OUT_ROWS),  # normalised on answers without their prompts
+    Mutant("train_rm.py", "    model.eval()\n    scores, cut = [], 0", "    scores, cut = [], 0", covering("every_field", "rm seed model")),  # dropout on before training
+    Mutant("train_rm.py", "cycle(queries[\"train\"]), config.rm.normalisation_samples)", "cycle(queries[\"train\"]), config.eval.prompts)", EFFECTS),
     Mutant("train_rm.py", "    scores = comparison_scores(model, inputs.test_rows,", "    scores = comparison_scores(model, inputs.validation_rows,", HELD_OUT_ROWS),  # reported on the validation split
     Mutant("train_rm.py", "validation = corpus.comparisons(\"validation\")", "validation = corpus.comparisons(\"test\")", HELD_OUT_ROWS),  # settings are chosen on the test split
     Mutant("train_rm.py", "model.gpt.config.context, config.rm.eval_comparisons\n", "model.gpt.config.context, config.eval.prompts\n", EFFECTS),
@@ -142,8 +142,17 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)", _files("evaluate")),
     Mutant("minippo/sampling.py", "return (self.eos_id, *self.stop_ids)", "return (self.eos_id,)", covering("rollout", "stop_token")),  # the KL of what was not drawn from
     # ------------------------------------------------------------------ scoring.py
+    Mutant("minippo/scoring.py", "    return rows, cut\n", "    return rows, []\n", OF_SCORING),  # nobody is told
+    Mutant("minippo/scoring.py", "index for index, ids in enumerate(rows) if len(ids) > context", "index for index, ids in enumerate(rows) if len(ids) >= context", OF_SCORING),
+    Mutant("minippo/scoring.py", "scores = as_tensor(self", "scores = (self", OF_SCORING),
+    Mutant("minippo/sft.py", "    check_later_stages(config, corpus, backbones)\n", "", OF_OWN_PIPELINE),
+    Mutant("minippo/sft.py", "        check_tokenizer(config, tokenizer)\n", "", covering("sft", "as_many_ids")),
+    Mutant("minippo/sft.py", "reward.tokenizer, reward.gpt.config.context, config.data)", "policy.tokenizer, policy.gpt.config.context, config.data)", OF_OWN_PIPELINE),
+    Mutant("train_ppo.py", "            cut = num_cut(env.scorer)\n", "            cut = 0\n", OF_OWN_PIPELINE),
+    Mutant("train_rm.py", "        cut += len(longer)\n", "", OF_OWN_PIPELINE),
+    Mutant("minippo/evaluation.py", "            self.num_cut += num_cut(env.scorer)\n", "", OF_OWN_PIPELINE),
     Mutant("minippo/scoring.py", "@torch.no_grad()\ndef score_tokens", "def score_tokens", OF_SCORING),  # the held-out scores keep their graphs
-    Mutant("minippo/scoring.py", "reward_tokens(self.tokenizer, prompts, responses", "reward_tokens(self.tokenizer, [\"\"] * len(prompts), responses", OF_SCORING),
+    Mutant("minippo/scoring.py", "rows_in_context(self.reward_model, self.tokenizer, prompts, responses", "rows_in_context(self.reward_model, self.tokenizer, [\"\"] * len(prompts), responses", OF_SCORING),
     Mutant("minippo/scoring.py", "self.function(list(prompts), list(responses))", "self.function(list(responses), list(prompts))", OF_SCORING),
     Mutant("minippo/scoring.py", "zip(prompts, responses, scores.tolist(), strict=True):", "list(zip(prompts, responses, scores.tolist(), strict=True))[:1]:", OF_SCORING),
     # ------------------------------------------------------------------ checks.py: wide tolerances, checks that look at little
@@ -232,7 +241,7 @@ PLUMBING = [
     Mutant("minippo/tools/generate.py", "run.config.data.response_length if", "64 if", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.tokenizers()[0].encode(prompt)", "run.tokenizers()[1].encode(prompt)", OF_COMMANDS),
     Mutant("minippo/tools/score.py", "[options.prompt] * len(batch)", "[\"\"] * len(batch)", OF_COMMANDS),
-    Mutant("minippo/tools/score.py", "line.rstrip(\"\\n\")", "line.strip()", OF_COMMANDS),  # the space before an answer
+    Mutant("minippo/tools/lines.py", "line.rstrip(\"\\r\\n\")", "line.strip()", OF_COMMANDS),  # the space before an answer
     # ------------------------------------------------------------------ export.py
     Mutant("minippo/tools/export.py", "\"policy\": \"ppo\"", "\"policy\": \"sft\"", OF_EXPORT),
     Mutant("minippo/tools/export.py", "\"reference\": \"sft\"", "\"reference\": \"ppo\"", OF_EXPORT),

@@ -154,7 +154,9 @@ def test_scores_are_normalised_on_answers_to_all_training_prompts_and_no_others(
     places = [place for place, step in enumerate(steps) if step.what == "normalise"]
     for place in places:
         assert steps[place - 1].markers == finished.splits["prompts"]["train"]
-    assert finished.records["rm"].scores_normalised == 2 * [len(finished.splits["prompts"]["train"])]
+    # Before and after the training. There are fewer prompts than samples, so each is asked several times.
+    assert len(finished.splits["prompts"]["train"]) < 100
+    assert finished.records["rm"].scores_normalised == [100, 100]
 
 
 def test_tokenizers_are_trained_on_the_training_demonstrations_and_no_others(finished):

@@ -18,6 +18,7 @@ from minippo.runs import load_config
 from minippo.runs.validation import check
 from minippo.sft import check_demonstrations
 from minippo.storage import REPOSITORY
+from minippo.tools import score
 from tests.pipeline.tiny_run import evaluation
 
 SIZES = """
@@ -207,6 +208,53 @@ def test_preferences_alone_suffice_for_all_stages(folder, stage, tmp_path, capsy
         assert "data: demonstrations: 82 preferred completions, because data.demonstrations is empty" in shown
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert math.isfinite(summary["sft_policy_loss"] + summary["win_rate"])
+
+
+def test_texts_beyond_the_reward_models_context_are_counted_wherever_they_are_scored(folder, stage, tmp_path, capsys):
+    """The reward model reads bytes, so the policy's responses, not too long in its tokens, are too long for it."""
+    options = [*arguments(folder), "--model.reward.tokenizer", "train:257", "--model.reward.context", 25]
+    for main in MAINS:
+        stage(main, *options, "--run-dir", tmp_path / "run")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    cut = sum(len((a["prompt"] + a[when]["response"]).encode()) > 24 for a in answers for when in ("before", "after"))
+    assert (summary["answers_cut"], cut > 0) == (cut, True)
+    assert 0 < summary["rm_samples_cut"] <= 16
+    assert all(0 < line["response/cut"] <= 8 for line in lines if line["stage"] == "ppo" and line["step"] > 0)
+    shown = capsys.readouterr().out
+    for count, what in ((summary["rm_samples_cut"], "samples"), (cut, "answers")):
+        assert f"({count} {what}, longer than the reward model's context, were scored without their end)" in shown
+    capsys.readouterr()
+    texts = ("Film 1: fine.", "Film 2: so fine that it goes on and on")
+    stage(score.main, "--run", tmp_path / "run", "--device", "cpu", *texts)
+    shown = capsys.readouterr()
+    assert len(shown.out.splitlines()) == 2
+    assert shown.err.splitlines() == [
+        "note: text 2 is longer than the reward model's context and was scored without its end"
+    ]
+
+
+def test_a_single_prompt_is_sampled_as_often_as_several_to_normalise_the_scores(
+    folder, finished, stage, tmp_path, monkeypatch, capsys
+):
+    for split in ("train", "validation", "test"):
+        rows = [{"prompt": f"Film {split}:", "chosen": f" fine {i}.", "rejected": f" poor {i}."} for i in range(9)]
+        (tmp_path / "few").mkdir(exist_ok=True)
+        write(tmp_path / "few" / f"{split}.jsonl", rows)
+    sampled, original = [], train_rm.sample_responses
+
+    def recorded(*given):
+        batch = original(*given)
+        sampled.extend(zip(batch.prompt_texts, batch.response_texts, strict=True))
+        return batch
+
+    monkeypatch.setattr(train_rm, "sample_responses", recorded)
+    given = [*arguments(folder), "--data.preferences", tmp_path / "few", "--init-from", finished]
+    stage(train_rm.main, *given, "--run-dir", tmp_path / "run")
+    assert [prompt for prompt, _ in sampled] == ["Film train:"] * 16
+    assert len(set(sampled)) > 8
+    assert "(from 9 held-out pairs only: fewer than 30 say little)" in capsys.readouterr().out
 
 
 def test_without_prompts_anywhere_the_last_stages_are_refused(folder, finished, refused, tmp_path):

@@ -144,16 +144,24 @@ def test_positions_count_epochs_iterations_and_rows_as_the_page_says(finished):
         assert epochs == [1, *range(1, len(epochs))]
         last = training_lines(folder, name.replace(" ", "-"))[-1]["step"]
         assert position[f"{name}: dropout"] == [(step,) for step in range(1, last + 1)]
+    samples = [index for step, *indices in position["normalisation"] for index in indices]
+    assert samples == 2 * list(range(100))  # more than there are prompts; before and after the training
     for name in ("normalisation", "validation answers", "test answers"):
         assert {step for step, *_ in position[name]} == {0}
+    for name in ("validation answers", "test answers"):
         assert {tuple(indices) == tuple(range(len(indices))) for _, *indices in position[name]} == {True}
 
 
 def test_normalisation_rollouts_and_evaluations_share_no_number(finished):
     _, draws = finished
     purposes: dict[tuple, torch.Tensor] = {}
+    normalised = torch.cat([uniforms for name, _, _, uniforms, _, _ in draws.sampled if name == "normalisation"])
+    assert torch.equal(normalised[:100], normalised[100:])  # before and after the training
+    purposes["normalisation", 0] = normalised[:100]
     for name, step, _, uniforms, _, _ in draws.sampled:
-        if (name, step) in purposes:  # normalised twice, evaluated several times: the same numbers on purpose
+        if name == "normalisation":
+            continue
+        if (name, step) in purposes:  # evaluated several times: the same numbers on purpose
             assert name != "rollout"
             assert torch.equal(purposes[name, step], uniforms)
         purposes[name, step] = uniforms

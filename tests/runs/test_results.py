@@ -64,9 +64,9 @@ def test_report_has_the_figures_and_the_first_answers_before_and_after(run, scor
     run.finish("ppo", "data", 65.2, {}, {"before": before, "after": after, "win_rate": 0.75} | entries)
     judge = "the gold score" if judged else scorer or "the reward model"
     assert run_report(run).split("\n\n") == [
-        f"{run.folder}: 2 held-out prompts (rm 4 s, ppo 65 s)",
+        f"{run.folder}: 2 held-out prompts (rm 4 s, ppo 65 s) (from 2 prompts only: fewer than 30 say little)",
         (f"scores: {scorer}" if scorer else "reward model: held-out accuracy 0.710")
-        + f"\nwins against the reference's answer, by {judge}: 0.750",
+        + f"\nwins against the reference's answer, by {judge}: 0.750 (from 2 prompts only: fewer than 30 say little)",
         table(before, after),
         "> One:",
         "- before (-1.00): dull\n- after (+2.00): superb",

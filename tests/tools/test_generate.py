@@ -139,6 +139,39 @@ def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused,
     assert said == f"error: {folder / missing} is missing"
 
 
+PIPED = b"\xef\xbb\xbfA film.\r\n\r\ncaf\xe9\nBad\0\n" + b" " * 1_000_000 + b"\n Another one.\n\xed\xa0\xbd\nThe last"
+
+
+@pytest.mark.parametrize("main", [generate.main, score.main])
+def test_piped_lines_are_read_like_a_file_and_those_that_cannot_be_read_are_named(tiny_runs, monkeypatch, capsys, main):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(PIPED), encoding="ascii"))
+    folder = tiny_runs.base().folder
+    capsys.readouterr()
+    command(main, "--run", folder, "--device", "cpu")
+    out, err = capsys.readouterr()
+    texts = ["A film.", " Another one.", "The last"]
+    if main is score.main:
+        assert [line.partition("\t")[2] for line in out.splitlines()] == texts
+    else:
+        assert all(f"[policy] {text}" in out for text in texts)
+    spaces = "more than 100,000 spaces in a row"
+    problems = {3: "unreadable characters", 4: "unreadable characters", 5: spaces, 7: "unreadable characters"}
+    assert err.splitlines() == [f"error: line {number} is skipped: {what}" for number, what in problems.items()]
+
+
+@pytest.mark.parametrize("text", ["half \ud83d", "nul \0", "\n" * 200_000])
+def test_texts_and_prompts_that_cannot_be_read_are_refused(tiny_runs, refused, text):
+    folder = tiny_runs.base().folder
+    for main, more in (
+        (generate.main, ["--prompt", text]),
+        (score.main, [text]),
+        (score.main, ["x", "--prompt", text]),
+    ):
+        said = refused(main, "--run", folder, "--device", "cpu", *more)
+        assert "unreadable characters" in said or "more than 100,000 spaces in a row" in said
+        assert len(said) < 300
+
+
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
 def test_evaluation_without_a_stage_that_it_needs_is_refused(tiny_runs, refused, tmp_path, stage):
     folder = tmp_path / "run"
