@@ -146,7 +146,7 @@ PLUMBING = [
     Mutant("minippo/scoring.py", "index for index, ids in enumerate(rows) if len(ids) > context", "index for index, ids in enumerate(rows) if len(ids) >= context", OF_SCORING),
     Mutant("minippo/scoring.py", "scores = as_tensor(self", "scores = (self", OF_SCORING),
     Mutant("minippo/sft.py", "    check_later_stages(config, corpus, backbones)\n", "", OF_OWN_PIPELINE),
-    Mutant("minippo/sft.py", "        check_tokenizer(config, tokenizer)\n", "", covering("sft", "as_many_ids")),
+    Mutant("minippo/sft.py", "        check_public_tokenizer(config.weights, tokenizer, config.tokenizer)\n", "", covering("sft", "as_many_ids")),
     Mutant("minippo/sft.py", "reward.tokenizer, reward.gpt.config.context, config.data)", "policy.tokenizer, policy.gpt.config.context, config.data)", OF_OWN_PIPELINE),
     Mutant("train_ppo.py", "            cut = num_cut(env.scorer)\n", "            cut = 0\n", OF_OWN_PIPELINE),
     Mutant("train_rm.py", "        cut += len(longer)\n", "", OF_OWN_PIPELINE),

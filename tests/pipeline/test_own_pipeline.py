@@ -217,7 +217,7 @@ def test_texts_beyond_the_reward_models_context_are_counted_wherever_they_are_sc
         stage(main, *options, "--run-dir", tmp_path / "run")
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     lines = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
-    answers = [json.loads(line) for line in (tmp_path / "run" / "answers.jsonl").read_text().splitlines()]
+    answers = [json.loads(line) for line in (tmp_path / "run" / "ppo" / "answers.jsonl").read_text().splitlines()]
     cut = sum(len((a["prompt"] + a[when]["response"]).encode()) > 24 for a in answers for when in ("before", "after"))
     assert (summary["answers_cut"], cut > 0) == (cut, True)
     assert 0 < summary["rm_samples_cut"] <= 16

@@ -23,7 +23,7 @@ from minippo.storage import seal
 from minippo.streams import generator, response_uniforms, seed_global
 from minippo.tokenizer import load_tokenizer
 from minippo.tools import generate as generate_command
-from minippo.weights import load_actor_critic
+from minippo.weights import load_pretrained
 from tests.pipeline.marked import bundled, replace_everywhere
 from tests.pipeline.random_draws import PAGE, streams_of_table
 from tests.pipeline.tiny_run import evaluation
@@ -100,7 +100,7 @@ def again(model_folder: Path, run: Path, prompts: list[list[int]], uniforms: tor
     config, tokenizer = load_config(str(run / "config.yaml")), load_tokenizer(run / "tokenizers" / "policy.tiktoken")
     queries, query_mask = pad(prompts, tokenizer.pad_id, "left")
     responses, mask = generate(
-        load_actor_critic(model_folder).gpt.eval(),
+        load_pretrained(model_folder).eval(),
         queries,
         query_mask,
         max_new_tokens=uniforms.shape[1],
