@@ -84,6 +84,12 @@ test-all: install-test            ## run all tests, including the slow ones, and
 mutants: install-test            ## mutation tests: insert bugs one by one and check that the tests catch each
 	$(BIN)/python -m tests.mutants.run
 
+faults: install-test            ## interrupt and damage tiny runs in hundreds of ways and check that each can be resumed
+	$(BIN)/python -m tests.faults.run
+
+soak: install-test            ## 2,000 tiny PPO iterations: memory, open files, speed and file sizes must stay flat
+	$(BIN)/python -m tests.faults.soak
+
 lint: install-dev            ## check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -101,4 +107,4 @@ clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench tensorboard clean-runs clean
+.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench tensorboard clean-runs clean

@@ -73,8 +73,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     partial = path.with_name(f"{PARTIAL}{path.name}")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir()
-    yield partial
-    publish_folder(partial, path)
+    try:
+        yield partial
+        publish_folder(partial, path)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)  # if the disk is full, for example; otherwise it is gone already
 
 
 def publish_folder(folder: Path, path: Path) -> None:

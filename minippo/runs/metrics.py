@@ -112,8 +112,12 @@ class Metrics:
         self._append(self.samples_path, f"{SAMPLES_HEADING} {step}\n\n{markdown}\n\n")
 
     def close(self) -> None:
-        """Close the TensorBoard file."""
+        """Close the TensorBoard file, and try once more to write the lines that could not be written."""
         self._try(self.writer.close)
+        for path in list(self.pending):
+            self._append(path, "")
+        for path, lines in self.pending.items():
+            _warn(f"{len(lines) - 1} lines of {path} could not be written and are lost")
 
     @property
     def unit(self) -> str:

@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shlex
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -96,12 +97,18 @@ class Run:
         """Whether the stage has been completed."""
         return self.stage(stage).is_dir() and stage != self.continues
 
+    def command(self, stage: str) -> str:
+        """The command that trains or resumes a stage of this run."""
+        config, folder = (shlex.quote(str(path)) for path in (self.folder / "config.yaml", self.folder))
+        # A function that only a file names is not called (docs/scorer.md).
+        scorer = f" --ppo.scorer {shlex.quote(self.config.ppo.scorer)}" if self.config.ppo.scorer else ""
+        return f"{STAGES[stage][1]} --config {config} --run-dir {folder}{scorer}"
+
     def require_finished(self, stage: str) -> None:
         """Raise ValueError, with the command that runs the stage, unless it is finished."""
         if not self.is_finished(stage):
             raise ValueError(
-                f"{self.folder} has no finished {stage}/: train the {NAMES[stage]} first ({STAGES[stage][1]} "
-                f"--config {self.folder / 'config.yaml'} --run-dir {self.folder})"
+                f"{self.folder} has no finished {stage}/: train the {NAMES[stage]} first ({self.command(stage)})"
             )
 
     def begin(self, stage: str) -> Path:

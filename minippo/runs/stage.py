@@ -101,9 +101,8 @@ def interrupted(run: Run | None, stage: str) -> str:
     if run is None or not run.unfinished(stage).is_dir():
         return "interrupted before training began"
     last = latest_checkpoint(run, stage)
-    command = f"{STAGES[stage][1]} --config {run.folder / 'config.yaml'} --run-dir {run.folder}"
     place = f" ({run.position})" if run.position else ""
-    return f"interrupted{place}; to {f'resume from {last}' if last else 'start the stage again'}: {command}"
+    return f"interrupted{place}; to {f'resume from {last}' if last else 'start the stage again'}: {run.command(stage)}"
 
 
 def print_report(report: Report) -> None:

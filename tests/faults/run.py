@@ -32,14 +32,14 @@ Case = tuple[str, str, str]
 """What was done, where, and what went wrong ("" if it was survived)."""
 
 
-def problem(laboratory: Laboratory, stage: str, folder: Path, *ends: Ended) -> str:
-    """Why a run is not as if nothing had happened; "" if it is."""
+def problem(laboratory: Laboratory, stage: str, folder: Path, *ends: Ended, logs: bool = True) -> str:
+    """Why a run is not as if nothing had happened; "" if it is. `logs`: metrics and samples must be complete, too."""
     for end in ends:
         if "Traceback" in end.stderr:
             return f"traceback: {end.stderr[end.stderr.index('Traceback') :][-1500:]}"
     if ends[-1].status != 0:
         return f"the resumed stage ended with status {ends[-1].status}: {ends[-1].stderr.strip()[-300:]}"
-    return laboratory.difference(stage, folder)
+    return laboratory.difference(stage, folder, logs)
 
 
 def kills_at_random_moments(lab: Laboratory, count: int) -> Iterator[Case]:
@@ -72,6 +72,8 @@ def signals(lab: Laboratory, count: int) -> Iterator[Case]:
                 folder, delay = lab.begin(stage), lab.random.uniform(0, lab.seconds[stage])
                 ended = lab.run(stage, folder, after=(delay, number))
                 what, where = f"{number.name}", f"{stage} {index}"
+                if ended.status == -number and not ended.stderr:  # before our code began or after it ended
+                    ended = Ended(128 + number, "", "interrupted")
                 if ended.status not in (0, 128 + number):
                     yield what, where, f"status {ended.status}: {ended.stderr[-300:]}"
                 elif ended.status and "interrupted" not in ended.stderr:
@@ -144,7 +146,7 @@ def full_disks(lab: Laboratory, every: int) -> Iterator[Case]:
                 if ended.status not in (0, 1, 2):
                     yield what, where, f"status {ended.status}: {ended.stderr.strip()[-300:]}"
                 else:
-                    yield what, where, problem(lab, stage, folder, ended, lab.run(stage, folder))
+                    yield what, where, problem(lab, stage, folder, ended, lab.run(stage, folder), logs=False)
 
 
 def vanishing_folders(lab: Laboratory, count: int) -> Iterator[Case]:
@@ -154,7 +156,8 @@ def vanishing_folders(lab: Laboratory, count: int) -> Iterator[Case]:
             moved = folder.with_name("moved")
 
             def move(folder: Path = folder, moved: Path = moved) -> None:
-                folder.rename(moved)
+                if folder.exists():
+                    folder.rename(moved)
 
             ended = lab.run(stage, folder, meanwhile=(delay, move))
             if moved.exists():
@@ -165,11 +168,9 @@ def vanishing_folders(lab: Laboratory, count: int) -> Iterator[Case]:
             if ended.status not in (0, 1, 2):
                 yield "run directory renamed", f"{stage} {number}", f"status {ended.status}: {ended.stderr[-300:]}"
             else:
-                yield (
-                    "run directory renamed",
-                    f"{stage} {number}",
-                    problem(lab, stage, folder, ended, lab.run(stage, folder)),
-                )
+                again = lab.run(stage, folder)
+                what = problem(lab, stage, folder, ended, again, logs=False)
+                yield "run directory renamed", f"{stage} {number}", what
 
 
 def concurrent_writers(lab: Laboratory, count: int) -> Iterator[Case]:

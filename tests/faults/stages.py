@@ -10,7 +10,7 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,8 +23,6 @@ from tests.pipeline.tiny_run import STAGES, TinyRuns, command
 torch.set_num_threads(1)
 CHANGES = {"sft.policy.save_every": 4, "sft.reward.save_every": 2, "rm.save_every": 3, "ppo.save_every": 1}
 """Changes to the tiny run: several checkpoints in each stage."""
-TIME_LIMIT = 120
-"""Seconds; a stage that hangs has not survived."""
 
 Prepare = Callable[[], None]
 
@@ -46,6 +44,8 @@ class Laboratory:
 
     def __init__(self, folder: Path, draw: random.Random) -> None:
         self.folder, self.random, self.count = folder, draw, 0
+        self.time_limit = 120
+        """Seconds; a stage that hangs has not survived."""
         self.states = 10**9
         """The copies up to this one are states that faults begin from, and are kept."""
         self.runs = TinyRuns(folder)
@@ -136,14 +136,16 @@ class Laboratory:
                 meanwhile[1]()
         return wait()
 
-    def start(self, stage: str, folder: Path, prepare: Prepare | None = None) -> Callable[[], Ended]:
-        """Start a process; the function that is returned waits for its end."""
+    def start(
+        self, stage: str, folder: Path, prepare: Prepare | None = None, more: Mapping[str, Any] | None = None
+    ) -> Callable[[], Ended]:
+        """Start a process, with `more` changes to the settings; the function that is returned waits for its end."""
         self.count += 1
         logs = [self.folder / f"{name}-{self.count}" for name in ("stdout", "stderr")]
         sys.stdout.flush()
         child = self.child = os.fork()
         if child == 0:
-            self.work(stage, folder, prepare, logs)
+            self.work(stage, folder, prepare, logs, CHANGES | dict(more or {}))
 
         def wait() -> Ended:
             _, status = os.waitpid(child, 0)
@@ -154,13 +156,15 @@ class Laboratory:
 
         return wait
 
-    def work(self, stage: str, folder: Path, prepare: Prepare | None, logs: list[Path]) -> None:
+    def work(
+        self, stage: str, folder: Path, prepare: Prepare | None, logs: list[Path], settings: Mapping[str, Any]
+    ) -> None:
         """What the process does."""
         for descriptor, log in enumerate(logs, start=1):
             os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), descriptor)
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        signal.alarm(TIME_LIMIT)
+        signal.alarm(self.time_limit)
         status = 1
         try:
             if prepare is not None:
@@ -168,8 +172,8 @@ class Laboratory:
             if stage == "evaluate":
                 command(evaluate.main, "--run", folder, "--device", "cpu")
             else:
-                changes = [word for name, value in CHANGES.items() for word in (f"--{name.replace('_', '-')}", value)]
-                command(STAGES[stage], "--config", self.runs.folder / "reviews.yaml", "--run-dir", folder, *changes)
+                words = [word for name, value in settings.items() for word in (f"--{name.replace('_', '-')}", value)]
+                command(STAGES[stage], "--config", self.runs.folder / "reviews.yaml", "--run-dir", folder, *words)
             status = 0
         except SystemExit as end:
             status = int(end.code or 0)
