@@ -6,40 +6,31 @@ rows of each.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from math import isfinite
 from typing import Any, NamedTuple
 
+from minippo.data.answers import (
+    BEFORE,
+    QUESTIONS,
+    Row,
+    answered,
+    compared,
+    conversation,
+    prompt_of,
+    turns_before,
+    value_of,
+)
 from minippo.data.conversations import (
     ANSWER,
-    Turn,
     flatten,
     is_turn,
     opening,
-    shared_prompt,
     shown,
     text_of,
     turns_of,
 )
-from minippo.data.formats import EMPTY_PROMPT, NO_ANSWER, TIED, Example, Kind, UnusableError
-
-Row = Mapping[str, Any]
-
-
-def value_of(row: Row, column: str) -> Any:
-    """`row[column]`. Raises ValueError if the row has no such column."""
-    if column not in row:
-        raise ValueError(f"no column {column!r}, found {', '.join(map(repr, row)) or 'none'}")
-    return row[column]
-
-
-# ---------------------------------------------------------------------------------------------- prompts and answers
-
-QUESTIONS = ("instruction", "question", "query", "input", "context")
-"""Columns that hold what the user asks, if there is no column `prompt`. Together they are one turn of the user."""
-
-BEFORE = ("system", "system_prompt", "history")
-"""Columns that hold what comes before the prompt: the system's turn and earlier turns."""
+from minippo.data.formats import NO_ANSWER, TIED, Example, Kind, UnusableError
 
 SYNONYMS = {
     "completion": ("output", "response", "answer"),
@@ -50,67 +41,6 @@ SYNONYMS = {
 
 NUMBERS = ("scores", "ranks")
 """Columns that rank `completions`."""
-
-
-def _prompt(row: Row) -> str | list[Turn]:
-    """The prompt of a row: the text of its column `prompt` as it is; turns in all other cases."""
-    before = _turns_before(row)
-    if "prompt" in row or not any(column in row for column in QUESTIONS):
-        value = value_of(row, "prompt")
-        return value if isinstance(value, str) and not before else before + turns_of(value, "prompt")
-    given = {column: row[column] for column in QUESTIONS if row.get(column) not in (None, "")}
-    if all(isinstance(value, str) for value in given.values()):
-        text = "\n\n".join(given.values())
-        if not text.strip():
-            raise UnusableError(EMPTY_PROMPT)
-        return before + turns_of(text, "prompt")
-    return before + [turn for column, value in given.items() for turn in turns_of(value, column)]
-
-
-def _turns_before(row: Row) -> list[Turn]:
-    turns = []
-    for column in BEFORE:
-        value, role = row.get(column), "user" if column == "history" else "system"
-        if isinstance(value, list) and value and isinstance(value[0], list):  # pairs of a question and its answer
-            for pair in value:
-                if not isinstance(pair, list) or len(pair) != 2:
-                    raise ValueError(f"column 'history' holds {shown(pair)}, expected a question and its answer")
-                turns += [*turns_of(pair[0], column), *turns_of(pair[1], column, "assistant")]
-        elif value:
-            turns += turns_of(value, column, role)
-    return turns
-
-
-def _answered(row: Row, values: Mapping[str, Any]) -> Example:
-    """An example of the row's prompt and the completions in `values`, which maps their column to them.
-
-    Texts are joined to a text unchanged. If one of them is a conversation, all are turns of one.
-    """
-    prompt = _prompt(row)
-    if isinstance(prompt, str) and all(isinstance(value, str) for value in values.values()):
-        return Example(prompt, tuple(values.values()))
-    answers = [turns_of(value, column, "assistant") for column, value in values.items()]
-    asked = turns_of(prompt, "prompt") if isinstance(prompt, str) else prompt
-    if all(turns[0]["role"] == "assistant" for turns in answers):
-        return Example(flatten(asked) + ANSWER, tuple(flatten(turns).removeprefix(ANSWER) for turns in answers))
-    # Conversations that include the prompt. What they lack of it, such as the system's turn, comes before them.
-    included = "\n".join(turn["content"] for turns in answers for turn in turns)
-    missing = [turn for turn in asked if turn["content"].strip() not in included]
-    complete = [[*(asked if turns[0]["role"] == "assistant" else missing), *turns] for turns in answers]
-    return _conversation(complete[0]) if len(complete) == 1 else _compared([flatten(turns) for turns in complete])
-
-
-def _compared(texts: Sequence[str]) -> Example:
-    """An example of texts that include their prompt."""
-    cut = shared_prompt(texts)
-    return Example(texts[0][:cut], tuple(text[cut:] for text in texts))
-
-
-def _conversation(turns: Sequence[Turn]) -> Example:
-    """An example whose completion is the last turn."""
-    if turns[-1]["role"] != "assistant":
-        raise UnusableError(NO_ANSWER)
-    return Example(flatten(turns[:-1]) + ANSWER, (f" {turns[-1]['content']}",))
 
 
 # ---------------------------------------------------------------------------------------------- layouts
@@ -145,7 +75,7 @@ def _scored(row: Row) -> Example:
     kept = [i for place, i in enumerate(best_first) if place == 0 or scores[i] != scores[best_first[place - 1]]]
     if len(kept) < 2:
         raise UnusableError(TIED)
-    example = _answered(row, {f"completions[{i}]": answers[i] for i in kept})
+    example = answered(row, {f"completions[{i}]": answers[i] for i in kept})
     return example._replace(tied=len(scores) - len(kept))
 
 
@@ -170,7 +100,7 @@ def _labelled(row: Row) -> Example:
 def _shp(row: Row) -> Example:
     answers = {column: value_of(row, column) for column in ("human_ref_A", "human_ref_B")}
     best_first = dict(sorted(answers.items(), reverse=not _label(row, "labels")))
-    return _answered({"question": value_of(row, "history")}, best_first)
+    return answered({"question": value_of(row, "history")}, best_first)
 
 
 def _summaries(row: Row) -> Example:
@@ -187,17 +117,17 @@ def _messages(row: Row) -> Example:
     if row.get("messages") == []:
         raise UnusableError(NO_ANSWER)
     turns = turns_of(value_of(row, "messages"), "messages")
-    return _conversation([turn for turn in _turns_before(row) if turn not in turns] + turns)
+    return conversation([turn for turn in turns_before(row) if turn not in turns] + turns)
 
 
 def _last_question(row: Row) -> Example:
     """The prompt that the last answer of a conversation responds to."""
-    turns = _turns_before(row) + turns_of(value_of(row, "messages"), "messages")
+    turns = turns_before(row) + turns_of(value_of(row, "messages"), "messages")
     return Example(flatten(turns[:-1] if turns[-1]["role"] == "assistant" else turns) + ANSWER, ())
 
 
 def _asked(row: Row) -> Example:
-    prompt = _prompt(row)
+    prompt = prompt_of(row)
     return Example(prompt if isinstance(prompt, str) else opening(prompt), ())
 
 
@@ -207,20 +137,20 @@ def _only_text(row: Row) -> Example:
 
 LAYOUTS: dict[Kind, dict[tuple[str, ...], Callable[[Row], Example]]] = {
     "demonstrations": {
-        ("prompt", "completion"): lambda row: _answered(row, {"completion": value_of(row, "completion")}),
+        ("prompt", "completion"): lambda row: answered(row, {"completion": value_of(row, "completion")}),
         ("messages",): _messages,
         ("text",): _only_text,
     },
     "preferences": {
-        ("prompt", "chosen", "rejected"): lambda row: _answered(row, _pair(row)),
-        ("prompt", "ranked"): lambda row: _answered(
+        ("prompt", "chosen", "rejected"): lambda row: answered(row, _pair(row)),
+        ("prompt", "ranked"): lambda row: answered(
             row, {f"ranked[{i}]": value for i, value in enumerate(_list(row, "ranked"))}
         ),
         ("prompt", "completions"): _scored,
-        ("chosen", "rejected"): lambda row: _compared([text_of(value, name) for name, value in _pair(row).items()]),
+        ("chosen", "rejected"): lambda row: compared([text_of(value, name) for name, value in _pair(row).items()]),
         ("history", "human_ref_A", "human_ref_B", "labels"): _shp,
         ("info", "summaries", "choice"): _summaries,
-        ("prompt", "completion", "label"): lambda row: _answered(
+        ("prompt", "completion", "label"): lambda row: answered(
             row, {"completion": value_of(row, "completion")}
         )._replace(label=_label(row)),
         ("text", "label"): _labelled,

@@ -19,8 +19,9 @@ DESCRIPTIONS = {"dataset_info.json", "dataset_infos.json", "dataset_dict.json", 
 def find_sources(path: str, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:
     """The tables that `path` names, by split. `splits` maps each split to its name in the data.
 
-    `path` is a file, which is for training; a folder of files that have their split in their names; or a dataset of
-    the hub, "owner/name" or "owner/name:subset". Messages call it `option`.
+    `path` is a file, which is for training; a folder of files that have their split in their names, or a pattern
+    ("folder/*_prefs*.parquet") of such files; or a dataset of the hub, "owner/name" or "owner/name:subset".
+    Messages call it `option`.
 
     Raises FileNotFoundError if nothing has this name, and ValueError if the splits are ambiguous.
     """
@@ -28,7 +29,10 @@ def find_sources(path: str, option: str, splits: dict[Split, str]) -> dict[Split
     if local.is_file():
         return {split: [file_source(local, option)] if split == "train" else [] for split in splits}
     if local.is_dir():
-        return _folder(local, option, splits)
+        return _folder(local, "**/*", option, splits)
+    if "*" in path:
+        first = next(place for place, part in enumerate(local.parts) if "*" in part)
+        return _folder(Path(*local.parts[:first]), "/".join(local.parts[first:]), option, splits)
     if not re.fullmatch(r"[\w-][\w.-]*/[\w.-]+(:[\w.-]+)?", path) or FILE_NAME.fullmatch(path):
         raise FileNotFoundError(f"{option}: {path} is not a file, a folder or the name of a hub dataset (owner/name)")
     tables = load_from_hub(path)
@@ -71,12 +75,13 @@ def load_dataset(name: str, *arguments: Any, **options: Any) -> dict[str, datase
         raise ValueError(f"the dataset {name} cannot be read: {reason}") from None
 
 
-def _folder(folder: Path, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:
-    paths = [path for path in sorted(folder.rglob("*")) if FILE_NAME.fullmatch(path.name) and path.is_file()]
+def _folder(folder: Path, pattern: str, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:
+    """The files in a folder that match a pattern, by the split in their names."""
+    paths = [path for path in sorted(folder.glob(pattern)) if FILE_NAME.fullmatch(path.name) and path.is_file()]
     paths = [path for path in paths if path.name not in DESCRIPTIONS]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     if not paths:
-        raise FileNotFoundError(f"{option}: {folder} has no file that ends in {FILE_TYPES}")
+        raise FileNotFoundError(f"{option}: {folder} has no file {pattern} that ends in {FILE_TYPES}")
     sources: dict[Split, list[Source]] = {split: [] for split in splits}
     unassigned = []
     for path in paths:

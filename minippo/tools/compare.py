@@ -30,6 +30,7 @@ class CompareOptions:
 def results(summary: dict[str, Any]) -> dict[str, float]:
     """The results in a run's summary, by row of the table."""
     rows = {"rm_accuracy": summary.get("rm_accuracy"), "win_rate": summary["win_rate"]}
+    rows["prompts"] = summary.get("prompts")
     rows |= {f"{name}, {when}": value for when in ("before", "after") for name, value in summary[when].items()}
     rows["stage_seconds"] = sum(summary["stage_seconds"].values())
     rows["peak_memory_mb"] = max(summary["peak_memory_mb"].values())

@@ -329,6 +329,16 @@ def test_text_that_no_layout_reads_is_refused_unless_it_is_ignored(tmp_path, tex
     assert len(items(corpus, "preferences")) == 40
 
 
+def test_a_text_that_repeats_the_whole_row_is_not_lost(tmp_path):
+    """As in Alpaca. A passage that the question is about would be."""
+    rows = [{"instruction": f"Name film {i}.", "input": "", "output": f"It is {i}."} for i in range(9)]
+    filled = [row | {"text": f"Below is a task.\n{row['instruction']}\n### Response:\n{row['output']}"} for row in rows]
+    assert len(items(read(tmp_path, filled, "demonstrations"), "demonstrations")) == 7  # two prompts are held out
+    passages = [row | {"text": f"It is a passage about film {i}, as it is"} for i, row in enumerate(rows)]
+    with pytest.raises(ValueError, match="column 'text' holds 'It is a passage about film 0, as it is' "):
+        read(tmp_path, passages, "demonstrations")
+
+
 def test_all_columns_of_text_are_named_together(tmp_path):
     rows = pairs(first=lambda i: f"What of the film {i}?", id=str, second=lambda i: f"And why not {i}?")
     with pytest.raises(ValueError, match=r"rename 'first' and 'second' .*\(--data.ignore first,second\)"):

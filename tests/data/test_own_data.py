@@ -328,6 +328,18 @@ def test_splits_are_found_by_the_configured_names(tmp_path):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
 
 
+def test_a_pattern_chooses_files_of_a_folder(tmp_path):
+    for kind, count in (("prefs", 30), ("sft", 9)):
+        for split in ("train", "test"):
+            rows = [PAIRS["prompt, ranked"](i + 50 * (split == "test")) for i in range(count)]
+            write(tmp_path / "data" / f"{split}_{kind}-00000-of-00001.parquet", rows)
+    corpus = own(preferences=tmp_path / "data" / "*_prefs-*.parquet")
+    assert [len(corpus.comparisons(split)) for split in SPLITS] == [29, 1, 30]
+    assert len(own(preferences=tmp_path / "*" / "train_sft*").comparisons("train")) == 7
+    with pytest.raises(FileNotFoundError, match=r"data.preferences: .*data has no file \*_rm\* that ends in .jsonl"):
+        own(preferences=tmp_path / "data" / "*_rm*")
+
+
 def test_folder_without_split_names_is_for_training(tmp_path):
     rows = [PAIRS["prompt, ranked"](i) for i in range(N)]
     write(tmp_path / "f" / "a.jsonl", rows[:30])
@@ -562,7 +574,7 @@ def test_unreadable_files_are_refused_with_their_names(tmp_path, monkeypatch):
             own(prompts=tmp_path / name)
     (tmp_path / "empty").mkdir()
     for path, sentence in (
-        (tmp_path / "empty", r"data.prompts: .*empty has no file that ends in .jsonl"),
+        (tmp_path / "empty", r"data.prompts: .*empty has no file .* that ends in .jsonl"),
         (tmp_path / "none.jsonl", r"data.prompts: .*none.jsonl is not a file, a folder or the name of a hub dataset"),
         ("data/none.jsonl", r"data.prompts: data/none.jsonl is not a file"),
         ("one-word", r"data.prompts: one-word is not a file"),
