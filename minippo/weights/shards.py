@@ -43,7 +43,8 @@ def finder(name_or_path: str | Path) -> Find:
         except (HFValidationError, RepositoryNotFoundError):
             raise ValueError(f"{name_or_path} is neither a folder nor a model on the hub") from None
         except HfHubHTTPError as error:
-            raise ValueError(f"cannot download {name} of {name_or_path} from the hub: {error}") from None
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"cannot download {name} of {name_or_path} from the hub: {reason}") from None
 
     return find
 
