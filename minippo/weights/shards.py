@@ -95,6 +95,11 @@ class StoredTensors:
         """The names, without the prefix."""
         return iter(self._entries)
 
+    @property
+    def num_values(self) -> int:
+        """The number of values of all tensors."""
+        return sum(self._mapped(name).numel() for name in self)
+
     def check(self, name: str, shape: tuple[int, ...], like: torch.dtype = torch.float32) -> None:
         """Raise ValueError unless the tensor has this shape and, as `like`, floating-point numbers; if `like` is of
         another kind, the dtype must be the same. Reads none of its values."""
