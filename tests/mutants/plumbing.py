@@ -257,7 +257,7 @@ PLUMBING = [
     Mutant("minippo/weights/heads.py", "    if found != expected:\n", "    if found.keys() != expected.keys():\n", OF_WEIGHTS),
     Mutant("minippo/weights/pretrained.py", "        _check_shapes(stored, tensor_names(form.family, config.layers), form, config)\n", "        pass\n", OF_WEIGHTS),
     Mutant("minippo/weights/pretrained.py", "        stored.check(name, tuple(target.shape), target.dtype)\n", "        stored.check(name, tuple(target.shape))\n", covering("native")),  # a mask is no number
-    Mutant("minippo/weights/pretrained.py", "    if config.layers * config.channels > stored.num_values:", "    if False:", OF_WEIGHTS),
+    Mutant("minippo/weights/pretrained.py", "    if config.layers * config.channels > stored.num_values:", "    if False:", covering("native")),
     Mutant("minippo/weights/pretrained.py", "family.prefix, family.trunk[0].public[0])", "family.prefix)", OF_WEIGHTS),  # no other prefix
     Mutant("minippo/weights/shards.py", "        target.copy_(values)\n", "        target = values.float()\n", OF_WEIGHTS),
     Mutant("minippo/weights/shards.py", "        if path.resolve().parent not in inside:\n", "        if False:\n", OF_WEIGHTS),
