@@ -10,6 +10,19 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import strategies as st
+
+JUNK = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats()
+    | st.text(max_size=5)
+    | st.sampled_from([10**12, 1.0, "gpt2"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=4,
+)
+"""Any JSON value."""
 
 HOW = ("deleted", "empty", "a folder", "a pipe", "a link to nothing", "a link to itself", "text", "zeros", "unreadable")
 
@@ -25,6 +38,19 @@ def refusal(load: Callable[..., Any], *arguments: Any) -> str:
     assert "\n" not in sentence
     assert len(sentence) < 700
     return sentence
+
+
+def with_junk(whole: Any, data: st.DataObject) -> Any:
+    """A JSON value with something else somewhere in it."""
+    holder = whole
+    while True:
+        key = data.draw(st.sampled_from(range(len(holder)) if isinstance(holder, list) else list(holder)))
+        inner = holder[key]
+        if isinstance(inner, list | dict) and inner and data.draw(st.booleans()):
+            holder = inner
+        else:
+            holder[key] = data.draw(JUNK)
+            return whole
 
 
 def in_place(path: Path, how: str) -> None:

@@ -107,6 +107,6 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
 def make_tokenizer(name: str, texts: Sequence[str]) -> Tokenizer:
     """The tokenizer that an option such as `model.policy.tokenizer` names; "train:4096" trains one on `texts`."""
     kind, _, size = name.partition(":")
-    if kind == "train" and size.isdigit():
+    if kind == "train" and re.fullmatch(r"\d{1,9}", size, re.ASCII):
         return train_bpe(texts, int(size))
     return load_tokenizer(bundled(name) if bundled(name).is_file() else name)

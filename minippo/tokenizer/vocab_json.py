@@ -10,6 +10,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any
 
+from minippo.errors import quoted
 from minippo.storage import checked, entry, read_object, read_text
 from minippo.tokenizer.bpe import Merge
 
@@ -94,8 +95,9 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
             if not (folder / name).exists():
                 raise FileNotFoundError(f"{folder} is not a tokenizer: it has neither {name} nor tokenizer.json")
         if kind not in _LIKE_GPT2:
+            like = ", ".join(_LIKE_GPT2)
             raise ValueError(
-                f"{kind[:60]} is not supported, only those that split texts as GPT-2 does: {', '.join(_LIKE_GPT2)}"
+                f"{quoted(kind)[1:-1]} is not supported, only those that split texts as GPT-2 does: {like}"
             )
         vocabulary, merges = read_object(folder / "vocab.json"), _read_merges(folder / "merges.txt")
         added = _added_tokens(settings, _read_optional(folder / "added_tokens.json"), folder / "tokenizer_config.json")

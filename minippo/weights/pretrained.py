@@ -7,6 +7,7 @@ fields of its `GPTConfig` and model.safetensors the tensors under their own name
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -54,13 +55,18 @@ def load_pretrained(name_or_path: str | Path, dtype: torch.dtype = torch.float32
     files of another kind.
     """
     config, form = _read_config(name_or_path)
+    changed = f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and"
+    if form is not None:  # before the weights are downloaded; two blocks show the names of all
+        _require_public(_empty_model(name_or_path, replace(config, layers=min(config.layers, 2))), form, changed)
+    stored = _stored(name_or_path, form)
+    _check_size(stored, config, form)
     gpt = _empty_model(name_or_path, config, dtype)
     with torch.no_grad():
         if form is None:
-            _fill_from_native(gpt, name_or_path)
+            _fill_from_native(gpt, stored)
         else:
-            _require_public(gpt, form, f"{name_or_path} cannot be loaded: minippo/model.py has been changed, and")
-            _fill_from_public(gpt, form, name_or_path)
+            _require_public(gpt, form, changed)
+            _fill_from_public(gpt, form, stored)
     return gpt
 
 
@@ -72,10 +78,20 @@ def _empty_model(name_or_path: str | Path, config: GPTConfig, dtype: torch.dtype
         raise ValueError(f"there is no memory for {name_or_path}, a model with {sizes}") from None
 
 
-def _fill_from_public(gpt: GPT, form: FileFormat, name_or_path: str | Path) -> None:
-    stored, all_names = _stored(name_or_path, form), tensor_names(form.family, gpt.config.layers)
+def _check_size(stored: StoredTensors, config: GPTConfig, form: FileFormat | None) -> None:
+    """Raise ValueError if config.json describes a larger model than the files hold; no model has been created yet."""
+    if config.layers * config.channels > stored.num_values:  # the least that any model.py could need
+        raise ValueError(
+            f"{stored.source} has {stored.num_values:,} numbers, too few for the {config.layers} blocks with "
+            f"{config.channels} channels in its config.json"
+        )
+    if form is not None:
+        _check_shapes(stored, tensor_names(form.family, config.layers), form, config)
+
+
+def _fill_from_public(gpt: GPT, form: FileFormat, stored: StoredTensors) -> None:
+    all_names = tensor_names(form.family, gpt.config.layers)
     unused = _check_all_is_read(stored, all_names, form, gpt.config)
-    _check_shapes(stored, all_names, form, gpt.config)
     if "lm_head.weight" in stored:
         name = all_names[0].public[0]
         if not torch.equal(stored.read(name), stored.read("lm_head.weight")):
@@ -126,8 +142,8 @@ def _check_all_is_read(
     return [name for name in stored if name not in {*read, *further, "lm_head.weight"}]
 
 
-def _fill_from_native(gpt: GPT, name_or_path: str | Path) -> None:
-    stored, own, parameters = _stored(name_or_path, None), own_tensors(gpt), dict(gpt.named_parameters())
+def _fill_from_native(gpt: GPT, stored: StoredTensors) -> None:
+    own, parameters = own_tensors(gpt), dict(gpt.named_parameters())
     missing = [name for name in own if name not in stored]
     unread = [name for name in stored if name not in own and name != SCORE_HEAD]
     for names, problem in ((missing, "lacks"), (unread, "has the unknown tensors")):

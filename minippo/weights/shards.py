@@ -43,7 +43,8 @@ def finder(name_or_path: str | Path) -> Find:
         except (HFValidationError, RepositoryNotFoundError):
             raise ValueError(f"{name_or_path} is neither a folder nor a model on the hub") from None
         except HfHubHTTPError as error:
-            raise ValueError(f"cannot download {name} of {name_or_path} from the hub: {error}") from None
+            reason = str(error).split("\n")[0]
+            raise ValueError(f"cannot download {name} of {name_or_path} from the hub: {reason}") from None
 
     return find
 
@@ -93,6 +94,11 @@ class StoredTensors:
     def __iter__(self) -> Iterator[str]:
         """The names, without the prefix."""
         return iter(self._entries)
+
+    @property
+    def num_values(self) -> int:
+        """The number of values of all tensors."""
+        return sum(self._mapped(name).numel() for name in self)
 
     def check(self, name: str, shape: tuple[int, ...], like: torch.dtype = torch.float32) -> None:
         """Raise ValueError unless the tensor has this shape and, as `like`, floating-point numbers; if `like` is of

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from minippo.storage import MAX_TEXT
 from minippo.tokenizer import load_tokenizer, train_bpe
 from minippo.tokenizer.tokenizer import MAX_IDS
-from tests.hostile import HOW, in_place, refusal
+from tests.hostile import HOW, in_place, refusal, with_junk
 
 END_OF_TEXT = "<|endoftext|>"
 TEXTS = ["The film was long and the film was dull. " * 3]
@@ -344,3 +344,19 @@ def test_a_truncated_or_altered_file_is_refused_or_loads(stored, tmp_path_factor
         assert str(folder) in sentence
     else:
         tokenizer.decode(tokenizer.encode(TEXTS[0]))
+
+
+@pytest.mark.parametrize(("form", "name"), [(form, name) for form, name in EVERY_FILE if name.endswith(".json")])
+@given(data=st.data())
+@settings(max_examples=40, deadline=None, derandomize=True, database=None)
+def test_anything_in_a_json_file_is_refused_or_loads(stored, tmp_path_factory, form, name, data):
+    folder = shutil.copytree(stored / form, tmp_path_factory.mktemp("altered") / form)
+    (folder / name).write_text(json.dumps(with_junk(json.loads((folder / name).read_text()), data)))
+    try:
+        tokenizer = load_tokenizer(path_of(folder))
+    except (ValueError, OSError) as error:
+        sentence = str(error)
+        assert "\n" not in sentence
+        assert str(folder) in sentence
+    else:
+        assert tokenizer.decode(tokenizer.encode(TEXTS[0])) == TEXTS[0]

@@ -326,6 +326,7 @@ SIZES = ("vocab_size", "n_positions", "n_layer", "n_head", "n_embd")
 ABSURD = (10**12, 10**9, 10**400, 10**6 + 7, -1, 0, 2.0, 1e30, float("inf"), "2", True, None, [2], {})
 CONFIG = {f"{key} {repr(value)[:20]}": config(**{key: value}) for key in SIZES for value in ABSURD} | {
     "all sizes at their limits": config(vocab_size=10**7, n_positions=10**7, n_layer=1000, n_head=1, n_embd=10**5),
+    "1,000 wide blocks": config(n_layer=1000, n_embd=16384),
     "an id of 10^12": config(never_sampled=[10**12]),
     "an end of text": config(eos_token_id="</s>"),
     "another activation": config(activation_function="x" * 10**6),

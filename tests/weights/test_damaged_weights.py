@@ -21,7 +21,7 @@ from minippo.weights import (
     save_model,
     save_pretrained,
 )
-from tests.hostile import HOW, in_place, refusal
+from tests.hostile import HOW, in_place, refusal, with_junk
 
 WHOLE = ("config.json", "model.safetensors")
 FILES = {
@@ -96,6 +96,20 @@ def test_a_truncated_or_altered_file_is_refused_with_its_name_or_loads(stored, t
         assert str(folder) in sentence
     else:
         assert not cut or (name.endswith(".json") and position == len(content)), "nothing that is truncated loads"
+
+
+@pytest.mark.parametrize(("form", "name"), [("reward", "config.json"), ("pieces", "pytorch_model.bin.index.json")])
+@given(data=st.data())
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+def test_anything_in_a_json_file_is_refused_or_loads(stored, tmp_path_factory, form, name, data):
+    folder = shutil.copytree(stored / form, tmp_path_factory.mktemp("altered") / form)
+    (folder / name).write_text(json.dumps(with_junk(json.loads((folder / name).read_text()), data)))
+    try:
+        LOAD.get(form, load_pretrained)(folder)
+    except (ValueError, OSError) as error:
+        sentence = str(error)
+        assert "\n" not in sentence
+        assert str(folder) in sentence
 
 
 @pytest.mark.parametrize(

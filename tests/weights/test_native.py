@@ -231,3 +231,11 @@ def test_absurd_values_of_a_config_are_refused(changes, words):
     assert config_json.from_native(native, "some") == config
     with pytest.raises(ValueError, match=f"the config.json of some: {words}"):
         config_json.from_native(native | changes, "some")
+
+
+def test_a_config_of_a_larger_model_than_the_files_hold_is_refused(changed, tmp_path):
+    save_pretrained(changed, tmp_path)
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"layers": 1000}))
+    with pytest.raises(ValueError, match=r"has \d,\d+ numbers, too few for the 1000 blocks with 16 channels"):
+        load_pretrained(tmp_path)
