@@ -229,3 +229,47 @@ def test_reward_model_must_have_room_for_prompt_response_and_its_end_of_text():
     message = "responses of 64 and an end-of-text do not fit the reward model's context of 88"
     with pytest.raises(ValueError, match=message):
         check(replace(Config(), model=replace(Config().model, reward=reward)))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "part"),
+    [
+        ("model.policy.layers", 10**9, "model.policy.layers, model.policy.channels, model.policy.context"),
+        ("model.reward.channels", 4 * 10**9, "model.reward.layers, model.reward.channels, model.reward.context"),
+        ("model.policy.context", 10**12, "model.policy.layers, model.policy.channels, model.policy.context"),
+        ("ppo.rollout_batch_size", 64 * 10**12, "ppo.rollout-batch-size"),
+        ("ppo.ptx_batch_size", 10**13, "ppo.ptx-batch-size"),
+        ("rm.normalisation_samples", 10**13, "rm.normalisation-samples"),
+    ],
+)
+def test_sizes_beyond_the_memory_of_any_machine_are_refused(name, value, part):
+    with pytest.raises(
+        ValueError, match=r"training would need at least .* GiB of memory, and this machine has"
+    ) as error:
+        check(changed(Config(), name, value))
+    assert str(error.value).endswith(f"GiB ({part})")
+
+
+def test_sizes_are_compared_with_the_memory_of_this_machine(monkeypatch):
+    monkeypatch.setattr("minippo.runs.validation.physical_memory", lambda: 2**20)
+    with pytest.raises(ValueError, match="this machine has 0 GiB"):
+        check(Config())
+
+
+@pytest.mark.parametrize("value", [1e39, 1e31, 1e-31, 1e-300])
+def test_numbers_beyond_float32_are_refused(value):
+    for name in ("ppo.lr", "ppo.adam_eps", "sft.policy.weight_decay", "ppo.kl_target"):
+        with pytest.raises(
+            ValueError, match=f"^{re.escape(option(name))} must be 0 or between 1e-30 and 1e.30 in size"
+        ):
+            check(changed(Config(), name, value))
+    check(changed(Config(), "ppo.missing_eos_score", -1e30))
+    with pytest.raises(ValueError, match="missing-eos-score must be 0 or between"):
+        check(changed(Config(), "ppo.missing_eos_score", -value))
+
+
+def test_huge_integers_are_refused():
+    with pytest.raises(ValueError, match=r"eval\.every must be at most 1,000,000,000,000,000, not 10{15}1"):
+        check(changed(Config(), "eval.every", 10**16 + 1))
+    with pytest.raises(ValueError, match=r"eval\.every must be at most .*, not 1000.*000"):
+        check(changed(Config(), "eval.every", 10**400))

@@ -47,8 +47,8 @@ def main() -> None:
         run.require_finished("sft")
         if not run.config.ppo.scorer:
             run.require_finished("rm")
-        env = load_environment(run, options.scorer)
+        env, policy = load_environment(run, options.scorer), load_policy(run, "ppo")
         queries = [row["query"] for row in read_answers(run)]  # so the data need not be there any more
     evaluator = Evaluator(env, queries, "test", judge_of(run.config), run.config)
-    answers = evaluator.answer(load_policy(run, "ppo"))
+    answers = evaluator.answer(policy)
     print(report(run, run.summary() | evaluator.summary(answers), evaluator.reference_answers, answers))

@@ -386,7 +386,17 @@ PLUMBING = [
     Mutant("train_ppo.py", "    Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
     Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
-    Mutant("minippo/tools/evaluate.py", "evaluator.answer(load_policy(run, \"ppo\"))", "evaluator.answer(load_policy(run, \"sft\"))", covering("every_option", "evaluate_answers")),
+    Mutant("minippo/runs/scorers.py", "    if stored and named is None:\n", "    if False:\n", "tests/runs/test_scorers.py"),  # a file decides which code runs
+    Mutant("minippo/runs/scorers.py", "    if named != stored:\n", "    if False:\n", "tests/runs/test_scorers.py"),
+    Mutant("minippo/runs/scorers.py", "        sys.meta_path.insert(0, _NotFromRuns())\n", "        pass\n", "tests/runs/test_scorers.py"),
+    Mutant("minippo/runs/options.py", "        require_named_scorer(base.ppo.scorer, scorer, name, \"--ppo.scorer\")\n", "", "tests/runs/test_scorers.py"),
+    Mutant("minippo/scoring.py", "        except BaseException as error:  # whatever the user's", "        except Exception as error:  # whatever the user's", "tests/pipeline/test_own_scorer.py"),  # sys.exit() ends training
+    Mutant("minippo/exits.py", "self.stream.write(printable(text))", "self.stream.write(text)", "tests/test_exits.py"),
+    Mutant("minippo/exits.py", "            if output.lost:\n                raise SystemExit(1)\n", "", "tests/test_exits.py"),
+    Mutant("minippo/runs/presets.py", "        if key in changed:\n", "        if False:\n", "tests/runs/test_hostile_settings.py"),
+    Mutant("minippo/runs/presets.py", "not re.fullmatch(DECIMAL, node.value)", "False", "tests/runs/test_hostile_settings.py"),
+    Mutant("minippo/runs/validation.py", "        if size > memory:\n", "        if False:\n", covering("config")),
+    Mutant("minippo/tools/evaluate.py", "policy = load_environment(run, options.scorer), load_policy(run, \"ppo\")", "policy = load_environment(run, options.scorer), load_policy(run, \"sft\")", covering("every_option", "evaluate_answers")),
     Mutant("minippo/tools/evaluate.py", "evaluator.reference_answers, answers))", "answers, evaluator.reference_answers))", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
     # ------------------------------------------------------------------ what is lost or taken for whole between two processes
