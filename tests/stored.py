@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+from minippo.runs import load_config
+from minippo.runs.presets import dump_config
 from minippo.storage import seal
 
 
@@ -16,3 +18,11 @@ def sealed_stage(folder: Path, *, results: dict[str, Any] | None = None, **chang
     (folder / "summary.json").write_text(json.dumps(record | {"results": results or {}} | changes))
     seal(folder)
     return folder
+
+
+def edit_settings(folder: Path, old: str, new: str) -> None:
+    """Replace a part of a run's settings, with the checksum of the new ones, as anybody can."""
+    path = folder / "config.yaml"
+    assert old in path.read_text()
+    path.write_text(path.read_text().replace(old, new))
+    path.write_text(dump_config(load_config(str(path))))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import hashlib
 import re
 import types
 import typing
@@ -19,6 +20,7 @@ from minippo.errors import quoted
 
 T = TypeVar("T")
 
+CHECKSUM = "# SHA-256 of the lines above: "
 PRESETS = Path(__file__).parents[1] / "configs"
 LARGEST_FILE = 100_000
 """Bytes of a YAML file. All fields of `Config` take less than 4,000."""
@@ -49,20 +51,27 @@ def load_config(name_or_path: str) -> Config:
 
 
 def load_stored_config(path: Path) -> Config:
-    """Load the `config.yaml` of a run, as `dump_config` wrote it. Raises ValueError also if the end is missing.
+    """Load the `config.yaml` of a run, as `dump_config` wrote it. Raises ValueError if it has been changed since.
 
-    The last field and the line end after it show that the file is complete. Fields that later versions have added may
-    be missing: their defaults do what the version did that wrote the file.
+    Fields that later versions have added may be missing: their defaults do what the version did that wrote the file.
     """
-    text, last = _read(path), fields(Config)[-1].name
-    if not re.search(rf"^{last}: .*\n\Z", text, flags=re.MULTILINE):
-        raise ValueError(f"{path} is incomplete: it does not end with a line for {last}, its last field")
+    text, mark, digest = _read(path).rpartition(CHECKSUM)
+    if not mark or digest != f"{_sha256(text)}\n":
+        raise ValueError(
+            f"{path} is damaged or has been edited: its last line is not the checksum of the others. To use other "
+            "settings, give options, or use a copy of the file with --config"
+        )
     return _parse(text, path)
 
 
 def dump_config(config: Config) -> str:
-    """All fields of `config` as YAML."""
-    return yaml.safe_dump(asdict(config), sort_keys=False)
+    """All fields of `config` as YAML, and a comment with their checksum."""
+    text = yaml.safe_dump(asdict(config), sort_keys=False)
+    return f"{text}{CHECKSUM}{_sha256(text)}\n"
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def differences(ours: Any, theirs: Any, prefix: str = "") -> dict[str, tuple[Any, Any]]:

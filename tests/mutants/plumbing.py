@@ -372,7 +372,7 @@ PLUMBING = [
     Mutant("minippo/storage.py", "    _sync(folder)\n    shutil.rmtree(path", "    shutil.rmtree(path", OF_STORAGE),
     Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n", "    shutil.rmtree(path, ignore_errors=True)\n    for file in folder.rglob(\"*\"):\n", OF_STORAGE),  # nothing is there until all is flushed
     Mutant("minippo/storage.py", "    for file in folder.rglob(\"*\"):\n        _sync(file)\n    _sync(folder)\n    shutil.rmtree(path, ignore_errors=True)  # os.replace cannot replace a folder that is not empty\n    os.replace(folder, path)\n", "    shutil.rmtree(path, ignore_errors=True)\n    os.replace(folder, path)\n    for file in path.rglob(\"*\"):\n        _sync(file)\n    _sync(path)\n", OF_STORAGE),  # a whole name, half its contents
-    Mutant("minippo/storage.py", "    yield partial\n    publish_folder(partial, path)\n", "    try:\n        yield partial\n    finally:\n        publish_folder(partial, path)\n", OF_STORAGE),
+    Mutant("minippo/storage.py", "        yield partial\n        publish_folder(partial, path)\n    finally:\n", "        yield partial\n    finally:\n        publish_folder(partial, path)\n", OF_STORAGE),
     Mutant("minippo/storage.py", "    shutil.rmtree(partial, ignore_errors=True)\n    partial.mkdir()\n", "    partial.mkdir(exist_ok=True)\n", OF_STORAGE),  # files of an interrupted process
     Mutant("minippo/storage.py", "            os.replace(part, path)\n    _sync(folder)\n", "            os.replace(part, path)\n", OF_STORAGE),
     # ------------------------------------------------------------------ batches.py: comparisons

@@ -20,6 +20,7 @@ from minippo.sft import check_demonstrations
 from minippo.storage import REPOSITORY
 from minippo.tools import score
 from tests.pipeline.tiny_run import evaluation
+from tests.stored import edit_settings
 
 SIZES = """
 data: {source: files, hold_out: 0.1, query_length: 16, response_length: 8}
@@ -162,8 +163,7 @@ def test_too_long_and_unusable_data_is_refused_before_the_stage_that_reads_it(fo
     )
     given = [*arguments(folder), "--data.preferences", long, "--init-from", tmp_path / "source"]
     shutil.copytree(finished, tmp_path / "source")
-    config = tmp_path / "source" / "config.yaml"
-    config.write_text(config.read_text().replace("unusable: drop", "unusable: refuse"))
+    edit_settings(tmp_path / "source", "unusable: drop", "unusable: refuse")
     said = refused(train_rm.main, *given, *refuse)
     assert f"{long}, line 8 has " in said
     assert "more than the reward model's context of 48 (data.unusable is refuse)" in said

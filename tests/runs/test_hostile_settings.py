@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import random
 import re
 import string
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from minippo.config import Config
 from minippo.runs import command_frame, load_config, parse_options
-from minippo.runs.presets import dump_config, field_names, load_stored_config
+from minippo.runs.presets import CHECKSUM, dump_config, field_names, load_stored_config
 from minippo.runs.validation import check
 
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
@@ -155,19 +156,23 @@ def test_a_text_that_can_name_no_file_and_not_be_stored_is_refused(tmp_path, val
 # ---------------------------------------------------------------------------------------------- stored settings
 
 
-def test_stored_settings_without_their_end_are_refused(tmp_path):
+def test_stored_settings_that_are_truncated_or_altered_are_refused(tmp_path):
     text, path = dump_config(Config(seed=12)), tmp_path / "config.yaml"
     path.write_text(text)
     assert load_stored_config(path) == Config(seed=12)
-    for size in [*range(0, len(text), 25), *range(len(text) - 12, len(text))]:
-        path.write_text(text[:size])
-        with pytest.raises(ValueError, match=r"config\.yaml is incomplete: it does not end with a line for seed"):
+    damaged = [text[:size] for size in [*range(0, len(text), 25), *range(len(text) - 12, len(text))]]
+    for position in range(0, len(text), 7):  # one bit of one byte
+        damaged.append(text[:position] + chr(ord(text[position]) ^ 1) + text[position + 1 :])
+    for other in damaged:
+        path.write_text(other)
+        with pytest.raises(ValueError, match=r"config\.yaml (is damaged or has been edited|is not valid YAML)"):
             load_stored_config(path)
 
 
 def test_stored_settings_of_a_version_with_fewer_fields_are_loaded(tmp_path):
-    text = "".join(line for line in dump_config(Config()).splitlines(keepends=True) if "score_clip" not in line)
-    (tmp_path / "config.yaml").write_text(text)
+    lines = [line for line in dump_config(Config()).splitlines(keepends=True)[:-1] if "score_clip" not in line]
+    text = "".join(lines)
+    (tmp_path / "config.yaml").write_text(f"{text}{CHECKSUM}{hashlib.sha256(text.encode()).hexdigest()}\n")
     assert load_stored_config(tmp_path / "config.yaml") == Config()
 
 

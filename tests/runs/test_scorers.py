@@ -10,7 +10,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import yaml
 
 import train_ppo
 import train_rm
@@ -19,6 +18,7 @@ from minippo.runs import load_run, load_run_scorer
 from minippo.storage import REPOSITORY
 from minippo.tools import compare, curves, evaluate, export, generate, score, trace
 from tests.pipeline.tiny_run import command
+from tests.stored import edit_settings
 
 EVIL = "import pathlib\npathlib.Path(r'{marker}').touch()\ndef scorer(prompts, responses):\n    raise SystemExit(0)\n"
 
@@ -28,9 +28,7 @@ def hostile(tiny_runs, tmp_path, monkeypatch):
     """A run directory whose settings name a scorer, and the mark that appears if its module is imported."""
     folder, marker = tmp_path / "run", tmp_path / "executed"
     shutil.copytree(tiny_runs.base().folder, folder)
-    settings = yaml.safe_load((folder / "config.yaml").read_text())
-    settings["ppo"]["scorer"] = "evil_module:scorer"
-    (folder / "config.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
+    edit_settings(folder, "scorer: ''", "scorer: evil_module:scorer")
     (tmp_path / "evil_module.py").write_text(EVIL.format(marker=marker))
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
@@ -109,8 +107,7 @@ def test_resuming_needs_the_scorer_on_the_command_line_and_goes_on_with_it(hosti
 )
 def test_a_run_is_not_measured_with_another_scorer(hostile, stored, named, part):
     folder, _ = hostile
-    text = (folder / "config.yaml").read_text().replace("evil_module:scorer", stored or "''")
-    (folder / "config.yaml").write_text(text)
+    edit_settings(folder, "evil_module:scorer", stored or "''")
     with pytest.raises(ValueError, match="trained on") as error:
         load_run_scorer(load_run(folder, "cpu"), named)
     assert part in str(error.value)
@@ -131,8 +128,7 @@ def test_nothing_is_imported_from_a_run_directory(hostile, monkeypatch, capsys, 
         monkeypatch.syspath_prepend(folder)
         Path("innocent.py").write_text("from evil_module import scorer\n")
         name = "innocent"
-    text = (folder / "config.yaml").read_text().replace("evil_module:", f"{name}:")
-    (folder / "config.yaml").write_text(text)
+    edit_settings(folder, "evil_module:", f"{name}:")
     importlib.invalidate_caches()
     with pytest.raises(SystemExit) as end:
         command(score.main, "A film.", "--run", folder, "--scorer", f"{name}:scorer")
