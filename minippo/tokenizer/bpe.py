@@ -16,6 +16,8 @@ from itertools import pairwise
 
 import regex
 
+from minippo.errors import quoted
+
 # How GPT-2 splits text into words before merging (Radford et al. 2019). No merge crosses a word boundary.
 GPT2_SPLIT = r"""'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"""
 
@@ -159,4 +161,4 @@ def _check_lengths(tokens: Iterable[bytes]) -> None:
 
 
 def _show(*tokens: bytes) -> str:
-    return " + ".join(repr(token[:60])[1:] for token in tokens)
+    return " + ".join(quoted(token)[1:] for token in tokens)

@@ -17,6 +17,7 @@ from types import NoneType
 
 import regex
 
+from minippo.errors import quoted
 from minippo.storage import atomic_files, checked, entry, read_object, read_text, write_text
 from minippo.tokenizer.bpe import GPT2_SPLIT, SINGLE_BYTES
 from minippo.tokenizer.vocab_json import END_OF_TEXT
@@ -91,7 +92,7 @@ def read_tiktoken(path: Path) -> TiktokenVocabulary:
         problem = "few" if len(ids) <= max(ranks.values()) else "many"
         raise ValueError(f"{rest_path}: {len(ids)} ids are too {problem} for ranks up to {max(ranks.values())}")
     if both := [token for token in special_tokens if token.encode("utf-8", "replace") in ranks]:
-        raise ValueError(f"{rest_path}: the special token {both[0][:40]!r} is also an ordinary token in {path}")
+        raise ValueError(f"{rest_path}: the special token {quoted(both[0])} is also an ordinary token in {path}")
     pattern = entry(rest, "pattern", rest_path, str)
     if pattern != GPT2_SPLIT:
         _check_pattern(pattern, rest_path)
@@ -116,11 +117,11 @@ def _read_ranks(path: Path) -> dict[bytes, int]:
     for number, line in enumerate(read_text(path).splitlines(), start=1):
         match = _LINE.fullmatch(line[:MAX_LINE])
         if match is None:
-            raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {line[:40]!r}")
+            raise ValueError(f"{path}, line {number}: expected 'base64 rank', found {quoted(line)}")
         token, rank = base64.b64decode(match[1]), int(match[2])
         if token in ranks or not token:
             problem = "occurs on an earlier line, too" if token else "is empty"
-            raise ValueError(f"{path}, line {number}: the token {token[:40]!r} {problem}")
+            raise ValueError(f"{path}, line {number}: the token {quoted(token)} {problem}")
         ranks[token] = rank
     if len({*ranks.values()}) < len(ranks):
         twice, _ = Counter(ranks.values()).most_common(1)[0]
@@ -149,7 +150,7 @@ def _check_pattern(pattern: str, where: Path) -> None:
         except (regex.error, RecursionError, TimeoutError) as error:
             problem = f"is invalid: {str(error)[:80]}"
     if problem:
-        raise ValueError(f"{where}: the pattern {pattern[:40]!r} {problem}")
+        raise ValueError(f"{where}: the pattern {quoted(pattern)} {problem}")
 
 
 def _rest_path(path: Path) -> Path:

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import tiktoken
 
+from minippo.errors import quoted
 from minippo.tokenizer.bpe import GPT2_SPLIT, merges_of_ranks
 from minippo.tokenizer.tiktoken_files import TiktokenVocabulary, tiktoken_texts, write_tiktoken
 from minippo.tokenizer.vocab_json import END_OF_TEXT, PublicVocabulary, public_files
@@ -70,7 +71,7 @@ class Tokenizer:
         largest = max(*ranks.values(), *(ids or ()), *self.special_tokens.values())
         if largest >= MAX_IDS:  # every id below it would take memory, too
             raise ValueError(
-                f"tokenizer {self.name!r}: ids and ranks must be below {MAX_IDS:,}, but one is {repr(largest)[:30]}"
+                f"tokenizer {self.name!r}: ids and ranks must be below {MAX_IDS:,}, but one is {quoted(largest)}"
             )
         self._ids = list(range(max(ranks.values()) + 1) if ids is None else ids)
         self._bytes = {self._ids[rank]: token for token, rank in ranks.items()}
@@ -84,7 +85,7 @@ class Tokenizer:
             if token not in self.special_tokens:
                 names = ", ".join(map(repr, self.special_tokens)) or "it has none"
                 raise ValueError(
-                    f"tokenizer {self.name!r} has no special token {token[:40]!r}: name those that are its "
+                    f"tokenizer {self.name!r} has no special token {quoted(token)}: name those that are its "
                     f"end-of-text and padding, `eos` and `pad` ({names[:200]})"
                 )
         self.eos_id, self.pad_id = self.special_tokens[self.eos], self.special_tokens[self.pad]

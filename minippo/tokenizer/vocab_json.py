@@ -104,16 +104,16 @@ def read_vocabulary(folder: Path) -> PublicVocabulary:
     ordinary = [token for token, _, special in added if not special]
     if ordinary:
         raise ValueError(
-            f"it finds {len(ordinary)} added tokens in texts before merging ({ordinary[0][:40]!r}), which tiktoken "
+            f"it finds {len(ordinary)} added tokens in texts before merging ({quoted(ordinary[0])}), which tiktoken "
             "cannot do"
         )
     for token, index, _ in added:
         if vocabulary.setdefault(token, index) != index:
-            raise ValueError(f"the added token {token[:40]!r} has the ids {repr(vocabulary[token])[:30]} and {index}")
+            raise ValueError(f"the added token {quoted(token)} has the ids {quoted(vocabulary[token])} and {index}")
     pairs = [_pair(merge, number) for number, merge in enumerate(merges, start=1)]
     public = _vocabulary(vocabulary, pairs, settings.get("eos_token", ""), settings.get("pad_token", ""))
     if both := [token for token, *_ in added if token not in public.special_tokens]:
-        raise ValueError(f"the added token {both[0][:40]!r} is also an ordinary token")
+        raise ValueError(f"the added token {quoted(both[0])} is also an ordinary token")
     return public
 
 
@@ -154,7 +154,7 @@ def _added_tokens(settings: dict[str, Any], added: dict[str, int], where: Path) 
     tokens = []
     for index, row in (entry(settings, "added_tokens_decoder", where, dict, NoneType) or {}).items():
         if not re.fullmatch(r"\d{1,9}", index):
-            raise ValueError(f"{where}: the keys of added_tokens_decoder should be ids, but one is {index[:40]!r}")
+            raise ValueError(f"{where}: the keys of added_tokens_decoder should be ids, but one is {quoted(index)}")
         token = f"{where}: added_tokens_decoder {index}"
         tokens.append((entry(row, "content", token, str), int(index), entry(row, "special", token, bool)))
     # The older added_tokens.json does not say which tokens are special: those that have a role in another file are.
@@ -181,13 +181,13 @@ def _pair(merge: Any, number: int) -> list[str]:
 def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pad: str) -> PublicVocabulary:
     odd = [token for token, index in vocabulary.items() if type(index) is not int]
     if odd:
-        index = repr(vocabulary[odd[0]])[:40]
-        raise ValueError(f"the token {odd[0][:40]!r} has the id {index}, which is not an integer")
+        index = quoted(vocabulary[odd[0]])
+        raise ValueError(f"the token {quoted(odd[0])} has the id {index}, which is not an integer")
     for number, pair in enumerate(pairs, start=1):
         if len(pair) != 2 or not {*pair, "".join(pair)} <= vocabulary.keys():
-            raise ValueError(f"merge {number}, {' '.join(pair)[:40]!r}, does not join two tokens into a third one")
+            raise ValueError(f"merge {number}, {quoted(' '.join(pair))}, does not join two tokens into a third one")
         if not _BYTE_OF_LETTER.keys() >= {*"".join(pair)}:
-            raise ValueError(f"merge {number}, {' '.join(pair)[:40]!r}, has characters that do not spell a byte")
+            raise ValueError(f"merge {number}, {quoted(' '.join(pair))}, has characters that do not spell a byte")
     missing = sum(letter not in vocabulary for letter in _LETTER_OF_BYTE)
     if missing:
         raise ValueError(f"it is not byte-level: {missing} of the 256 single bytes are not tokens")
@@ -200,8 +200,8 @@ def _vocabulary(vocabulary: dict[str, int], pairs: list[list[str]], eos: str, pa
         if token not in special_tokens:
             problem = "is also an ordinary token" if token in words else "is not in its vocabulary"
             raise ValueError(
-                f"the special token {token[:40]!r} {problem}; name its end-of-text and padding in its "
-                f'tokenizer_config.json ("eos_token", "pad_token"): {", ".join(special_tokens)[:100]!r}'
+                f"the special token {quoted(token)} {problem}; name its end-of-text and padding in its "
+                f'tokenizer_config.json ("eos_token", "pad_token"): {quoted(", ".join(special_tokens), 100)}'
             )
     return PublicVocabulary(
         merges=[(_bytes(first), _bytes(second)) for first, second in pairs],

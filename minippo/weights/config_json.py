@@ -7,6 +7,7 @@ from dataclasses import MISSING, asdict, fields
 from types import NoneType
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from minippo.errors import quoted
 from minippo.model import GPTConfig
 from minippo.storage import checked, entry
 from minippo.weights.families import FAMILIES
@@ -43,7 +44,7 @@ def from_public(public: dict[str, Any], name: str) -> tuple[GPTConfig, FileForma
     model_type = entry(public, "model_type", where, str, NoneType)
     if model_type not in FAMILIES:
         supported = " and ".join(map(repr, FAMILIES))
-        raise ValueError(f"{name} has the model type {repr(model_type)[:60]}; only {supported} can be loaded")
+        raise ValueError(f"{name} has the model type {quoted(model_type)}; only {supported} can be loaded")
     family = FAMILIES[model_type]
     sizes = {field: entry(public, key, where, int) for field, key in family.sizes.items()}
     suppress_tokens = entry(public, "never_sampled", where, list, NoneType) or []
@@ -51,7 +52,7 @@ def from_public(public: dict[str, Any], name: str) -> tuple[GPTConfig, FileForma
     requirements = family.requirements(sizes["channels"])
     settings = {key: public.get(key, values[0]) for key, (values, _) in requirements.items()}
     different = [
-        f"{requirements[key][1]} ({key} is {repr(value)[:60]})"
+        f"{requirements[key][1]} ({key} is {quoted(value)})"
         for key, value in settings.items()
         if value not in requirements[key][0]
     ]
@@ -73,7 +74,7 @@ def _check_sizes(sizes: dict[str, int], keys: dict[str, str], suppress_tokens: l
     for field, largest in MAX_SIZES.items():
         if not 1 <= sizes[field] <= largest:
             bounds = "at least 1" if sizes[field] < 1 else f"at most {largest:,}"
-            raise ValueError(f"{where}: {keys[field]} must be {bounds}, not {repr(sizes[field])[:30]}")
+            raise ValueError(f"{where}: {keys[field]} must be {bounds}, not {quoted(sizes[field])}")
     if sizes["channels"] % sizes["heads"]:
         channels, heads = (f"{keys[field]} {sizes[field]}" for field in ("channels", "heads"))
         raise ValueError(f"{where}: {channels} is not divisible by {heads}")
@@ -105,9 +106,9 @@ def from_native(native: dict[str, Any], name: str) -> GPTConfig:
         if types[key] in (int, str, bool):
             checked(value, f"{where}: {key}", types[key])
         if types[key] is float and not (type(value) in (int, float) and math.isfinite(value)):
-            raise ValueError(f"{where}: {key} should be a finite number, but is {repr(value)[:60]}")
+            raise ValueError(f"{where}: {key} should be a finite number, but is {quoted(value)}")
         if get_origin(types[key]) is Literal and value not in get_args(types[key]):
-            raise ValueError(f"{where}: {key} should be one of {get_args(types[key])}, but is {repr(value)[:60]}")
+            raise ValueError(f"{where}: {key} should be one of {get_args(types[key])}, but is {quoted(value)}")
     suppress_tokens = entry(values, "suppress_tokens", where, list, NoneType) or []
     _check_sizes(values, {field: field for field in own}, suppress_tokens, where)
     return GPTConfig(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})

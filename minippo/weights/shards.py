@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from minippo.errors import quoted
 from minippo.storage import checked, entry, read_object
 from minippo.weights.tensor_file import FLOATS, is_finite, open_tensors
 
@@ -85,7 +86,7 @@ class StoredTensors:
         for name, full_name in _short_names(files, prefix, root, source):
             if name in self._entries:
                 both = some_of([self._entries[name][1], full_name])
-                raise ValueError(f"{source} has two tensors {name[:60]!r}: {both}")
+                raise ValueError(f"{source} has two tensors {quoted(name)}: {both}")
             self._entries[name] = (files[full_name], full_name)
 
     def __contains__(self, name: str) -> bool:
@@ -104,7 +105,7 @@ class StoredTensors:
         """Raise ValueError unless the tensor has this shape and, as `like`, floating-point numbers; if `like` is of
         another kind, the dtype must be the same. Reads none of its values."""
         tensor = self._mapped(name)
-        where = f"{self._path}: according to config.json, {name[:60]!r} should have"
+        where = f"{self._path}: according to config.json, {quoted(name)} should have"
         if tensor.shape != shape:
             raise ValueError(f"{where} the shape {shape}, not {tuple(tensor.shape)}")
         if tensor.dtype not in (FLOATS if like in FLOATS else (like,)):
@@ -132,7 +133,7 @@ class StoredTensors:
         if path != self._path or self._read > self.RELEASE * path.stat().st_size:
             self._open(path)
         if full_name not in self._names:
-            raise ValueError(f"{path} has no tensor {full_name[:80]!r}, although {self.source.name} lists it")
+            raise ValueError(f"{path} has no tensor {quoted(full_name)}, although {self.source.name} lists it")
         return self._get(full_name)
 
     def _open(self, path: Path) -> None:
@@ -143,7 +144,7 @@ class StoredTensors:
 
 def some_of(names: list[str]) -> str:
     """The first few names, shortened, and the number of the others."""
-    shown = [name if len(name) <= 80 and name.isprintable() else repr(name[:80]) for name in names[:3]]
+    shown = [name if len(name) <= 80 and name.isprintable() else quoted(name) for name in names[:3]]
     return ", ".join(shown) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
@@ -167,11 +168,11 @@ def _shards(find: Find, index: Path) -> dict[str, Path]:
     """Tensor name -> the shard that the index lists for it. Raises FileNotFoundError if a shard is missing, and
     ValueError if one is not in the same folder."""
     names = entry(read_object(index), "weight_map", index, dict)
-    files = {checked(file, f"{index}: the file of {name[:60]!r}", str) for name, file in names.items()}
+    files = {checked(file, f"{index}: the file of {quoted(name)}", str) for name, file in names.items()}
     suffix = Path(index.name.removesuffix(".index.json")).suffix
     for file in sorted(files):
         if not re.fullmatch(rf"[\w-][\w.-]{{,200}}{re.escape(suffix)}", file):
-            raise ValueError(f"{index} lists {file[:60]!r}, which is not the name of a {suffix} file in its folder")
+            raise ValueError(f"{index} lists {quoted(file)}, which is not the name of a {suffix} file in its folder")
     paths = {file: find(file) for file in sorted(files)}
     missing = [file for file, path in paths.items() if path is None]
     if missing:

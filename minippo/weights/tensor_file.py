@@ -17,6 +17,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
+from minippo.errors import quoted
+
 LFS_POINTER = b"version https://git-lfs"
 
 ZIP = b"PK\x03\x04"
@@ -55,13 +57,13 @@ def _open_safetensors(path: Path, beginning: bytes) -> tuple[set[str], Callable[
             raise SafetensorError(f"a header of {table:,} bytes")
         file = safe_open(path, "pt")
     except SafetensorError as error:
-        raise ValueError(f"{path} is truncated or not a safetensors file: {str(error)[:80]!r}") from None
+        raise ValueError(f"{path} is truncated or not a safetensors file: {quoted(str(error), 80)}") from None
 
     def get(name: str) -> Tensor:
         try:
             return file.get_tensor(name)
         except Exception as error:  # a dtype that PyTorch lacks, for example
-            raise ValueError(f"{path}: the tensor {name[:80]!r} cannot be read: {str(error)[:80]!r}") from None
+            raise ValueError(f"{path}: the tensor {quoted(name)} cannot be read: {quoted(str(error), 80)}") from None
 
     return set(file.keys()), get
 
@@ -73,7 +75,7 @@ def _open_pickled(path: Path, beginning: bytes) -> tuple[set[str], Callable[[str
             "write it again with torch.save"
         )
     if not beginning.startswith(ZIP):
-        raise ValueError(f"{path} is not a PyTorch checkpoint: it begins with {beginning[:16]!r}")
+        raise ValueError(f"{path} is not a PyTorch checkpoint: it begins with {quoted(beginning)}")
     try:
         odd = _not_tensors(path)
         tensors = None if odd else torch.load(path, map_location="cpu", mmap=True, weights_only=True)
@@ -88,7 +90,7 @@ def _open_pickled(path: Path, beginning: bytes) -> tuple[set[str], Callable[[str
     for name, tensor in tensors.items():
         if math.prod(tensor.shape) * tensor.itemsize > tensor.untyped_storage().nbytes():
             raise ValueError(
-                f"{path}: the tensor {name[:80]!r} claims the shape {tuple(tensor.shape)}, but stores less"
+                f"{path}: the tensor {quoted(name)} claims the shape {tuple(tensor.shape)}, but stores less"
             )
     return set(tensors), tensors.__getitem__
 
@@ -104,7 +106,7 @@ def _not_tensors(path: Path) -> str:
             return f"{1 + len(others)} tables of tensors, the first of {table.file_size:,} bytes"
         calls = {argument for code, argument, _ in pickletools.genops(file.read(table)) if "GLOBAL" in code.name}
     odd = sorted(str(call) for call in calls if not PLAIN.fullmatch(str(call)))
-    return f"more than dense tensors ({odd[0][:60]!r}), which could run code or fill the memory" if odd else ""
+    return f"more than dense tensors ({quoted(odd[0])}), which could run code or fill the memory" if odd else ""
 
 
 def read_tensors(path: Path) -> dict[str, Tensor]:
@@ -113,7 +115,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
     names, get = open_tensors(path)
     tensors = {name: get(name).clone() for name in sorted(names)}  # a copy, because the mapped file may be replaced
     if broken := [name for name, tensor in tensors.items() if tensor.dtype not in FLOATS or not is_finite(tensor)]:
-        raise ValueError(f"{path}: the tensor {broken[0][:80]!r} contains NaN or infinite values, or no numbers")
+        raise ValueError(f"{path}: the tensor {quoted(broken[0])} contains NaN or infinite values, or no numbers")
     return tensors
 
 

@@ -296,6 +296,23 @@ def test_a_hostile_file_is_refused_in_one_sentence(stored, tmp_path, name, capfd
     assert capfd.readouterr().err == ""
 
 
+def test_the_error_says_how_to_name_the_end_token(stored, tmp_path):
+    folder = shutil.copytree(stored / "one file", tmp_path / "one file")
+    text(lambda content: content.replace(END_OF_TEXT, "<end>"), "tokenizer.json")(folder)
+    (folder / "tokenizer_config.json").write_text("{}")
+    sentence = refusal(load_tokenizer, folder)
+    assert "'<|endoftext|>' is not in its vocabulary; name its end-of-text" in sentence
+    assert 'tokenizer_config.json ("eos_token", "pad_token"): \'<end>\'' in sentence
+    (folder / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<end>"}))
+    assert load_tokenizer(folder).eos == "<end>"
+    folder = shutil.copytree(stored / "with json", tmp_path / "with json")
+    rest(special_tokens={"<end>": 280, "<|pad|>": 290})(folder)
+    sentence = refusal(load_tokenizer, path_of(folder))
+    assert "has no special token '<|endoftext|>': name those that are its end-of-text and padding, `eos`" in sentence
+    rest(eos="<end>")(folder)
+    assert load_tokenizer(path_of(folder)).eos == "<end>"
+
+
 FILES = {
     "plain": ("a.tiktoken",),
     "with json": ("a.tiktoken", "a.tiktoken.json"),
