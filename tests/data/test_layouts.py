@@ -370,6 +370,13 @@ def test_ignored_columns_are_not_read_even_if_a_layout_would(tmp_path):
     }
 
 
+def test_answers_in_another_column_are_left_out_only_where_they_are_not_wanted(tmp_path):
+    rows = pairs(completion=lambda i: f"It is what it is, {i} times.")
+    with pytest.raises(ValueError, match="column 'completion' holds "):
+        read(tmp_path, rows)
+    assert len(items(read(tmp_path, rows, "prompts"), "prompts")) == 40
+
+
 def test_prompts_and_demonstrations_may_come_from_a_file_of_preferences(tmp_path):
     rows = [
         {"prompt": f"What of {i}?", "chosen": f" It is {i} of it.", "rejected": " I do not know."} for i in range(9)
