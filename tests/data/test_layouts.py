@@ -257,6 +257,23 @@ def test_csv_files_are_read_as_they_were_written(tmp_path_factory, rows, delimit
     assert [tuple(row.values()) for _, row in source.rows()] == rows
 
 
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_conversations_in_a_csv_file_are_read_as_such(tmp_path, written):
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["messages"])
+        for i in range(9):
+            turns = [{"role": "user", "content": f"It's {i}?"}, {"role": "assistant", "content": f'"{i}", yes'}]
+            rows.writerow([written(turns)])
+    corpus = OwnData(DataConfig(source="files", demonstrations=str(tmp_path / "p.csv")), 1)
+    found = set(items(corpus, "demonstrations"))
+    assert found <= {Demonstration(human(f"It's {i}?"), f' "{i}", yes') for i in range(9)}
+    assert len(found) == 7  # two prompts are held out
+    (tmp_path / "p.csv").write_text("messages\n\"[{'role': 'user'}\n {'role': 'assistant'}]\"\n")
+    with pytest.raises(ValueError, match=r"line 2: column 'messages' holds .*, which begins like a list of turns but"):
+        OwnData(DataConfig(source="files", demonstrations=str(tmp_path / "p.csv")), 1)
+
+
 @pytest.mark.parametrize("name", ["p.json", "p.json.gz", "p.jsonl"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_array_of_objects_is_read_as_rows(tmp_path, name, indent):
