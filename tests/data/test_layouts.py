@@ -23,6 +23,7 @@ from minippo.data.unread import UnreadColumns
 from minippo.splits import SPLITS
 from minippo.storage import REPOSITORY
 
+PAIR = {"chosen": " a", "rejected": " b"}
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 
 
@@ -127,6 +128,17 @@ def test_any_mixture_of_texts_and_turns_is_the_same_conversation(data):
     row = {**asked, "chosen": form(good), "rejected": form(bad)}
     example = recognise("preferences", list(row)).example(row)
     assert (example.prompt, example.completions) == (human(question), (f" {good}", f" {bad}"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "counted"),
+    [("Why?", "So.", 1), ("Why?", " So.", 0), ("Why? ", "So.", 0), ("Why", ", so", 0), ("", "So.", 0)],
+)
+def test_answers_that_touch_the_last_word_of_their_prompt_are_counted(tmp_path, prompt, chosen, counted):
+    rows = [{"prompt": f"P{i}", **PAIR} for i in range(40)]
+    rows += [{"prompt": prompt, "chosen": chosen, "rejected": " No."}] * 2
+    counts = read(tmp_path, rows).report["preferences, train"]
+    assert counts.get("joined to their prompt without a space", 0) == 2 * counted
 
 
 def test_turns_that_conversations_lack_come_before_them():
@@ -315,8 +327,6 @@ def test_descriptions_of_a_downloaded_dataset_are_no_tables(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- what is not read
-
-PAIR = {"chosen": " a", "rejected": " b"}
 
 
 def pairs(**columns) -> list[dict]:
