@@ -24,7 +24,7 @@ UNUSABLE = Example("", ())
 
 
 def read_examples(kind: Kind, sources: Sequence[Source], ignore: frozenset[str] = frozenset()) -> datasets.Dataset:
-    """All rows of the sources as examples: columns prompt, completions, label, tied, problem, location, unread.
+    """All rows of the sources as examples, in the columns of `_write`.
 
     They are kept in the cache under a key that changes with the contents of any source. Raises ValueError, naming the
     location, if a row does not have the required form, or if a column that is neither read nor in `ignore` holds text.
@@ -76,7 +76,8 @@ def _examples(kind: Kind, source: Source, ignore: frozenset[str]) -> Iterator[di
         else:  # Arrow cannot store unpaired surrogates, and nobody reads the texts of an unusable example
             example, names = UNUSABLE, []
         names = [_storable(name) for name in names]
-        yield {**example._asdict(), "problem": problem, "location": _storable(location), "unread": names}
+        stored = {**example._asdict(), "without_space": example.without_space}
+        yield {**stored, "problem": problem, "location": _storable(location), "unread": names}
     unread.check(layout.columns)
 
 
@@ -94,6 +95,7 @@ def _write(path: Path, rows: Iterator[dict[str, Any]]) -> None:
             "completions": pa.list_(pa.string()),
             "label": pa.int8(),
             "tied": pa.int32(),
+            "without_space": pa.bool_(),
             "problem": pa.int8(),
             "location": pa.string(),
             "unread": pa.list_(pa.string()),

@@ -40,6 +40,13 @@ class Example(NamedTuple):
     tied: int = 0
     """Number of completions left out of a ranking, because another one has the same score."""
 
+    @property
+    def without_space(self) -> bool:
+        """Whether a completion begins with a letter or digit right after the prompt, as if it ended the last word."""
+        return bool(self.prompt.rstrip() == self.prompt != "") and any(
+            text[:1].isascii() and text[:1].isalnum() for text in self.completions
+        )
+
     def problem(self) -> int:
         """Why the example is unusable, an index into PROBLEMS; 0 if it is usable."""
         for text in (self.prompt, *self.completions):

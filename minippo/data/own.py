@@ -134,6 +134,8 @@ class OwnData:
         counts |= {f"values of column {name!r} not read": count for name, count in unread.items()}
         if tied := int(column(rows, "tied").sum()):
             counts["completions left out: same score as another"] = tied
+        if without_space := int(column(rows, "without_space").sum()):
+            counts["joined to their prompt without a space"] = without_space
         if (problems == USABLE).all():
             return rows
         first = int(np.flatnonzero(problems != USABLE)[0])

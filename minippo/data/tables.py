@@ -5,6 +5,7 @@ Rows are read one at a time, with their location, so that an error message can n
 
 from __future__ import annotations
 
+import ast
 import codecs
 import csv
 import io
@@ -12,7 +13,7 @@ import json
 import re
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -130,7 +131,20 @@ def _csv_rows(path: Path, delimiter: str) -> Rows:
     for location, fields in lines:
         if len(fields) != len(columns):
             raise ValueError(f"{location}: {len(fields)} fields, expected {len(columns)} ({', '.join(columns)})")
-        yield location, dict(zip(columns, fields, strict=True))
+        yield (
+            location,
+            {name: _cell(text, f"{location}: column {name!r}") for name, text in zip(columns, fields, strict=True)},
+        )
+
+
+def _cell(text: str, where: str) -> Any:
+    """A cell of a CSV file: a text, or a list of turns as JSON or as Python (and pandas) prints it."""
+    if not re.match(r"\s*\[\s*\{\s*['\"](role|content|from|value)['\"]", text):
+        return text
+    for parse in (json.loads, ast.literal_eval):
+        with suppress(ValueError, SyntaxError, RecursionError, MemoryError):
+            return parse(text)
+    raise ValueError(f"{where} holds {text[:60]!r}, which begins like a list of turns but is not one")
 
 
 # ---------------------------------------------------------------------------------------------- Parquet and Arrow

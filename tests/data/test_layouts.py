@@ -23,6 +23,7 @@ from minippo.data.unread import UnreadColumns
 from minippo.splits import SPLITS
 from minippo.storage import REPOSITORY
 
+PAIR = {"chosen": " a", "rejected": " b"}
 PAGE = (REPOSITORY / "docs" / "data.md").read_text(encoding="utf-8")
 
 
@@ -127,6 +128,17 @@ def test_any_mixture_of_texts_and_turns_is_the_same_conversation(data):
     row = {**asked, "chosen": form(good), "rejected": form(bad)}
     example = recognise("preferences", list(row)).example(row)
     assert (example.prompt, example.completions) == (human(question), (f" {good}", f" {bad}"))
+
+
+@pytest.mark.parametrize(
+    ("prompt", "chosen", "counted"),
+    [("Why?", "So.", 1), ("Why?", " So.", 0), ("Why? ", "So.", 0), ("Why", ", so", 0), ("", "So.", 0)],
+)
+def test_answers_that_touch_the_last_word_of_their_prompt_are_counted(tmp_path, prompt, chosen, counted):
+    rows = [{"prompt": f"P{i}", **PAIR} for i in range(40)]
+    rows += [{"prompt": prompt, "chosen": chosen, "rejected": " No."}] * 2
+    counts = read(tmp_path, rows).report["preferences, train"]
+    assert counts.get("joined to their prompt without a space", 0) == 2 * counted
 
 
 def test_turns_that_conversations_lack_come_before_them():
@@ -257,6 +269,23 @@ def test_csv_files_are_read_as_they_were_written(tmp_path_factory, rows, delimit
     assert [tuple(row.values()) for _, row in source.rows()] == rows
 
 
+@pytest.mark.parametrize("written", [json.dumps, repr])
+def test_conversations_in_a_csv_file_are_read_as_such(tmp_path, written):
+    with (tmp_path / "p.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["messages"])
+        for i in range(9):
+            turns = [{"role": "user", "content": f"It's {i}?"}, {"role": "assistant", "content": f'"{i}", yes'}]
+            rows.writerow([written(turns)])
+    corpus = OwnData(DataConfig(source="files", demonstrations=str(tmp_path / "p.csv")), 1)
+    found = set(items(corpus, "demonstrations"))
+    assert found <= {Demonstration(human(f"It's {i}?"), f' "{i}", yes') for i in range(9)}
+    assert len(found) == 7  # two prompts are held out
+    (tmp_path / "p.csv").write_text("messages\n\"[{'role': 'user'}\n {'role': 'assistant'}]\"\n")
+    with pytest.raises(ValueError, match=r"line 2: column 'messages' holds .*, which begins like a list of turns but"):
+        OwnData(DataConfig(source="files", demonstrations=str(tmp_path / "p.csv")), 1)
+
+
 @pytest.mark.parametrize("name", ["p.json", "p.json.gz", "p.jsonl"])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_an_array_of_objects_is_read_as_rows(tmp_path, name, indent):
@@ -298,8 +327,6 @@ def test_descriptions_of_a_downloaded_dataset_are_no_tables(tmp_path):
 
 
 # ---------------------------------------------------------------------------------------------- what is not read
-
-PAIR = {"chosen": " a", "rejected": " b"}
 
 
 def pairs(**columns) -> list[dict]:
@@ -368,6 +395,13 @@ def test_ignored_columns_are_not_read_even_if_a_layout_would(tmp_path):
     assert {c.prompt for c in items(read(tmp_path, rows, ignore="system"), "preferences")} == {
         human(f"Q{i}") for i in range(9)
     }
+
+
+def test_answers_in_another_column_are_left_out_only_where_they_are_not_wanted(tmp_path):
+    rows = pairs(completion=lambda i: f"It is what it is, {i} times.")
+    with pytest.raises(ValueError, match="column 'completion' holds "):
+        read(tmp_path, rows)
+    assert len(items(read(tmp_path, rows, "prompts"), "prompts")) == 40
 
 
 def test_prompts_and_demonstrations_may_come_from_a_file_of_preferences(tmp_path):

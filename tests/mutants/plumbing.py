@@ -142,9 +142,9 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)", _files("evaluate")),
     Mutant("minippo/sampling.py", "return (self.eos_id, *self.stop_ids)", "return (self.eos_id,)", covering("rollout", "stop_token")),  # the KL of what was not drawn from
     # ------------------------------------------------------------------ scoring.py
-    Mutant("minippo/scoring.py", "    return rows, cut\n", "    return rows, []\n", OF_SCORING),  # nobody is told
-    Mutant("minippo/scoring.py", "index for index, ids in enumerate(rows) if len(ids) > context", "index for index, ids in enumerate(rows) if len(ids) >= context", OF_SCORING),
-    Mutant("minippo/scoring.py", "scores = as_tensor(self", "scores = (self", OF_SCORING),
+    Mutant("minippo/scoring.py", "    return rows, cut\n", "    return rows, []\n", covering("scoring", "cut")),  # nobody is told
+    Mutant("minippo/scoring.py", "index for index, ids in enumerate(rows) if len(ids) > context", "index for index, ids in enumerate(rows) if len(ids) >= context", covering("scoring", "cut")),
+    Mutant("minippo/scoring.py", "scores = as_tensor(self", "scores = (self", covering("own_scorer", "tuples")),
     Mutant("minippo/sft.py", "    check_later_stages(config, corpus, backbones)\n", "", OF_OWN_PIPELINE),
     Mutant("minippo/sft.py", "        check_public_tokenizer(config.weights, tokenizer, config.tokenizer)\n", "", covering("sft", "as_many_ids")),
     Mutant("minippo/sft.py", "reward.tokenizer, reward.gpt.config.context, config.data)", "policy.tokenizer, policy.gpt.config.context, config.data)", OF_OWN_PIPELINE),
