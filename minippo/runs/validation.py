@@ -75,9 +75,8 @@ def bounded_fields(options: object, prefix: str = "") -> Iterator[tuple[str, flo
             continue
         metadata = getattr(hints[field.name], "__metadata__", ())
         bounds = next((item for item in metadata if isinstance(item, Bounds)), None)
-        for single in value if isinstance(value, tuple) else [value]:
-            if isinstance(single, int | float | str) and not isinstance(single, bool):
-                yield name, single, bounds
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            yield name, value, bounds
 
 
 def check_data(data: DataConfig) -> None:
