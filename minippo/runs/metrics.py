@@ -18,7 +18,7 @@ from minippo.errors import require_finite
 from minippo.interruption import finishing_steps
 from minippo.runs.run import Run
 from minippo.runs.system import peak_memory_mb
-from minippo.storage import append_lines, read_json_lines, write_bytes, write_text
+from minippo.storage import append_lines, entry, read_json_lines, write_bytes, write_text
 
 SAMPLES_HEADING = "## After iteration"
 SHOWN = {
@@ -145,7 +145,9 @@ class Metrics:
 
 def read_metrics(folder: Path, stage: str) -> list[dict[str, Any]]:
     """The lines of a stage, oldest first."""
-    return [line for _, line in read_json_lines(folder / "metrics.jsonl") if line["stage"] == stage]
+    return [
+        line for where, line in read_json_lines(folder / "metrics.jsonl") if entry(line, "stage", where, str) == stage
+    ]
 
 
 def _drop_lines(path: Path, stage: str, first_step: int) -> None:

@@ -50,7 +50,7 @@ def check_bounds(options: object) -> None:
     for name, value, bounds in bounded_fields(options):
         if isinstance(value, str):
             if re.search("[\0\ud800-\udfff]", value):  # bytes that are not UTF-8 become lone surrogates
-                raise ValueError(f"{name} contains a NUL byte or is not UTF-8: {quoted(value)}")
+                raise ValueError(f"{name} has unreadable characters, NUL or not UTF-8: {quoted(value)}")
             continue
         if isinstance(value, float) and not math.isfinite(value):
             raise ValueError(f"{name} must be a finite number, not {value}")
@@ -75,9 +75,8 @@ def bounded_fields(options: object, prefix: str = "") -> Iterator[tuple[str, flo
             continue
         metadata = getattr(hints[field.name], "__metadata__", ())
         bounds = next((item for item in metadata if isinstance(item, Bounds)), None)
-        for single in value if isinstance(value, tuple) else [value]:
-            if isinstance(single, int | float | str) and not isinstance(single, bool):
-                yield name, single, bounds
+        if isinstance(value, int | float | str) and not isinstance(value, bool):
+            yield name, value, bounds
 
 
 def check_data(data: DataConfig) -> None:

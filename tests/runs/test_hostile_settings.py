@@ -145,12 +145,12 @@ def value_of(config: Any, name: str) -> Any:
 @pytest.mark.parametrize("value", ["a\0b", "\ud800"])
 def test_a_text_that_can_name_no_file_and_not_be_stored_is_refused(tmp_path, value, capsys):
     (tmp_path / "own.yaml").write_text(yaml.safe_dump({"data": {"folder": value}}))
-    with pytest.raises(ValueError, match=r"data\.folder contains a NUL byte or is not UTF-8"):
+    with pytest.raises(ValueError, match=r"data\.folder has unreadable characters, NUL or not UTF-8"):
         check(load_config(str(tmp_path / "own.yaml")))
     if value != "a\0b":
         with pytest.raises(SystemExit):
             parse_options("", ["--data.folder", value])
-        assert "data.folder contains a NUL byte or is not UTF-8: '\\ud800'" in capsys.readouterr().err
+        assert "data.folder has unreadable characters, NUL or not UTF-8: '\\ud800'" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------------------------------- stored settings
