@@ -109,6 +109,8 @@ class CPUAdamW(Optimizer):
         for index, parameter in zip(indices, parameters, strict=True):
             if index in state_dict["state"]:
                 loaded = state_dict["state"][index]
+                if any(torch.is_tensor(v) and v.shape != parameter.shape for v in loaded.values()):
+                    raise ValueError(f"the saved state of parameter {index} does not have its shape {parameter.shape}")
                 self.state[parameter] = {k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}
 
 

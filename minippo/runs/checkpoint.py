@@ -9,15 +9,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file
-
 from minippo.config import OptimizerConfig
 from minippo.errors import TrainingError
 from minippo.interruption import stop_requested
 from minippo.optim import lr_schedule
 from minippo.state import PPOState, State
 from minippo.storage import atomic_folder, check_sealed, read_object, seal
-from minippo.weights import load_weights, save_model, save_tensors
+from minippo.weights import load_weights, read_tensors, save_model, save_tensors
 
 
 class Checkpoints:
@@ -118,16 +116,22 @@ class Checkpoints:
 
 
 def restore(state: State, path: Path) -> None:
-    """Restore `state` as it was when the checkpoint `path` was saved."""
-    tensors = load_file(path / "optimizer.safetensors")
+    """Restore `state` as it was when the checkpoint `path` was saved.
+
+    Raises TrainingError if the checkpoint is undamaged, but of something else than `state`.
+    """
+    tensors = read_tensors(path / "optimizer.safetensors")
     rest = read_object(path / "state.json")
-    load_weights(state.model, path / "model")  # in place: the optimizer holds these parameters
-    moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
-    for key, tensor in tensors.items():
-        index, _, name = key.partition(".")
-        moments[int(index)][name] = tensor
-    state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
-    state.set_position(rest["position"])
+    try:
+        load_weights(state.model, path / "model")  # in place: the optimizer holds these parameters
+        moments: dict[int, dict[str, Any]] = {int(index): {"step": n} for index, n in rest["optimizer_steps"].items()}
+        for key, tensor in tensors.items():
+            index, _, name = key.partition(".")
+            moments[int(index)][name] = tensor
+        state.optimizer.load_state_dict({"state": moments, "param_groups": rest["param_groups"]})
+        state.set_position(rest["position"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise TrainingError(f"{path} is not a checkpoint of this training: {type(error).__name__}: {error}") from None
 
 
 def resumed_line(state: State, config: OptimizerConfig, num_steps: int) -> str:

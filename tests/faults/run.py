@@ -28,6 +28,7 @@ from tests.faults.stages import (
     stage_names,
 )
 
+PAGE = Path(__file__).parents[2] / "docs" / "reliability.md"
 Case = tuple[str, str, str]
 """What was done, where, and what went wrong ("" if it was survived)."""
 
@@ -203,6 +204,7 @@ def main() -> None:
     parser.add_argument("--sample", action="store_true", help="a part of it, in two minutes")
     parser.add_argument("--only", default="", help="only the kinds whose function's name contains this")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--record", action="store_true", help="write the table to docs/reliability.md")
     options = parser.parse_args()
     sample = options.sample
     plan = (
@@ -228,9 +230,14 @@ def main() -> None:
                     survived[kind] = survived.get(kind, 0) + (not what)
                     if what:
                         print(f"NOT SURVIVED: {kind}: {where}: {what}", flush=True)
-    print(f"| {'fault':30} | tried | survived |\n| {'-' * 30} | ----: | -------: |")
-    for kind, number in tried.items():
-        print(f"| {kind:30} | {number:5} | {survived[kind]:8} |")
+    table = [f"| {'fault':30} | tried | survived |", f"| {'-' * 30} | ----: | -------: |"]
+    table += [f"| {kind:30} | {number:5} | {survived[kind]:8} |" for kind, number in tried.items()]
+    print("\n".join(table))
+    if options.record:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition("<!-- faults -->\n")
+        after = rest.partition("<!-- /faults -->")[2]
+        text = "\n".join([f"{before}<!-- faults -->", *table, f"<!-- /faults -->{after}"])
+        PAGE.write_text(text, encoding="utf-8")
     if survived != tried:
         sys.exit(1)
 
