@@ -253,7 +253,7 @@ PLUMBING = [
     Mutant("minippo/runs/metrics.py", "int(section.split()[3]) < first_step]", "int(section.split()[3]) <= first_step]", OF_METRICS),
     # ------------------------------------------------------------------ checkpoint.py
     Mutant("minippo/runs/checkpoint.py", "{\"step\": n} for", "{\"step\": 0} for", OF_CHECKPOINT),  # the bias is corrected once more
-    Mutant("minippo/runs/checkpoint.py", "    load_weights(state.model, path / \"model\")  # in place", "    critic = {name: x.clone() for name, x in state.model.value_head.state_dict().items()}\n    load_weights(state.model, path / \"model\")\n    state.model.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
+    Mutant("minippo/runs/checkpoint.py", "        load_weights(state.model, path / \"model\")  # in place", "        critic = {name: x.clone() for name, x in state.model.value_head.state_dict().items()}\n        load_weights(state.model, path / \"model\")\n        state.model.value_head.load_state_dict(critic)  # in place", covering("checkpoint", "restored")),  # goes on with a new critic
     Mutant("minippo/weights/heads.py", "    if found != expected:\n", "    if found.keys() != expected.keys():\n", OF_WEIGHTS),
     Mutant("minippo/weights/pretrained.py", "        _check_shapes(stored, tensor_names(form.family, config.layers), form, config)\n", "        pass\n", OF_WEIGHTS),
     Mutant("minippo/weights/pretrained.py", "        stored.check(name, tuple(target.shape), target.dtype)\n", "        stored.check(name, tuple(target.shape))\n", covering("native")),  # a mask is no number
