@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
@@ -22,7 +23,7 @@ def require_named_scorer(stored: str, named: str | None, file: str | Path, optio
     if stored and named is None:
         raise ValueError(
             f"{file} names the scorer {quoted(stored)}, which is code that would run with your rights; if you trust "
-            f"it, name it again: {option} {stored}"
+            f"it, name it again: {option} {shlex.quote(stored)}"
         )
 
 

@@ -14,7 +14,9 @@ import pytest
 import train_ppo
 import train_rm
 from minippo import sft
-from minippo.runs import load_run, load_run_scorer
+from minippo.runs import load_run, load_run_scorer, parse_options
+from minippo.runs.options import new_run_commands
+from minippo.runs.scorers import require_named_scorer
 from minippo.storage import REPOSITORY
 from minippo.tools import compare, curves, evaluate, export, generate, score, trace
 from tests.pipeline.tiny_run import command
@@ -147,3 +149,16 @@ def test_python_m_does_not_import_from_the_working_directory(tmp_path, module, a
     done = subprocess.run(arguments, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert done.returncode == (0 if argument == "--help" else 2)
     assert not marker.exists()
+
+
+def test_the_scorer_of_a_file_is_quoted_for_the_shell():
+    with pytest.raises(ValueError, match="rights") as error:
+        require_named_scorer("m:f; rm -rf ~", None, "own.yaml", "--ppo.scorer")
+    assert str(error.value).endswith("--ppo.scorer 'm:f; rm -rf ~'")
+
+
+def test_commands_for_a_new_run_name_the_scorer_that_the_file_names(tmp_path):
+    (tmp_path / "own.yaml").write_text("ppo: {scorer: 'm:f'}\n")
+    given = ["--config", str(tmp_path / "own.yaml"), "--ppo.scorer", "m:f"]
+    text = new_run_commands(parse_options("", given, stage="ppo"), {"ppo": "python train_ppo.py"})
+    assert text.count("--ppo.scorer m:f") == 2  # for Python and for make
