@@ -37,8 +37,8 @@ def wrong_input_exits() -> Iterator[None]:
 def command_frame(interrupted: Callable[[], str] = lambda: "interrupted") -> Iterator[None]:
     """What every command has around it (`@command_frame()`), whatever its standard streams are.
 
-    A TrainingError, and an OSError such as that of a full disk, end it with one sentence and status 1. The output
-    contains no control characters, and question marks for what the terminal's encoding lacks. A standard output that
+    A TrainingError, and an OSError such as that of a full disk, end it with one sentence and status 1. Both outputs
+    contain no control characters, and question marks for what the terminal's encoding lacks. A standard output that
     cannot be written ends the command with status 1, with a sentence unless the reader of a pipe has closed it
     (`| head`). A standard error output that cannot be written is ignored. Ctrl-C, SIGTERM and SIGHUP end it with the
     sentence that `interrupted` returns, and with status 130, 143 or 129.
@@ -125,8 +125,8 @@ class _Errors(_Output):
     """The standard error output: progress bars and errors. If they cannot be written, nobody misses them."""
 
     def write(self, text: str) -> int:
-        """Write `text` if possible."""
-        self._attempt(lambda: self.stream.write(text))
+        """Write `text` if possible. A progress bar begins with a carriage return."""
+        self._attempt(lambda: self.stream.write("\r".join(map(printable, text.split("\r")))))
         return len(text)
 
     def _report(self, error: OSError) -> None:

@@ -85,6 +85,12 @@ def test_the_standard_output_of_a_command_is_printable(capsys):
     assert capsys.readouterr().out == "red \\x1b[31m \\x9b31m \\r \\u202e\n\t\\x07\x07\n"
 
 
+def test_warnings_are_printable_and_progress_bars_return_to_the_start_of_the_line(capsys):
+    with command_frame():
+        print("\rppo: 50%\r\nwarning: a\x1b[31m\u202e", file=sys.stderr)
+    assert capsys.readouterr().err == "\rppo: 50%\r\nwarning: a\\x1b[31m\\u202e\n"
+
+
 class Broken(io.StringIO):
     """A stream that is connected to a full disk or a closed pipe."""
 
