@@ -62,7 +62,9 @@ def finished(tiny_runs, tmp_path_factory) -> dict[str, Path]:
 
 def check_stream(stream: str, words: str, folder: Path) -> None:
     redirections, status, errors = STREAMS[stream]
-    done = run(words, redirections, folder, **(ENVIRONMENT if stream == "environment" else {}))
+    # Stages keep their cache in the home directory, or where XDG_CACHE_HOME says.
+    environment = ENVIRONMENT | {"XDG_CACHE_HOME": str(folder / "cache")} if stream == "environment" else {}
+    done = run(words, redirections, folder, **environment)
     assert "Traceback" not in done.stderr, done.stderr
     assert "Exception ignored" not in done.stderr, done.stderr
     assert done.returncode in (status if isinstance(status, tuple) else (status,)), done.stderr
@@ -85,3 +87,10 @@ def test_every_command_on_any_terminal(finished, stream, name, tmp_path):
     if name.startswith(("sft", "train")):
         stage = {"sft": "sft", "train_rm": "rm", "train_ppo": "ppo"}[name]
         assert (tmp_path / "new" / stage).is_dir()  # training does not depend on who reads its output
+
+
+@pytest.mark.slow
+def test_a_home_directory_that_cannot_be_written_is_one_sentence(finished, tmp_path):
+    done = run(COMMANDS["sft"].format(**finished | {"folder": tmp_path}), "", tmp_path, HOME="/dev/null")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "set XDG_CACHE_HOME to use another folder" in done.stderr
