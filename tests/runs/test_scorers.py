@@ -28,7 +28,7 @@ EVIL = "import pathlib\npathlib.Path(r'{marker}').touch()\ndef scorer(prompts, r
 @pytest.fixture
 def hostile(tiny_runs, tmp_path, monkeypatch):
     """A run directory whose settings name a scorer, and the mark that appears if its module is imported."""
-    folder, marker = tmp_path / "run", tmp_path / "executed"
+    folder, marker = tmp_path / "somebodys_run", tmp_path / "executed"
     shutil.copytree(tiny_runs.base().folder, folder)
     edit_settings(folder, "scorer: ''", "scorer: evil_module:scorer")
     (tmp_path / "evil_module.py").write_text(EVIL.format(marker=marker))
@@ -125,7 +125,7 @@ def test_nothing_is_imported_from_a_run_directory(hostile, monkeypatch, capsys, 
     elif place == "sys.path":
         monkeypatch.syspath_prepend(folder)
     elif place == "namespace package":
-        name = "run.evil_module"
+        name = "somebodys_run.evil_module"
     else:
         monkeypatch.syspath_prepend(folder)
         Path("innocent.py").write_text("from evil_module import scorer\n")
