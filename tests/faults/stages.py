@@ -142,6 +142,8 @@ class Laboratory:
         """Start a process, with `more` changes to the settings; the function that is returned waits for its end."""
         self.count += 1
         logs = [self.folder / f"{name}-{self.count}" for name in ("stdout", "stderr")]
+        for log in logs:
+            log.touch()
         sys.stdout.flush()
         child = self.child = os.fork()
         if child == 0:
