@@ -8,6 +8,7 @@ from minippo.runs.arguments import Argument, command_line
 from minippo.runs.checkpoint import Checkpoints, restore, resumed_line
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
+from minippo.runs.opening import load_run, open_run
 from minippo.runs.options import Options, parse_options
 from minippo.runs.presets import differences, load_config
 from minippo.runs.results import (
@@ -20,7 +21,7 @@ from minippo.runs.results import (
     table,
     write_answers,
 )
-from minippo.runs.run import Run, load_run, open_run
+from minippo.runs.run import Run
 from minippo.runs.scorers import load_named_scorer
 from minippo.runs.stage import due, run_stage
 from minippo.runs.validation import check_context

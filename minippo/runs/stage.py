@@ -16,8 +16,9 @@ from minippo.data import load_corpus
 from minippo.errors import TrainingError
 from minippo.exits import command_frame, print_error, wrong_input_exits
 from minippo.runs.checkpoint import Checkpoints
+from minippo.runs.opening import open_run
 from minippo.runs.options import new_run_commands, parse_options
-from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages, open_run
+from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages
 
 
 class StageInputs(Protocol):

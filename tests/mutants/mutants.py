@@ -248,7 +248,7 @@ MUTANTS = [
     Mutant("minippo/storage.py", "    partial = path.with_name(f\"{PARTIAL}{path.name}\")\n", "    partial = path\n", covering("checkpoint")),
     Mutant("minippo/state.py", "            self.demonstrations.rows_drawn = position[\"demonstrations_drawn\"]\n", "            pass\n", covering("checkpoint")),
     Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\")[\"data\"] != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
-    Mutant("minippo/runs/run.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model
+    Mutant("minippo/runs/opening.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
     Mutant("minippo/runs/validation.py", "        if isinstance(value, float) and not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training

@@ -169,9 +169,9 @@ PLUMBING = [
     Mutant("minippo/checks.py", "        check_bridge(env.scorer, rollout, env.tokenizer)\n", "        pass\n", OF_CHECKS),
     # ------------------------------------------------------------------ run.py
     Mutant("minippo/runs/run.py", "(\"data\", \"model\", \"sft\", \"seed\")", "(\"data\", \"model\", \"sft\")", OF_RUN),  # goes on with another seed
-    Mutant("minippo/runs/run.py", ", \"ppo.min_new_tokens\", \"ppo.stop_token\")", ", \"ppo.min_new_tokens\")", OF_RUN),
+    Mutant("minippo/runs/opening.py", ", \"ppo.min_new_tokens\", \"ppo.stop_token\")", ", \"ppo.min_new_tokens\")", OF_RUN),
     Mutant("minippo/runs/run.py", "            policy.save(folder / \"policy.tiktoken\")\n            reward.save(", "            reward.save(folder / \"policy.tiktoken\")\n            policy.save(", OF_RUN),
-    Mutant("minippo/runs/run.py", "return replace(config, **{name: getattr(theirs, name) for name in stages})", "return config", OF_RUN),  # the source's stages, not its settings
+    Mutant("minippo/runs/opening.py", "return replace(config, **{name: getattr(theirs, name) for name in stages})", "return config", OF_RUN),  # the source's stages, not its settings
     Mutant("minippo/runs/system.py", "2**20 if sys.platform == \"darwin\" else 2**10", "2**10 if sys.platform == \"darwin\" else 2**20", OF_RUN),
     # ------------------------------------------------------------------ data.py
     Mutant("minippo/data/encode.py", "(\"comparisons\", comparisons.fingerprint, max_length)", "(\"comparisons\", comparisons.fingerprint)", OF_DATA),  # cut for another context
@@ -406,8 +406,8 @@ PLUMBING = [
     Mutant("minippo/runs/run.py", "        require_finite(dict(_numbers(results)), f\"{stage}, results\")\n", "", covering("run", "no_number")),
     Mutant("minippo/runs/run.py", "shutil.ignore_patterns(\"step-*\")", "shutil.ignore_patterns()", covering("run", "copied_stages")),  # hundreds of megabytes
     Mutant("minippo/runs/run.py", "            if record[\"data\"] != fingerprint and ", "            if False and ", covering("run", "other_data")),
-    Mutant("minippo/runs/run.py", "and own == begun[-1] and ours > theirs", "and own == begun[-1]", covering("run", "longer")),  # a shorter training is none
-    Mutant("minippo/runs/run.py", "and own == begun[-1] and ours > theirs", "and ours > theirs", covering("run", "longer")),  # the next stage built on it
+    Mutant("minippo/runs/opening.py", "and own == begun[-1] and ours > theirs", "and own == begun[-1]", covering("run", "longer")),  # a shorter training is none
+    Mutant("minippo/runs/opening.py", "and own == begun[-1] and ours > theirs", "and ours > theirs", covering("run", "longer")),  # the next stage built on it
     Mutant("minippo/runs/checkpoint.py", "step == last or stop_requested()", "step == last", covering("metrics", "signal")),  # a step is lost
     Mutant("minippo/runs/checkpoint.py", "            if state.step == 0:  # fail now", "            if False:  # fail now", covering("checkpoint", "does_not_begin")),
     Mutant("minippo/runs/metrics.py", "                stop_if_requested()\n", "", covering("metrics", "signal")),

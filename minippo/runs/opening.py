@@ -1,0 +1,123 @@
+"""Opening a run directory: whose it is, with which settings its stages were trained, and what is missing."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from minippo.config import Config
+from minippo.runs.options import Options, new_run_commands
+from minippo.runs.presets import differences, load_stored_config
+from minippo.runs.run import NAMES, STAGES, Run, needed_stages
+from minippo.storage import PARTIAL
+
+SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
+"""Settings of the samples that scores are normalised on; they determine the scale of the reward model's scores."""
+
+LOCATIONS = ("data.folder", "data.imdb_path", "data.demonstrations", "data.preferences", "data.prompts")
+"""Settings that say where files are, not what is in them; they may differ between two machines."""
+
+SAVING = ("sft.policy.save_every", "sft.reward.save_every", "rm.save_every", "ppo.save_every")
+"""Settings that do not affect the result."""
+
+LENGTHS = {"sft.policy.tokens": "sft", "sft.reward.tokens": "sft", "rm.epochs": "rm", "ppo.num_iterations": "ppo"}
+"""How long a stage trains. A stage can be continued with a larger value if no later stage builds on it."""
+
+
+def open_run(options: Options, stage: str) -> Run:
+    """The run of these options, checked for `stage`; nothing is written.
+
+    Raises ValueError if the run directory belongs to a run with other settings, if an earlier stage is missing, or if
+    `--init-from` does not fit.
+    """
+    folder, config = options.run_folder, options.settings
+    earlier = needed_stages(stage, config)
+    source = options.init_from
+    if source is not None and os.path.realpath(source) == os.path.realpath(folder):
+        raise ValueError(f"--init-from {source} is the run directory itself; choose another --run-dir")
+    if source is not None:
+        config = _settings_of_source(config, source, earlier)
+        if not earlier:
+            raise ValueError(f"--init-from {source} takes over earlier stages, but the {NAMES[stage]} is the first")
+    for path in (folder, *folder.parents):
+        if path.exists() and not path.is_dir():
+            raise ValueError(f"{path} is a file, not a directory (--run-dir)")
+    # A process that was killed while it wrote the first file leaves its lock and the partial file.
+    contents = folder.iterdir() if folder.is_dir() and not (folder / "config.yaml").is_file() else ()
+    if any(not path.name.startswith((".lock", PARTIAL)) for path in contents):
+        raise ValueError(f"{folder} is not a run directory (it has files but no config.yaml); choose another --run-dir")
+    run = Run(folder, config, options.device, source)
+    if (folder / "config.yaml").is_file() and stage in _same_run(options, config, stage) and run.is_finished(stage):
+        run.continues = stage
+    own = [name for name in earlier if (folder / name).is_dir()]
+    if source is not None and own != earlier and any(run.record(x).get("copied_from") != str(source) for x in own):
+        raise ValueError(
+            f"{folder} already has its own {NAMES[own[0]]}; --init-from {source} would mix the stages of two runs"
+        )
+    for name in earlier:
+        if not (folder / name).is_dir() and source is None:
+            command = f"{STAGES[name][1]} --config {options.config} --run-dir {folder}"
+            raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
+    return run
+
+
+def load_run(folder: Path, device: str = "auto") -> Run:
+    """An existing run. Raises ValueError if `folder` is not a run directory."""
+    if not (folder / "config.yaml").is_file():
+        raise ValueError(f"{folder} is not a run directory (no config.yaml)")
+    return Run(folder, load_stored_config(folder / "config.yaml"), device)
+
+
+def _same_run(options: Options, config: Config, stage: str) -> set[str]:
+    """Raise ValueError if a stage in the folder, finished or not, was trained with other settings.
+
+    Returns the stages that are to train for longer than before, which no later stage builds on.
+    """
+    folder, stages = options.run_folder, list(STAGES)
+    stored = load_stored_config(folder / "config.yaml")
+    begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
+    stage_of = {section: name for name in begun for section in STAGES[name][0]}
+    if "rm" in begun:
+        stage_of |= dict.fromkeys(SAMPLING, "rm")
+    longer = {}
+    for name, (ours, theirs) in differences(config, stored).items():
+        own = LENGTHS.get(name, "")
+        if own in begun and own == begun[-1] and ours > theirs and stages.index(stage) <= stages.index(own):
+            longer[name] = own
+    changed = {
+        name: (stage_of.get(name) or stage_of[name.partition(".")[0]], f"{name} is {theirs}, now {ours}")
+        for name, (ours, theirs) in differences(config, stored).items()
+        if name not in (*LOCATIONS, *SAVING, *longer) and (name in stage_of or name.partition(".")[0] in stage_of)
+    }
+    if changed:
+        first = min(stages.index(name) for name, _ in changed.values())
+        last = max(stages.index(name) for name in (*begun, stage))
+        commands = new_run_commands(options, {name: STAGES[name][1] for name in stages[first : last + 1]})
+        sentences = [sentence for _, sentence in changed.values()]
+        listed = "; ".join([*sentences[:3], *(["and more"] if sentences[3:] else [])])
+        raise ValueError(
+            f"{folder} was trained with other settings: {listed}. To train with the new settings elsewhere:\n\n"
+            f"{commands}\n\n"
+            f"To continue with the old settings, use --config {folder / 'config.yaml'} --run-dir {folder}."
+        )
+    return set(longer.values())
+
+
+def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Config:
+    """`config` with the settings of the source's stages. Raises ValueError if its stages do not fit this run."""
+    theirs = load_run(source).config
+    for name in stages:
+        if not (source / name).is_dir():
+            raise ValueError(f"--init-from {source}: this run has no finished {name}/")
+    changed = [
+        f"{name} is {b}, here {a}"
+        for name, (a, b) in differences(config, theirs).items()
+        if (name.split(".")[0] in ("data", "model") and name not in LOCATIONS) or ("rm" in stages and name in SAMPLING)
+    ]
+    if stages and changed:
+        raise ValueError(
+            f"--init-from {source}: its stages were trained with other settings: {'; '.join(changed[:3])}. Use its "
+            f"settings (--config {source / 'config.yaml'}), or train the stages again"
+        )
+    return replace(config, **{name: getattr(theirs, name) for name in stages})
