@@ -160,7 +160,7 @@ def test_all_stages_resuming_evaluation_and_generation_work_and_export_is_refuse
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["sft/policy", "sft/reward", "rm", "ppo/policy", "ppo/step-000002/policy"])
+@pytest.mark.parametrize("name", ["sft/policy", "sft/reward", "rm", "ppo/policy", "ppo/step-000002/model"])
 def test_files_have_the_models_own_names_and_every_field(finished, name):
     folder = finished[0] / "run" / name
     config = json.loads((folder / "config.json").read_text())
