@@ -166,3 +166,19 @@ def test_a_line_is_appended_whole_or_not_at_all(tmp_path, monkeypatch):
     assert path.read_text() == "one\n"
     append_lines(path, ["two\n", "three\n"])
     assert path.read_text() == "one\ntwo\nthree\n"
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_folder_that_cannot_be_completed_leaves_nothing_behind(tmp_path, error):
+    (tmp_path / "step-1").mkdir()
+    (tmp_path / "step-1" / "old").write_text("old")
+    with pytest.raises(type(error)), atomic_folder(tmp_path / "step-1") as folder:
+        (folder / "new").write_text("half")
+        raise error
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["old", "step-1"]
+
+
+def test_the_parent_of_a_folder_is_not_created(tmp_path):
+    with pytest.raises(FileNotFoundError), atomic_folder(tmp_path / "moved" / "step-1"):
+        raise AssertionError
+    assert list(tmp_path.iterdir()) == []

@@ -354,3 +354,23 @@ def test_state_of_the_first_two_stages_goes_on_bit_for_bit(make_policy, tmp_path
         assert (other.step, other.seed) == (step, 1)
         assert [advance(other) for _ in range(step, 7)] == [0, 1, 2, 10, 11, 12, 20][step:]
         assert same_weights(other.model, ours.model)
+
+
+@pytest.mark.parametrize("damage", ["position", "optimizer_steps", "other shape", "no such parameter"])
+def test_a_checkpoint_of_something_else_is_one_sentence(make_state, advance, tmp_path, damage):
+    """It may come from somebody else, with a manifest that fits."""
+    state = make_state()
+    advance(state)
+    path = Checkpoints(tmp_path).save(state)
+    rest = json.loads((path / "state.json").read_text())
+    if damage in rest:
+        del rest[damage]
+    tensors = load_file(path / "optimizer.safetensors")
+    if damage == "other shape":
+        tensors["0.first_moment"] = torch.zeros(3)
+    if damage == "no such parameter":
+        tensors["999.first_moment"] = torch.zeros(3)
+    save_file(tensors, path / "optimizer.safetensors")
+    (path / "state.json").write_text(json.dumps(rest))
+    with pytest.raises(TrainingError, match="step-000001 is not a checkpoint of this training"):
+        restore(make_state(), path)

@@ -234,6 +234,25 @@ def test_lines_that_a_full_disk_refused_are_written_later_in_their_order(tmp_pat
     assert capsys.readouterr().err.count(sentence) == 1
 
 
+def test_lines_are_written_when_the_stage_ends_or_counted_as_lost(tmp_path, monkeypatch, capsys):
+    def full(path, lines):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    for lost in (False, True):
+        log = Metrics(begun(tmp_path / str(lost)), "ppo")
+        with monkeypatch.context() as patch:
+            patch.setattr(metrics, "append_lines", full)
+            log.log(1, {"loss": 1.0})
+            log.log(2, {"loss": 2.0})
+            if lost:
+                log.close()
+        log.close()
+        path = tmp_path / str(lost) / "metrics.jsonl"
+        sentence = f"warning: 2 lines of {path} could not be written and are lost"
+        assert (sentence in capsys.readouterr().err) == lost
+    assert [line["step"] for line in read_metrics(tmp_path / "False", "ppo")] == [1, 2]
+
+
 def test_damaged_lines_of_an_interrupted_run_are_removed_and_counted(tmp_path, capsys):
     good = [json.dumps({"stage": "ppo", "step": step}) + "\n" for step in (1, 2)]
     damaged = ["{\n", '{"stage": "ppo"}\n', "[1]\n", '{"stage": "rm", "st']

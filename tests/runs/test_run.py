@@ -494,3 +494,50 @@ def test_folder_that_cannot_be_written_is_refused_in_a_sentence(tmp_path, monkey
 def test_first_stage_has_nothing_to_take_over(tmp_path, refused):
     source = stored(tmp_path / "source", "sft")
     assert "but the reference policy is the first" in refused(options(tmp_path / "run", init_from=source), "sft")
+
+
+def test_a_folder_with_only_what_a_killed_process_left_can_be_started(tmp_path):
+    folder = tmp_path / "run"
+    (folder / ".partial-config.yaml").mkdir(parents=True)
+    (folder / ".lock").write_text("")
+    run = open_run(options(folder), "sft")
+    unfinished = run.unfinished("sft") / "policy" / ".partial-step-000003"
+    unfinished.mkdir(parents=True)
+    run.begin("sft")
+    assert sorted(path.name for path in folder.rglob("*")) == [".lock", "config.yaml", "policy", "sft.unfinished"]
+
+
+def test_the_lock_follows_no_link_and_truncates_no_file(tmp_path):
+    mine, folder = tmp_path / "mine", tmp_path / "run"
+    mine.write_text("thesis")
+    folder.mkdir()
+    (folder / ".lock").symlink_to(mine)
+    with pytest.raises(ValueError, match=r"cannot be written: .*symbolic links"):
+        open_run(options(folder), "sft").begin("sft")
+    (folder / ".lock").unlink()
+    (folder / ".lock").hardlink_to(mine)
+    open_run(options(folder), "sft").begin("sft")
+    assert mine.read_text() == "thesis"
+
+
+def test_a_run_directory_that_has_been_moved_is_not_created_again(tmp_path):
+    run = open_run(options(tmp_path / "run"), "sft")
+    run.begin("sft")
+    assert run.results_folder("sft") == run.unfinished("sft")
+    (tmp_path / "run").rename(tmp_path / "elsewhere")
+    for use in (lambda: run.results_folder("sft"), lambda: run.finish("sft", "data", 1.0, {}, {})):
+        with pytest.raises(FileNotFoundError, match="the run directory has been moved or deleted"):
+            use()
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_command_that_resumes_is_quoted_and_names_the_scorer(tmp_path):
+    run = Run(tmp_path / "my run", replace(Config(), ppo=PPOConfig(scorer="mine:score")), "cpu")
+    path = tmp_path / "my run"
+    command = f"python train_ppo.py --config '{path}/config.yaml' --run-dir '{path}' --ppo.scorer mine:score"
+    assert run.command("ppo") == command
+    assert (
+        Run(tmp_path, Config(), "cpu")
+        .command("rm")
+        .endswith(f"train_rm.py --config {tmp_path}/config.yaml --run-dir {tmp_path}")
+    )
