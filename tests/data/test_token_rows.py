@@ -389,3 +389,12 @@ def test_missing_prompts_and_comparisons_are_reported_with_their_option(tokenize
         prompts(tokenizer, [])
     with pytest.raises(ValueError, match=r"no preferences .*data\.preferences"):
         comparison_rows(texts_of([], "none"), tokenizer, 9, DataConfig())
+
+
+def test_the_cache_of_this_version_is_kept_whatever_the_clock_says(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    other = tmp_path / "minippo" / ("0" * 16)
+    other.mkdir(parents=True)
+    monkeypatch.setattr(cache.time, "time", lambda: 4e9)  # in the year 2096
+    assert cache.cache_folder().is_dir()
+    assert not other.exists()

@@ -536,8 +536,5 @@ def test_the_command_that_resumes_is_quoted_and_names_the_scorer(tmp_path):
     path = tmp_path / "my run"
     command = f"python train_ppo.py --config '{path}/config.yaml' --run-dir '{path}' --ppo.scorer mine:score"
     assert run.command("ppo") == command
-    assert (
-        Run(tmp_path, Config(), "cpu")
-        .command("rm")
-        .endswith(f"train_rm.py --config {tmp_path}/config.yaml --run-dir {tmp_path}")
-    )
+    plain = f"python train_rm.py --config {tmp_path}/config.yaml --run-dir {tmp_path}"
+    assert Run(tmp_path, Config(), "cpu").command("rm") == plain
