@@ -12,7 +12,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/$(basename $(notdir $(CONFIG)))
-OPTIONS = --config $(CONFIG) --run-dir $(RUN_DIR) $(if $(INIT_FROM),--init-from $(INIT_FROM)) $(ARGS)
+OPTIONS = --config '$(CONFIG)' --run-dir '$(RUN_DIR)' $(if $(INIT_FROM),--init-from '$(INIT_FROM)') $(ARGS)
 export TOKENIZERS_PARALLELISM := false
 
 help:            ## print all targets
@@ -60,16 +60,16 @@ train-ppo: $(if $(INIT_FROM),install,train-rm)            ## stage 3: train the 
 	@$(BIN)/python train_ppo.py $(OPTIONS)
 
 evaluate: install            ## evaluate the trained policy again and print the results
-	@$(BIN)/python -m minippo evaluate --run $(RUN_DIR) $(ARGS)
+	@$(BIN)/python -m minippo evaluate --run '$(RUN_DIR)' $(ARGS)
 
 generate: install            ## print responses of the trained policy and the reference to prompts that you type
-	@$(BIN)/python -m minippo generate --run $(RUN_DIR) --reference
+	@$(BIN)/python -m minippo generate --run '$(RUN_DIR)' --reference
 
 trace: install            ## print one PPO iteration tensor by tensor: make trace ARGS="--run runs/reviews"
 	@$(BIN)/python -m minippo trace $(ARGS)
 
 curves: install-plot            ## plot the learning curves of a run
-	@$(BIN)/python -m minippo curves $(RUN_DIR)
+	@$(BIN)/python -m minippo curves '$(RUN_DIR)'
 
 compare: install            ## print the settings and results of several runs: make compare RUNS="runs/a runs/b"
 	@$(BIN)/python -m minippo compare $(RUNS)

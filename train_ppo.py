@@ -62,7 +62,7 @@ def prepare(run: Run) -> Inputs:
             raise ValueError(f"ppo.ptx-coef is {config.ppo.ptx_coef}, but there are no demonstrations")
         demonstrations = windows(rows, env.reference.gpt.config.context)
     queries, prompt_report = prompt_rows(corpus.prompts, env.tokenizer, config.data)
-    Checkpoints(run.unfinished("ppo"), corpus.fingerprint).check_latest()
+    Checkpoints(run.checkpoints_folder("ppo"), corpus.fingerprint).check_latest()
     return Inputs(
         env=env,
         prompts=queries["train"],

@@ -85,7 +85,7 @@ def prepare(run: Run) -> Inputs:
         if dropped:
             report[f"comparisons, {split}"] = dropped
     queries, prompt_report = prompt_rows(corpus.prompts, policy_tokenizer, config.data)
-    Checkpoints(run.unfinished("rm"), corpus.fingerprint).check_latest()
+    Checkpoints(run.checkpoints_folder("rm"), corpus.fingerprint).check_latest()
     return Inputs(
         model,
         corpus,

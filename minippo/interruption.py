@@ -12,6 +12,8 @@ from types import FrameType
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _requested: list[int] = []
 """The signal after which training stops when the current step is finished."""
+_seen: list[int] = []
+"""The same, once `stop_requested` has told it: only then has the step been saved."""
 
 
 class Interruption(KeyboardInterrupt):
@@ -23,8 +25,9 @@ class Interruption(KeyboardInterrupt):
 
 
 def stop_requested() -> bool:
-    """Whether training stops after the current step."""
-    return bool(_requested)
+    """Whether training stops after the current step, which must therefore be saved."""
+    _seen[:] = _requested
+    return bool(_seen)
 
 
 @contextmanager
@@ -41,10 +44,11 @@ def finishing_steps() -> Iterator[Callable[[], None]]:
     A second signal ends the process at once. Files are replaced atomically, so that this does no harm.
     """
     _requested.clear()
+    _seen.clear()
 
     def stop() -> None:
-        if _requested:
-            raise Interruption(_requested[0])
+        if _seen:  # a signal that comes later waits for the next step
+            raise Interruption(_seen[0])
 
     try:
         with _handlers(_request):
@@ -62,7 +66,7 @@ def _request(number: int, frame: FrameType | None) -> None:
         os._exit(128 + number)
     _requested.append(number)
     # Not print(): the signal may have interrupted another print.
-    os.write(2, b"\nstopping after this step; once more ends the program at once, from the last checkpoint\n")
+    os.write(2, b"\nstopping after this step; once more stops at once, without a checkpoint\n")
 
 
 @contextmanager

@@ -100,7 +100,9 @@ def prepare(run: Run) -> Inputs:
         gpt = make_backbone(model_config, tokenizer)
         encode = {"policy": policy_rows, "reward": reward_rows}[name]
         rows = {split: encode(demonstrations[split], tokenizer) for split in SPLITS} if texts else None
-        Checkpoints(run.unfinished("sft") / name, corpus.fingerprint).check_latest()
+        # A checkpoint belongs to its tokens, too: somebody may have replaced the file of the tokenizer.
+        data = f"{corpus.fingerprint} {tokenizer.fingerprint}"
+        Checkpoints(run.checkpoints_folder("sft") / name, data).check_latest()
         backbones[name] = Backbone(gpt, tokenizer, rows)
     check_later_stages(config, corpus, backbones)
     return Inputs(backbones, corpus.fingerprint, corpus.report)
@@ -177,7 +179,8 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     entries: dict[str, object] = {}
     for name, backbone in inputs.backbones.items():
         if backbone.rows is not None:
-            checkpoints = Checkpoints(run.unfinished("sft") / name, inputs.data)
+            data = f"{inputs.data} {backbone.tokenizer.fingerprint}"
+            checkpoints = Checkpoints(run.unfinished("sft") / name, data)
             entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
         save_pretrained(backbone.gpt, run.results_folder("sft") / name)
     return entries

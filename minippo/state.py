@@ -10,6 +10,7 @@ from torch import nn
 
 from minippo.batches import BatchStream, EpochStream
 from minippo.config import OptimizerConfig, PPOConfig
+from minippo.errors import quoted
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT
 from minippo.optim import CPUAdamW, param_groups
@@ -68,8 +69,8 @@ class TrainState:
         }
 
     def set_position(self, position: dict[str, Any]) -> None:
-        self.seed, self.step = position["seed"], position["step"]
-        self.batches.epoch, self.batches.batches_drawn = position["epoch"], position["batches_drawn"]
+        self.seed, self.step = _count(position, "seed"), _count(position, "step")
+        self.batches.epoch, self.batches.batches_drawn = _count(position, "epoch"), _count(position, "batches_drawn")
 
 
 @dataclass
@@ -133,7 +134,14 @@ class PPOState:
         }
 
     def set_position(self, position: dict[str, Any]) -> None:
-        self.seed, self.iteration, self.kl_coef = (position[name] for name in ("seed", "iteration", "kl_coef"))
-        self.prompts.rows_drawn = position["prompts_drawn"]
+        self.seed, self.iteration = _count(position, "seed"), _count(position, "iteration")
+        self.kl_coef = float(position["kl_coef"])
+        self.prompts.rows_drawn = _count(position, "prompts_drawn")
         if self.demonstrations:
-            self.demonstrations.rows_drawn = position["demonstrations_drawn"]
+            self.demonstrations.rows_drawn = _count(position, "demonstrations_drawn")
+
+
+def _count(position: dict[str, Any], name: str) -> int:
+    if type(position[name]) is not int or position[name] < 0:
+        raise ValueError(f"{name} should be a number of at least 0, not {quoted(position[name])}")
+    return position[name]

@@ -38,12 +38,6 @@ PARTIAL = ".partial-"
 """Beginning of the names of files and folders that are being written."""
 
 
-def remove_partial(folder: Path) -> None:
-    """Delete what interrupted processes have left in `folder` and below."""
-    for path in list(folder.rglob(f"{PARTIAL}*")):
-        shutil.rmtree(path, ignore_errors=True)
-
-
 @contextmanager
 def atomic_files(*paths: Path) -> Iterator[list[Path]]:
     """Yield temporary paths to write to; on success, rename them to `paths` (all in one folder), in that order.
@@ -104,12 +98,7 @@ def seal(folder: Path) -> None:
 
 def check_sealed(folder: Path) -> None:
     """Raise ValueError, naming the file, if a file of a sealed folder is missing, truncated or altered."""
-    manifest = folder / MANIFEST
-    if not manifest.is_file():
-        raise ValueError(f"{folder} is incomplete, or was written by an older version: it has no {MANIFEST}")
-    files = read_object(manifest)
-    if not files:
-        raise ValueError(f"{manifest} is damaged: it lists no files")
+    files, manifest = sealed_files(folder), folder / MANIFEST
     for name in files:
         path, size = folder / name, entry(entry(files, name, manifest, dict), "bytes", f"{manifest}: {name}", int)
         if not path.is_file():
@@ -118,6 +107,17 @@ def check_sealed(folder: Path) -> None:
             raise ValueError(f"{path} is damaged: it has {path.stat().st_size:,} bytes instead of {size:,}")
         if _size_and_hash(path) != files[name]:
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
+
+
+def sealed_files(folder: Path) -> dict[str, Any]:
+    """What `manifest.json` says about each file. Raises ValueError if it is missing or names files elsewhere."""
+    manifest = folder / MANIFEST
+    if not manifest.is_file():
+        raise ValueError(f"{folder} is incomplete, or was written by an older version: it has no {MANIFEST}")
+    files = read_object(manifest)
+    if not files or any(Path(name).is_absolute() or ".." in Path(name).parts for name in files):
+        raise ValueError(f"{manifest} is damaged: it lists no files, or files of another folder")
+    return files
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -5,7 +5,7 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 
 from minippo.exits import command_frame, wrong_input_exits
 from minippo.runs.arguments import Argument, command_line
-from minippo.runs.checkpoint import Checkpoints, restore, resumed_line
+from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
 from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.opening import load_run, open_run
@@ -23,7 +23,7 @@ from minippo.runs.results import (
 )
 from minippo.runs.run import Run
 from minippo.runs.scorers import load_named_scorer
-from minippo.runs.stage import due, run_stage
+from minippo.runs.stage import run_stage
 from minippo.runs.validation import check_context
 
 __all__ = [

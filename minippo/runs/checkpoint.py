@@ -18,6 +18,11 @@ from minippo.storage import atomic_folder, check_sealed, read_object, seal
 from minippo.weights import load_weights, read_tensors, save_model, save_tensors
 
 
+def due(step: int, every: int, last: int) -> bool:
+    """Whether something that happens every `every` steps, and after the last one, happens after `step`."""
+    return step % every == 0 or step == last
+
+
 class Checkpoints:
     """The folders step-N in `folder`, of which the newest `keep` are kept.
 
@@ -46,7 +51,7 @@ class Checkpoints:
 
     def due(self, step: int, every: int, last: int) -> bool:
         """Whether to save after `step`: every `every` steps, after the last one, and before an interruption."""
-        return step % every == 0 or step == last or stop_requested()
+        return due(step, every, last) or stop_requested()
 
     def save(self, state: State) -> Path | None:
         """Write a checkpoint and return its path; older ones are deleted after it is complete.
@@ -59,6 +64,8 @@ class Checkpoints:
         try:
             self._write(state, path)
         except OSError as error:
+            if not self.folder.parent.is_dir():
+                error.strerror = "its folder has been moved or deleted; move it back"
             sentence = f"{path} could not be written: {error.strerror}"
             if state.step == 0:  # fail now, not an hour in
                 raise TrainingError(sentence) from None
@@ -95,12 +102,12 @@ class Checkpoints:
         path, damage = self.latest()
         if path is None and damage:
             raise ValueError(
-                f"no checkpoint in {self.folder} can be used: {damage[0]}; delete the folder to start the stage again, "
-                "or choose another --run-dir"
+                f"no checkpoint in {self.folder} can be used: {damage[0]}; choose another --run-dir, or delete its "
+                "step-* folders to start the stage again"
             )
-        if path is not None and read_object(path / "state.json")["data"] != self.data:
+        if path is not None and read_object(path / "state.json").get("data") != self.data:
             raise ValueError(
-                f"{path} was made with other data; continue with that data, or choose another --run-dir "
+                f"{path} was made with other data or another tokenizer; use those, or choose another --run-dir "
                 "(--init-from takes over the earlier stages)"
             )
 

@@ -15,7 +15,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 from minippo.errors import require_finite
-from minippo.interruption import finishing_steps
+from minippo.interruption import Interruption, finishing_steps
 from minippo.runs.run import Run
 from minippo.runs.system import peak_memory_mb
 from minippo.storage import append_lines, entry, read_json_lines, write_bytes, write_text
@@ -50,7 +50,8 @@ class Metrics:
         for path in self.paths.values():
             _drop_lines(path, stage, first_step)
         self.samples_path = run.folder / "samples.md"
-        _drop_samples(self.samples_path, first_step)
+        if stage == "ppo":
+            _drop_samples(self.samples_path, first_step)
         self.pending: dict[Path, list[str]] = {}
         """Lines that could not be written yet."""
         self.tensorboard_failed = False
@@ -72,7 +73,11 @@ class Metrics:
                 self.run.position = f"{self.stage}, {self.unit} {step}"
                 yield step
                 self.bar.update()
-                stop_if_requested()
+                try:
+                    stop_if_requested()
+                except Interruption:
+                    self.close()
+                    raise
         self.run.position = f"{self.stage}, after {self.unit} {last}"
         self.bar = None
         self._try(self.writer.flush)

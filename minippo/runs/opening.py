@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import shlex
 from dataclasses import replace
 from pathlib import Path
 
 from minippo.config import Config
-from minippo.runs.options import Options, new_run_commands
+from minippo.runs.options import Options, new_run_commands, stage_options
 from minippo.runs.presets import differences, load_stored_config
 from minippo.runs.run import NAMES, STAGES, Run, needed_stages
-from minippo.storage import PARTIAL
+from minippo.runs.validation import check
+from minippo.storage import PARTIAL, sealed_files
 
 SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
 """Settings of the samples that scores are normalised on; they determine the scale of the reward model's scores."""
@@ -48,25 +50,41 @@ def open_run(options: Options, stage: str) -> Run:
     if any(not path.name.startswith((".lock", PARTIAL)) for path in contents):
         raise ValueError(f"{folder} is not a run directory (it has files but no config.yaml); choose another --run-dir")
     run = Run(folder, config, options.device, source)
-    if (folder / "config.yaml").is_file() and stage in _same_run(options, config, stage) and run.is_finished(stage):
+    longer = _same_run(options, config, stage) if (folder / "config.yaml").is_file() else set()
+    if stage in longer and run.is_finished(stage):
+        if not any(run.stage(stage).rglob("step-*")):
+            raise ValueError(f"{run.stage(stage)} has no checkpoints that could be trained for longer")
         run.continues = stage
     own = [name for name in earlier if (folder / name).is_dir()]
-    if source is not None and own != earlier and any(run.record(x).get("copied_from") != str(source) for x in own):
+    if source is not None and own != earlier and not all(_same_files(folder / x, source / x) for x in own):
         raise ValueError(
             f"{folder} already has its own {NAMES[own[0]]}; --init-from {source} would mix the stages of two runs"
         )
     for name in earlier:
         if not (folder / name).is_dir() and source is None:
-            command = f"{STAGES[name][1]} --config {options.config} --run-dir {folder}"
+            command = f"{STAGES[name][1]} {stage_options(options, folder)}"
             raise ValueError(f"train the {NAMES[name]} first: {folder} has no {name}/ ({command}, or --init-from)")
+        if run.in_training(name):
+            raise ValueError(f"the {NAMES[name]} in {folder} is being trained for longer; finish it first")
     return run
+
+
+def _same_files(ours: Path, theirs: Path) -> bool:
+    """Whether a stage is a copy of another: all is the same but what it says about itself."""
+    ours_files, theirs_files = sealed_files(ours), sealed_files(theirs)
+    return all(ours_files.get(name) == entry for name, entry in theirs_files.items() if name != "summary.json")
 
 
 def load_run(folder: Path, device: str = "auto") -> Run:
     """An existing run. Raises ValueError if `folder` is not a run directory."""
     if not (folder / "config.yaml").is_file():
         raise ValueError(f"{folder} is not a run directory (no config.yaml)")
-    return Run(folder, load_stored_config(folder / "config.yaml"), device)
+    config = load_stored_config(folder / "config.yaml")
+    try:
+        check(config)
+    except ValueError as error:
+        raise ValueError(f"{folder / 'config.yaml'}: {error}") from None
+    return Run(folder, config, device)
 
 
 def _same_run(options: Options, config: Config, stage: str) -> set[str]:
@@ -99,7 +117,7 @@ def _same_run(options: Options, config: Config, stage: str) -> set[str]:
         raise ValueError(
             f"{folder} was trained with other settings: {listed}. To train with the new settings elsewhere:\n\n"
             f"{commands}\n\n"
-            f"To continue with the old settings, use --config {folder / 'config.yaml'} --run-dir {folder}."
+            f"To continue with the old settings: {Run(folder, stored).command(stage)}"
         )
     return set(longer.values())
 
@@ -118,6 +136,6 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
     if stages and changed:
         raise ValueError(
             f"--init-from {source}: its stages were trained with other settings: {'; '.join(changed[:3])}. Use its "
-            f"settings (--config {source / 'config.yaml'}), or train the stages again"
+            f"settings (--config {shlex.quote(str(source / 'config.yaml'))}), or train the stages again"
         )
     return replace(config, **{name: getattr(theirs, name) for name in stages})

@@ -79,14 +79,9 @@ def new_run_commands(options: Options, stages: dict[str, str]) -> str:
     while (new := folder.with_name(f"{folder.name}-{number}")).exists():
         number += 1
     first, last = next(iter(stages)), next(reversed(stages))
-    preset = load_config(options.config)
-    changed = {name: ours for name, (ours, _) in differences(options.settings, preset).items()}
-    if options.ppo.scorer:
-        changed["ppo.scorer"] = options.ppo.scorer  # also if the file contains it: see require_named_scorer
-    settings = options_text(changed)
-    common = f"--config {shlex.quote(options.config)} --run-dir {shlex.quote(str(new))} {settings}"
-    commands = [f"{command} {common}" for command in stages.values()]
-    common = f"RUN_DIR={shlex.quote(str(new))} ARGS={shlex.quote(settings)}"
+    settings = _changed_settings(options)
+    commands = [f"{command} {stage_options(options, new)}" for command in stages.values()]
+    common = f"RUN_DIR={shlex.quote(str(new))}" + (f" ARGS={shlex.quote(settings)}" if settings else "")
     if options.config != "reviews":
         common = f"CONFIG={shlex.quote(options.config)} {common}"
     make = [f"make {MAKE_TARGETS[last]} {common}"]  # also runs the stages before the last
@@ -97,6 +92,20 @@ def new_run_commands(options: Options, stages: dict[str, str]) -> str:
             *(make if last != first else []),
         ]
     return "\n".join(f"  {command}" for command in (*commands, "or", *make))
+
+
+def stage_options(options: Options, folder: Path) -> str:
+    """The options with which a stage is trained with these settings in `folder`."""
+    common = f"--config {shlex.quote(options.config)} --run-dir {shlex.quote(str(folder))} {_changed_settings(options)}"
+    return common.rstrip()
+
+
+def _changed_settings(options: Options) -> str:
+    preset = load_config(options.config)
+    changed = {name: ours for name, (ours, _) in differences(options.settings, preset).items()}
+    if options.ppo.scorer:
+        changed["ppo.scorer"] = options.ppo.scorer  # also if the file contains it: see require_named_scorer
+    return options_text(changed)
 
 
 def _config_and_scorer(arguments: Sequence[str]) -> tuple[str, str | None]:

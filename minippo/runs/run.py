@@ -8,6 +8,7 @@ import json
 import os
 import shlex
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,14 @@ from minippo.errors import require_finite
 from minippo.runs.presets import dump_config
 from minippo.runs.system import peak_memory_mb, versions
 from minippo.storage import (
+    PARTIAL,
     atomic_folder,
     check_sealed,
+    entry,
     publish_folder,
     read_object,
-    remove_partial,
     seal,
+    sealed_files,
     write_text,
 )
 from minippo.tokenizer import Tokenizer, load_tokenizer
@@ -48,6 +51,17 @@ Report = dict[str, dict[str, int]]
 """Kind of data -> what was counted -> rows: how much was read, and how much was left out and why."""
 
 
+RECORD: dict[str, tuple[type, ...]] = {
+    "data": (str,),
+    "stage_seconds": (int, float),
+    "peak_memory_mb": (int, float),
+    "data_report": (dict,),
+    "results": (dict,),
+    "versions": (dict,),
+}
+"""What the summary.json of a stage contains, and the type of each entry."""
+
+
 class Run:
     """A run directory, `runs/NAME/`. Each finished stage is a folder in it, which appears when it is complete."""
 
@@ -56,7 +70,10 @@ class Run:
             raise ValueError("--device cuda: PyTorch finds no GPU")
         self.folder, self.config, self.source = folder, config, source
         self.continues = ""
-        """A finished stage that is to be trained for longer."""
+        """A finished stage that is to be trained for longer: its checkpoints are copied, and its result stays until the
+        new one replaces it."""
+        self.seen = self._settings()
+        """The settings in the folder when the run was opened."""
         self.position = ""
         """Where training is, for error messages."""
         self._intact: set[Path] = set()
@@ -79,8 +96,17 @@ class Run:
         return folder
 
     def is_finished(self, stage: str) -> bool:
-        """Whether the stage has been completed."""
-        return self.stage(stage).is_dir() and stage != self.continues
+        """Whether the stage has a result."""
+        return self.stage(stage).is_dir()
+
+    def in_training(self, stage: str) -> bool:
+        """Whether the stage has begun, or is to train for longer, and is not complete."""
+        return self.unfinished(stage).is_dir() or stage == self.continues
+
+    def checkpoints_folder(self, stage: str) -> Path:
+        """Where the checkpoints are that the stage continues from."""
+        begun = self.unfinished(stage).is_dir()
+        return self.stage(stage) if stage == self.continues and not begun else self.unfinished(stage)
 
     def command(self, stage: str) -> str:
         """The command that trains or resumes a stage of this run."""
@@ -105,23 +131,30 @@ class Run:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
             self._lock()
-            if self.continues and self.stage(stage).is_dir():  # before the settings say that it has trained for longer
-                os.rename(self.stage(stage), self.folder / f"{stage}.unfinished")
-            if self.is_finished(stage):  # asked before the lock, too; the inputs may have taken minutes to load
+            # Asked before the lock, too, but the inputs may have taken minutes to load.
+            if self.is_finished(stage) and not self.in_training(stage):
                 raise ValueError(f"another process has finished {self.stage(stage)} in the meantime")
-            remove_partial(self.folder)
+            if self._settings() != self.seen:
+                raise ValueError(f"another process has trained in {self.folder} in the meantime; run the command again")
+            _require_own_files(self)
+            _remove_partial(self.folder)
+            if stage == self.continues:  # before the settings say that it has trained for longer
+                _copy_checkpoints(self.stage(stage), self.unfinished(stage))
             write_text(self.folder / "config.yaml", dump_config(self.config))
+            self.seen = self._settings()
             if self.source is not None:
                 _copy_stages(self.source, self, needed_stages(stage, self.config))
             self.unfinished(stage).mkdir(exist_ok=True)
         except OSError as error:
-            raise ValueError(f"{self.folder} cannot be written: {error.strerror} (--run-dir)") from None
+            raise ValueError(f"{self.folder} cannot be written: {error.strerror or error} (--run-dir)") from None
         return self.unfinished(stage)
+
+    def _settings(self) -> bytes:
+        path = self.folder / "config.yaml"
+        return path.read_bytes() if path.is_file() else b""
 
     def unfinished(self, stage: str) -> Path:
         """The folder that a stage writes to until it is finished; an interrupted run may have left files in it."""
-        if stage == self.continues and self.stage(stage).is_dir():  # until `begin` renames it
-            return self.stage(stage)
         return self.folder / f"{stage}.unfinished"
 
     def require_in_place(self) -> None:
@@ -157,12 +190,17 @@ class Run:
         write_text(folder / "summary.json", json.dumps(record, indent=2) + "\n")
         seal(folder)
         publish_folder(folder, self.stage(stage))
+        self._intact.discard(self.stage(stage))
         self.continues = ""
         self.write_summary()
 
     def record(self, stage: str) -> dict[str, Any]:
         """What a finished stage stored about itself: its data, its results, and how long it took."""
-        return read_object(self.intact(self.stage(stage)) / "summary.json")
+        path = self.intact(self.stage(stage)) / "summary.json"
+        record = read_object(path)
+        for key, kinds in RECORD.items():
+            entry(record, key, path, *kinds)
+        return record
 
     def summary(self) -> dict[str, Any]:
         """The results of the finished stages, and for each its duration, peak memory and data report."""
@@ -177,21 +215,31 @@ class Run:
         return summary
 
     def write_summary(self) -> None:
-        """Write `summary.json` for people and other programs. Nothing is read from it: the stages have it all."""
-        write_text(self.folder / "summary.json", json.dumps(self.summary(), indent=2) + "\n")
+        """Write `summary.json` for people and other programs, unless it is there. Nothing is read from it: the stages
+        have it all."""
+        path, text = self.folder / "summary.json", json.dumps(self.summary(), indent=2) + "\n"
+        if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != text:
+            write_text(path, text)
 
     def require_data(self, fingerprint: str, stages: list[str], advice: str) -> None:
         """Raise ValueError if one of these stages is finished and was trained on other data.
 
-        Stages copied from another run (--init-from) may have been.
+        Stages copied from another run (--init-from) may have been, on purpose; a note says so.
         """
         for name in filter(self.is_finished, stages):
             record = self.record(name)
-            if record["data"] != fingerprint and "copied_from" not in record:
+            if record["data"] == fingerprint:
+                continue
+            if "copied_from" not in record:
                 raise ValueError(
-                    f"{self.stage(name)} was trained on other data than the files contain now. To keep it and train "
-                    f"on the present data elsewhere:\n\n{advice}"
+                    f"{self.stage(name)} was trained on other data than the present files and options give. To build "
+                    f"on it with the present data, in another run directory:\n\n{advice}"
                 )
+            print(
+                f"note: {self.stage(name)}, from {record['copied_from']}, was trained on other data; rows that are "
+                "held out now may have been training rows",
+                file=sys.stderr,
+            )
 
     def save_tokenizers(self, policy: Tokenizer, reward: Tokenizer) -> None:
         """Write the policy's and the reward model's tokenizer to the run directory."""
@@ -218,14 +266,39 @@ def _numbers(value: Any, name: str = "") -> Iterator[tuple[str, float]]:
         yield from _numbers(part, f"{name}.{key}" if name else str(key))
 
 
+def _require_own_files(run: Run) -> None:
+    """Raise ValueError if something that a run writes is a link or a device: it may belong to somebody else."""
+    names = ("config.yaml", "summary.json", "metrics.jsonl", "timing.jsonl", "samples.md", "tensorboard", "tokenizers")
+    paths = [run.folder / name for name in (*names, *STAGES)]
+    for stage in STAGES:
+        paths += [run.unfinished(stage), *run.unfinished(stage).rglob("*")]
+    for path in paths:
+        if path.is_symlink() or (path.exists() and not path.is_file() and not path.is_dir()):
+            raise ValueError(f"{path} is not a file or folder of its own, but a link or a device")
+
+
+def _remove_partial(folder: Path) -> None:
+    """Delete what interrupted processes have left; other runs may be below this one."""
+    for pattern in ("", "*.unfinished/", "*.unfinished/*/"):
+        for path in list(folder.glob(f"{pattern}{PARTIAL}*")):
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _copy_checkpoints(stage: Path, unfinished: Path) -> None:
+    with atomic_folder(unfinished) as folder:
+        for path in stage.rglob("step-*"):
+            shutil.copytree(path, folder / path.relative_to(stage))
+
+
 def _copy_stages(source: Path, run: Run, stages: list[str]) -> None:
-    """Copy the stages, so that the run does not depend on the source any more."""
+    """Copy the stages without their checkpoints, so that the run does not depend on the source any more."""
     for name in ("tokenizers", *stages):
         if (run.folder / name).is_dir():
             continue
         with atomic_folder(run.folder / name) as folder:
-            checkpoints = shutil.ignore_patterns("step-*")
-            shutil.copytree(run.intact(source / name), folder, dirs_exist_ok=True, ignore=checkpoints)
+            for file in sealed_files(run.intact(source / name)):
+                (folder / file).parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(source / name / file, folder / file)
             if name in STAGES:
                 record = read_object(folder / "summary.json") | {"copied_from": str(source)}
                 (folder / "summary.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")

@@ -59,7 +59,7 @@ def run_stage(
         options = parse_options(description, stage=stage)
         with wrong_input_exits():
             run = open_run(options, stage)
-            finished = run.is_finished(stage)
+            finished = run.is_finished(stage) and not run.in_training(stage)
             inputs = None if finished else prepare(run)
             data = load_corpus(run.config).fingerprint if inputs is None else inputs.data
             advice = new_run_commands(options, {stage: STAGES[stage][1]})
@@ -78,6 +78,7 @@ def run_stage(
                 print_error(failure(run, stage, error))
                 raise SystemExit(1) from None
         with wrong_input_exits():  # a file that the report needs may be missing
+            run.write_summary()  # a process that was killed may not have done so
             print(show(run))
 
 
@@ -85,7 +86,7 @@ def latest_checkpoint(run: Run, stage: str) -> str:
     """The newest checkpoint of an unfinished stage, "" if there is none."""
     folders = [run.unfinished(stage), *(run.unfinished(stage) / name for name in ("reward", "policy"))]
     paths = [path for folder in folders for path in Checkpoints(folder).paths()[-1:]]
-    return str(paths[0]) if paths else ""
+    return str(max(paths, key=lambda path: path.stat().st_mtime)) if paths else ""
 
 
 def failure(run: Run, stage: str, error: Exception) -> str:
@@ -110,8 +111,3 @@ def print_report(report: Report) -> None:
     """Print one line per kind of data."""
     for name, counts in report.items():
         print(f"data: {name}: {', '.join(f'{count:,} {what}' for what, count in counts.items())}")
-
-
-def due(iteration: int, every: int, last: int) -> bool:
-    """Whether something that happens every `every` iterations, and after the last one, happens after this one."""
-    return iteration % every == 0 or iteration == last

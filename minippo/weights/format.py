@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import os
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -47,6 +49,8 @@ def save_tensors(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str
     mode = path.stat().st_mode
     try:
         save_file(tensors, path, metadata=metadata)
-    except SafetensorError as error:  # a full disk, among others; the message contains only Rust's words for it
-        raise OSError(errno.EIO, f"safetensors: {error}", str(path)) from None
+    except SafetensorError as error:  # a full disk, among others, in the words of Rust
+        number = re.search(r"os error (\d+)", str(error))
+        code = int(number[1]) if number else errno.EIO
+        raise OSError(code, os.strerror(code) if number else str(error), str(path)) from None
     path.chmod(mode)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -52,7 +51,3 @@ def files_of(path: Path) -> list[str]:
         return [""]
     files = [file.relative_to(path) for file in sorted(path.rglob("*")) if file.is_file()]
     return [str(file) for file in files if not any(part.startswith("step-") for part in file.parts)]
-
-
-def remove(path: Path) -> None:
-    shutil.rmtree(path, ignore_errors=True)

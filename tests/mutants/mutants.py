@@ -242,12 +242,12 @@ MUTANTS = [
     Mutant("minippo/evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
     Mutant("train_rm.py", "    if epoch > 0:  # corpora", "    if False:  # corpora", covering("train_rm", "pairs_anew")),
     # ------------------------------------------------------------------ checkpoints and runs
-    Mutant("minippo/state.py", "        self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "        self.iteration, self.kl_coef = (position[name] for name in (\"iteration\", \"kl_coef\"))", covering("checkpoint")),
-    Mutant("minippo/state.py", "        self.prompts.rows_drawn = position[\"prompts_drawn\"]\n", "", covering("checkpoint")),
-    Mutant("minippo/state.py", "self.seed, self.iteration, self.kl_coef = (position[name] for name in (\"seed\", \"iteration\", \"kl_coef\"))", "self.seed, self.iteration = (position[name] for name in (\"seed\", \"iteration\"))", covering("checkpoint")),
+    Mutant("minippo/state.py", "        self.seed, self.iteration = _count(position, \"seed\"), _count", "        self.iteration = _count", covering("checkpoint")),
+    Mutant("minippo/state.py", "        self.prompts.rows_drawn = _count(position, \"prompts_drawn\")\n", "", covering("checkpoint")),
+    Mutant("minippo/state.py", "        self.kl_coef = float(position[\"kl_coef\"])\n", "", covering("checkpoint")),
     Mutant("minippo/storage.py", "    partial = path.with_name(f\"{PARTIAL}{path.name}\")\n", "    partial = path\n", covering("checkpoint")),
-    Mutant("minippo/state.py", "            self.demonstrations.rows_drawn = position[\"demonstrations_drawn\"]\n", "            pass\n", covering("checkpoint")),
-    Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\")[\"data\"] != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
+    Mutant("minippo/state.py", "            self.demonstrations.rows_drawn = _count(position, \"demonstrations_drawn\")\n", "            pass\n", covering("checkpoint")),
+    Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\").get(\"data\") != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/opening.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
     Mutant("minippo/runs/validation.py", "        if isinstance(value, float) and not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),

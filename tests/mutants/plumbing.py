@@ -334,11 +334,11 @@ PLUMBING = [
     Mutant("minippo/runs/stage.py", "            inputs = None if finished else prepare(run)\n", "            run.begin(stage)\n            inputs = None if finished else prepare(run)\n", OF_STAGE),  # wrong input leaves a folder behind
     Mutant("minippo/runs/stage.py", "            print_report(inputs.report)\n", "            print_report(inputs.report)\n            started = time.perf_counter()\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "raise SystemExit(1) from None", "raise SystemExit(0) from None", OF_STAGE),  # a script goes on to the next stage
-    Mutant("minippo/runs/stage.py", "            finished = run.is_finished(stage)\n", "            finished = False\n", OF_STAGE),
+    Mutant("minippo/runs/stage.py", "            finished = run.is_finished(stage) and not run.in_training(stage)\n", "            finished = False\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "started, inputs.report, results)", "started, {}, results)", OF_STAGE),
     Mutant("minippo/runs/stage.py", "in Checkpoints(folder).paths()[-1:]", "in Checkpoints(folder).paths()[:1]", OF_STAGE),
     Mutant("minippo/runs/stage.py", "filter(None, [run.position, what])", "filter(None, [what])", OF_STAGE),
-    Mutant("minippo/runs/stage.py", "iteration % every == 0 or iteration == last", "iteration % every == 0", OF_STAGE),  # the last iterations are in no checkpoint
+    Mutant("minippo/runs/checkpoint.py", "step % every == 0 or step == last", "step % every == 0", OF_STAGE),  # the last iterations are in no checkpoint
     # ------------------------------------------------------------------ checkpoint.py: which are kept, which is taken
     Mutant("minippo/runs/checkpoint.py", "complete[-self.keep :]", "complete[-self.keep - 1 :]", covering("checkpoint", "newest")),
     Mutant("minippo/runs/checkpoint.py", "complete[-self.keep :]", "complete[-1:]", covering("checkpoint", "newest")),
@@ -382,8 +382,8 @@ PLUMBING = [
     Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
     # ------------------------------------------------------------------ what the scripts hand on
     Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", RUN_STREAMS),
-    Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
-    Mutant("train_ppo.py", "    Checkpoints(run.unfinished(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
+    Mutant("train_ppo.py", "Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.checkpoints_folder(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
+    Mutant("train_ppo.py", "    Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
     Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/runs/scorers.py", "    if stored and named is None:\n", "    if False:\n", "tests/runs/test_scorers.py"),  # a file decides which code runs
@@ -404,13 +404,13 @@ PLUMBING = [
     Mutant("minippo/storage.py", "        if _size_and_hash(path) != files[name]:\n", "        if False:\n", covering("run", "damaged")),
     Mutant("minippo/runs/run.py", "            check_sealed(folder)\n", "", covering("run", "damaged")),
     Mutant("minippo/runs/run.py", "        require_finite(dict(_numbers(results)), f\"{stage}, results\")\n", "", covering("run", "no_number")),
-    Mutant("minippo/runs/run.py", "shutil.ignore_patterns(\"step-*\")", "shutil.ignore_patterns()", covering("run", "copied_stages")),  # hundreds of megabytes
-    Mutant("minippo/runs/run.py", "            if record[\"data\"] != fingerprint and ", "            if False and ", covering("run", "other_data")),
+    Mutant("minippo/runs/run.py", "in sealed_files(run.intact(source / name)):", "in [p.relative_to(source / name) for p in run.intact(source / name).rglob(\"*\") if p.is_file()]:", covering("run", "copied_stages")),  # checkpoints are hundreds of megabytes
+    Mutant("minippo/runs/run.py", "            if record[\"data\"] == fingerprint:\n", "            if True:\n", covering("run", "other_data")),
     Mutant("minippo/runs/opening.py", "and own == begun[-1] and ours > theirs", "and own == begun[-1]", covering("run", "longer")),  # a shorter training is none
     Mutant("minippo/runs/opening.py", "and own == begun[-1] and ours > theirs", "and ours > theirs", covering("run", "longer")),  # the next stage built on it
-    Mutant("minippo/runs/checkpoint.py", "step == last or stop_requested()", "step == last", covering("metrics", "signal")),  # a step is lost
+    Mutant("minippo/runs/checkpoint.py", "due(step, every, last) or stop_requested()", "due(step, every, last)", covering("metrics", "signal")),  # a step is lost
     Mutant("minippo/runs/checkpoint.py", "            if state.step == 0:  # fail now", "            if False:  # fail now", covering("checkpoint", "does_not_begin")),
-    Mutant("minippo/runs/metrics.py", "                stop_if_requested()\n", "", covering("metrics", "signal")),
+    Mutant("minippo/runs/metrics.py", "                    stop_if_requested()\n", "                    pass\n", covering("metrics", "signal")),
     Mutant("minippo/runs/metrics.py", "lines = [*self.pending.pop(path, []), text]", "lines = [text]", covering("metrics", "disk")),
     Mutant("minippo/weights/pretrained.py", "    require_finite_weights(model)\n", "", covering("checkpoint", "no_numbers")),
     Mutant("minippo/streams.py", "    torch.manual_seed(_key(seed, name, position)", "    torch.manual_seed(_key(seed, name, ())", covering("streams", "global_seed")),  # every step drops the same
@@ -429,18 +429,28 @@ PLUMBING = [
     Mutant("minippo/batches.py", "self.batches_drawn = self.epoch + 1, 0", "self.batches_drawn = self.epoch + 1, self.batches_drawn", covering("checkpoint", "first_two")),
     Mutant("minippo/storage.py", "        shutil.rmtree(partial, ignore_errors=True)  # if the disk", "        pass  # if the disk", covering("storage", "nothing_behind")),
     Mutant("minippo/storage.py", "    partial.mkdir()\n    try:\n", "    partial.mkdir(parents=True)\n    try:\n", covering("storage", "parent")),  # half of a run that has been moved
-    Mutant("minippo/runs/run.py", "            remove_partial(self.folder)\n", "", covering("run", "killed_process")),
+    Mutant("minippo/runs/run.py", "            _remove_partial(self.folder)\n", "", covering("run", "killed_process")),
     Mutant("minippo/runs/run.py", " | os.O_NOFOLLOW", "", covering("run", "lock")),
     Mutant("minippo/runs/run.py", "os.O_RDWR | os.O_CREAT", "os.O_RDWR | os.O_CREAT | os.O_TRUNC", covering("run", "lock")),
     Mutant("minippo/runs/run.py", "        self.require_in_place()\n", "", covering("run", "moved")),
     Mutant("minippo/runs/run.py", "--run-dir {folder}{scorer}", "--run-dir {folder}", covering("run", "command_that_resumes")),
-    Mutant("minippo/runs/run.py", "                os.rename(self.stage(stage), self.folder / f\"{stage}.unfinished\")\n", "                pass\n", covering("run", "longer")),
+    Mutant("minippo/runs/run.py", "                _copy_checkpoints(self.stage(stage), self.unfinished(stage))\n", "                pass\n", covering("run", "longer")),
     Mutant("minippo/runs/checkpoint.py", "    except (KeyError, TypeError, AttributeError, ValueError) as error:", "    except KeyError as error:", covering("checkpoint", "something_else")),
     Mutant("minippo/optim.py", "v.shape != parameter.shape for v", "False for v", covering("checkpoint", "something_else")),
     Mutant("minippo/runs/metrics.py", "            self._append(path, \"\")\n", "            pass\n", covering("metrics", "stage_ends")),
     Mutant("minippo/runs/presets.py", "    if not mark or digest != f\"{_sha256(text)}\\n\":\n", "    if not mark:\n", covering("hostile_settings", "altered")),
     Mutant("minippo/tools/export.py", "    with atomic_folder(out) as folder:  # all", "    for folder in [out]:  # all", OF_EXPORT),
     Mutant("minippo/data/cache.py", " and other != folder", "", covering("token_rows", "clock")),
+    Mutant("minippo/sft.py", "        data = f\"{corpus.fingerprint} {tokenizer.fingerprint}\"\n", "        data = corpus.fingerprint\n", covering("pipeline", "replaced")),
+    Mutant("minippo/interruption.py", "    _seen[:] = _requested\n    return bool(_seen)\n", "    return bool(_requested)\n", covering("metrics", "signal")),
+    Mutant("minippo/interruption.py", "        if _seen:  # a signal", "        if _requested:  # a signal", covering("metrics", "after_the_step")),
+    Mutant("minippo/runs/metrics.py", "        if stage == \"ppo\":\n            _drop_samples", "        if True:\n            _drop_samples", covering("metrics", "another_stage")),
+    Mutant("minippo/runs/stage.py", "            run.write_summary()  # a process", "            pass  # a process", covering("stage", "killed_process")),
+    Mutant("minippo/runs/run.py", "            if self._settings() != self.seen:\n", "            if False:\n", covering("run", "changed_since")),
+    Mutant("minippo/runs/run.py", "            _require_own_files(self)\n", "", covering("run", "through_a_link")),
+    Mutant("minippo/runs/opening.py", "        if run.in_training(name):\n", "        if False:\n", covering("run", "built_on")),
+    Mutant("minippo/runs/opening.py", "        check(config)\n", "        pass\n", covering("run", "settings_are_checked")),
+    Mutant("minippo/runs/opening.py", "        if not any(run.stage(stage).rglob(\"step-*\")):\n", "        if False:\n", covering("run", "without_checkpoints")),
     # ------------------------------------------------------------------ trace.py
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
     Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),

@@ -26,7 +26,7 @@ from minippo.storage import seal
 from minippo.tokenizer import load_tokenizer
 from minippo.tools import generate, score
 from minippo.weights import load_pretrained, load_reward_model
-from tests.pipeline.tiny_run import contents, evaluation
+from tests.pipeline.tiny_run import command, contents, evaluation
 
 SIZES = """
 data: {limit: 60, query_length: 12, response_length: 10}
@@ -662,3 +662,17 @@ def test_other_settings_in_a_finished_runs_folder_are_refused(finished, stage, s
     assert end.value.code == 2
     assert f"was trained with other settings: ppo.kl_coef is {PPOConfig().kl_coef}, now 0.9" in capsys.readouterr().err
     assert files(finished) == before
+
+
+def test_a_tokenizer_that_has_been_replaced_is_refused_where_training_would_go_on(tiny_runs, tmp_path, capsys):
+    """The weights so far belong to its ids, and the file has the same name."""
+    tiny_runs.settings("reviews")
+    path, config = tmp_path / "mine.tiktoken", tiny_runs.folder / "reviews.yaml"
+    shutil.copy(tiny_runs.folder / "policy.tiktoken", path)
+    given = ["--config", config, "--run-dir", tmp_path / "run", "--device", "cpu", "--model.policy.tokenizer", path]
+    command(sft.main, *given)
+    shutil.copy(tiny_runs.folder / "other.tiktoken", path)
+    with pytest.raises(SystemExit) as end:
+        command(sft.main, *given, "--sft.policy.tokens", 9000)
+    assert end.value.code == 2
+    assert "was made with other data or another tokenizer" in capsys.readouterr().err

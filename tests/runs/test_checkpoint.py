@@ -305,7 +305,9 @@ def test_a_damaged_checkpoint_is_named_and_the_one_before_it_is_restored(make_st
     assert said.count("\n") == 1
 
     damaged(tmp_path / "step-000009" / file, how)  # now none is left
-    with pytest.raises(ValueError, match=rf"^no checkpoint in {tmp_path} can be used: {newest}.*; delete the folder"):
+    with pytest.raises(
+        ValueError, match=rf"^no checkpoint in {tmp_path} can be used: {newest}.*; choose another --run-dir"
+    ):
         checkpoints.check_latest()
 
 

@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 
 from minippo.config import Config
 from minippo.errors import TrainingError
+from minippo.interruption import Interruption
 from minippo.runs import Checkpoints, Metrics, Run, metrics, read_metrics
 
 
@@ -280,3 +281,28 @@ def test_a_signal_lets_the_step_end_and_be_saved_and_no_other_begin(tmp_path, nu
     assert signal.getsignal(number) is before
     assert not checkpoints.due(3, 5, 9)  # the next training is not interrupted
     assert [step for step in range(1, 10) if checkpoints.due(step, 5, 9)] == [5, 9]
+
+
+def test_a_signal_that_comes_after_the_step_was_saved_waits_for_the_next(tmp_path):
+    """Otherwise the last step would be in no checkpoint."""
+    log, saved = Metrics(begun(tmp_path), "ppo"), []
+
+    def train() -> None:
+        for step in log.progress(1, 9):
+            if Checkpoints(tmp_path).due(step, 100, 9):
+                saved.append(step)
+            if step == 2:
+                signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interruption):
+        train()
+    assert saved == [3]
+
+
+def test_samples_of_ppo_stay_if_another_stage_is_trained_later(tmp_path):
+    """With a scorer of one's own, a reward model may come last."""
+    log = Metrics(begun(tmp_path), "ppo")
+    log.log_samples(1, "> One:")
+    log.close()
+    Metrics(Run(tmp_path, Config(), "cpu"), "rm").close()
+    assert "> One:" in (tmp_path / "samples.md").read_text()

@@ -375,17 +375,84 @@ LONGER = SFTConfig(policy=replace(SFTConfig().policy, tokens=10**9))
 )
 def test_the_last_stage_can_be_trained_for_longer(tmp_path, finished, stage, changes, own):
     folder = stored(tmp_path / "run", *finished)
+    checkpoint = folder / finished[-1] / "part" / "step-000003"
+    checkpoint.mkdir(parents=True)
+    (checkpoint / "state").write_text("trained")
     run = open_run(options(folder, **changes), stage)
     assert run.continues == own
-    assert not run.is_finished(stage)
-    assert (run.unfinished(stage) / "content").is_file()  # its checkpoints are read from there
-    assert (run.begin(stage) / "content").is_file()
-    assert not run.stage(stage).exists()
+    assert run.in_training(stage)
+    assert run.checkpoints_folder(stage) == folder / finished[-1]
+    assert (run.begin(stage) / "part" / "step-000003" / "state").read_text() == "trained"
+    assert run.checkpoints_folder(stage) == run.unfinished(stage)
+    if own:  # the result of before stays until the new one replaces it
+        assert (run.stage(stage) / "content").is_file()
     assert load_run(folder).config == replace(Config(), **changes)
     again = open_run(options(folder, **changes), stage)  # interrupted
-    assert (again.begin(stage) / "content").is_file()
+    assert again.in_training(stage)
+    assert (again.begin(stage) / "part" / "step-000003" / "state").is_file()
     again.finish(stage, "data", 1.0, {}, {})
     assert again.is_finished(stage)
+    assert not again.in_training(stage)
+    assert not own or not (again.stage(stage) / "content").exists()
+
+
+def test_a_stage_without_checkpoints_is_not_trained_for_longer(tmp_path, refused):
+    folder = stored(tmp_path / "run", "sft", "rm")
+    said = refused(options(folder, rm=RMConfig(epochs=99)), "rm")
+    assert said == f"{folder / 'rm'} has no checkpoints that could be trained for longer"
+
+
+def test_nothing_is_built_on_a_stage_that_is_being_trained_for_longer(tmp_path, refused):
+    folder = stored(tmp_path / "run", "sft", "sft.unfinished")
+    said = refused(options(folder), "rm")
+    assert said == f"the reference policy in {folder} is being trained for longer; finish it first"
+
+
+def test_settings_that_another_process_has_changed_since_are_refused(tmp_path):
+    """Both have loaded their inputs; one is faster and has been interrupted."""
+    slow = open_run(options(tmp_path / "run", seed=2), "sft")
+    open_run(options(tmp_path / "run", seed=1), "sft").begin("sft")
+    with pytest.raises(ValueError, match=r"another process has trained in .* in the meantime; run the command again"):
+        slow.begin("sft")
+    assert load_run(tmp_path / "run").config.seed == 1
+
+
+@pytest.mark.parametrize(
+    "name", ["samples.md", "metrics.jsonl", "tensorboard", "sft.unfinished", "sft.unfinished/policy"]
+)
+def test_nothing_is_written_through_a_link(tmp_path, name):
+    """The run may be somebody else's, and the link may point at a file of yours."""
+    folder, mine = tmp_path / "run", tmp_path / "mine"
+    open_run(options(folder), "sft").begin("sft")
+    shutil.rmtree(folder / "sft.unfinished")
+    mine.mkdir()
+    (folder / name).parent.mkdir(exist_ok=True)
+    (folder / name).symlink_to(mine)
+    with pytest.raises(ValueError, match=f"{name} is not a file or folder of its own"):
+        open_run(options(folder), "sft").begin("sft")
+
+
+def test_only_the_files_of_the_manifest_are_copied(tmp_path):
+    source = stored(tmp_path / "source", "sft")
+    (source / "sft" / "zero").symlink_to("/dev/zero")
+    (source / "sft" / "loop").symlink_to(source / "sft")
+    run = open_run(options(tmp_path / "run", init_from=source), "rm")
+    run.begin("rm")
+    assert sorted(path.name for path in run.stage("sft").iterdir()) == ["content", "manifest.json", "summary.json"]
+
+
+def test_partial_files_of_a_run_below_this_one_are_left_alone(tmp_path):
+    other = tmp_path / "run" / "other" / "ppo.unfinished" / ".partial-step-000009"
+    open_run(options(tmp_path / "run"), "sft").begin("sft")
+    other.mkdir(parents=True)
+    open_run(options(tmp_path / "run"), "sft").begin("sft")
+    assert other.is_dir()
+
+
+def test_stored_settings_are_checked(tmp_path):
+    folder = stored(tmp_path / "run", "sft", config=Config(data=DataConfig(response_length=-5)))
+    with pytest.raises(ValueError, match=r"config\.yaml: data.response-length must be at least 1, not -5"):
+        load_run(folder)
 
 
 @pytest.mark.parametrize(
@@ -448,20 +515,22 @@ def test_stages_of_two_runs_are_not_mixed(tmp_path, refused):
 
 
 def test_stages_whose_copying_was_cut_short_are_taken_again(tmp_path, monkeypatch):
-    source, copied = stored(tmp_path / "source", "sft", "rm"), shutil.copytree
+    source, copied = stored(tmp_path / "source", "sft", "rm"), shutil.copyfile
 
     def dies(place, *rest, **options):
-        if place.name == "rm":
+        if place.parent.name == "rm":
             raise KeyboardInterrupt
         return copied(place, *rest, **options)
 
     run = open_run(options(tmp_path / "run", init_from=source), "ppo")
     with monkeypatch.context() as patch:
-        patch.setattr(shutil, "copytree", dies)
+        patch.setattr(shutil, "copyfile", dies)
         with pytest.raises(KeyboardInterrupt):
             run.begin("ppo")
     assert (tmp_path / "run" / "sft").is_dir()
-    run = open_run(options(tmp_path / "run", init_from=source), "ppo")
+    again = tmp_path / "other" / ".." / "source"  # another spelling of the same folder
+    (tmp_path / "other").mkdir()
+    run = open_run(options(tmp_path / "run", init_from=again), "ppo")
     run.begin("ppo")
     assert run.is_finished("rm")
     assert run.summary()["rm_accuracy"] == 0.8

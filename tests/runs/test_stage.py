@@ -155,7 +155,7 @@ def test_a_finished_stage_is_not_shown_as_that_of_other_data(stage, capsys):
         stage.command(data="other data")
     assert end.value.code == 2
     said = capsys.readouterr().err
-    assert f"error: {stage.folder / 'sft'} was trained on other data than the files contain now" in said
+    assert f"error: {stage.folder / 'sft'} was trained on other data than the present files and options give" in said
     assert "python -m minippo sft" in said
     assert not stage.calls
 
@@ -228,3 +228,15 @@ def test_a_report_of_any_text_is_printed_on_any_terminal(stage, monkeypatch):
     monkeypatch.setattr("sys.stdout", io.TextIOWrapper(terminal, encoding="ascii"))
     stage.command(show=lambda run: "caf\u00e9")
     assert terminal.getvalue().endswith(b"caf?\n")
+
+
+def test_a_summary_that_a_killed_process_did_not_write_is_written_the_next_time(stage):
+    stage.command()
+    path = stage.folder / "summary.json"
+    text = path.read_text()
+    path.unlink()
+    stage.command()
+    assert path.read_text() == text
+    path.write_text("{}")
+    stage.command()
+    assert path.read_text() == text
