@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from minippo.errors import TrainingError, require_finite
+from minippo.errors import TrainingError, quoted, require_finite
 from minippo.heads import RewardModel
 from minippo.masking import pad
 from minippo.tokenizer import Tokenizer, reward_tokens
@@ -101,7 +101,7 @@ class FunctionScorer:
                 f"{self.name} raised {_shown(error)} ({frame.filename}, line {frame.lineno})"
             ) from error
         if not isinstance(scores, Tensor):
-            raise TrainingError(f"{self.name} must return a tensor or a list of numbers, not {type(scores).__name__}")
+            raise TrainingError(f"{self.name} must return a tensor or a list of numbers, not {quoted(scores)}")
         if scores.shape != (len(responses),):
             raise TrainingError(
                 f"{self.name} must return the shape ({len(responses)},) for {len(responses)} responses, "

@@ -102,7 +102,7 @@ def check_sealed(folder: Path) -> None:
     for name in files:
         path, size = folder / name, entry(entry(files, name, manifest, dict), "bytes", f"{manifest}: {name}", int)
         if not path.is_file():
-            raise ValueError(f"{path} is missing")
+            raise ValueError(f"{path} is missing, although {MANIFEST} lists it")
         if path.stat().st_size != size:
             raise ValueError(f"{path} is damaged: it has {path.stat().st_size:,} bytes instead of {size:,}")
         if _size_and_hash(path) != files[name]:

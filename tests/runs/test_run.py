@@ -324,7 +324,7 @@ def test_a_damaged_stage_is_refused_with_the_file(tmp_path, how):
         "truncated": f"{path} is damaged: it has 9 bytes instead of 10",
         "altered": f"{path} is damaged: its SHA-256 is not the one in manifest.json",
         "no manifest": f"{path.parent} is incomplete, or was written by an older version: it has no manifest.json",
-    }.get(how, f"{path} is missing")
+    }.get(how, f"{path} is missing, although manifest.json lists it")
     for asked in (lambda: run.earlier("sft"), lambda: run.record("sft"), run.summary):
         with pytest.raises(ValueError, match=f"^{re.escape(sentence)}$"):
             asked()

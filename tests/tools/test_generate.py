@@ -136,7 +136,7 @@ def test_missing_files_of_a_run_are_not_looked_up_on_the_hub(tiny_runs, refused,
     shutil.copytree(tiny_runs.base().folder, folder)
     (folder / missing).unlink()
     said = refused(main, "--run", folder, "--device", "cpu", *more)
-    assert said == f"error: {folder / missing} is missing"
+    assert said == f"error: {folder / missing} is missing, although manifest.json lists it"
 
 
 PIPED = b"\xef\xbb\xbfA film.\r\n\r\ncaf\xe9\nBad\0\n" + b" " * 1_000_000 + b"\n Another one.\n\xed\xa0\xbd\nThe last"
