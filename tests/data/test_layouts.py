@@ -360,10 +360,38 @@ def test_a_text_that_repeats_the_whole_row_is_not_lost(tmp_path):
     """As in Alpaca. A passage that the question is about would be."""
     rows = [{"instruction": f"Name film {i}.", "input": "", "output": f"It is {i}."} for i in range(9)]
     filled = [row | {"text": f"Below is a task.\n{row['instruction']}\n### Response:\n{row['output']}"} for row in rows]
-    assert len(items(read(tmp_path, filled, "demonstrations"), "demonstrations")) == 7  # two prompts are held out
+    corpus = read(tmp_path, filled, "demonstrations")
+    assert len(items(corpus, "demonstrations")) == 7  # two prompts are held out
+    assert corpus.report["demonstrations, train"]["values of column 'text' not read"] == 9
+    assert len(items(read(tmp_path, filled, "prompts"), "prompts")) == 9
     passages = [row | {"text": f"It is a passage about film {i}, as it is"} for i, row in enumerate(rows)]
     with pytest.raises(ValueError, match="column 'text' holds 'It is a passage about film 0, as it is' "):
         read(tmp_path, passages, "demonstrations")
+
+
+def test_a_passage_that_contains_the_question_and_the_answer_is_text(tmp_path):
+    def passage(*texts: str) -> str:
+        return f"Passage {texts[0]} says: {' or '.join(texts)}, some like it."
+
+    row = {"chosen": "Yes", "rejected": "No"}
+    rows = [{"prompt": f"Q{i}", **row, "text": passage(f"Q{i}", "Yes", "No")} for i in range(12)]
+    with pytest.raises(ValueError, match="line 1: column 'text' holds 'Passage Q0 says: "):
+        read(tmp_path, rows)
+    rows = [{"instruction": f"Q{i}", "output": "Yes", "text": passage(f"Q{i}", "Yes", f"{i**5}")} for i in range(12)]
+    with pytest.raises(ValueError, match="line 3: column 'text' holds 'Passage Q2 says: "):
+        read(tmp_path, rows, "demonstrations")
+
+
+@pytest.mark.parametrize("column", ["input", "query", "context", "instruction"])
+@pytest.mark.parametrize("value", ["dog", "7", "lan", ["dog"]])
+def test_one_word_of_a_question_beside_the_prompt_is_text(tmp_path, column, value):
+    rows = [{"prompt": f"Translate to language {i}: ", column: value, "completion": "god"} for i in range(12)]
+    with pytest.raises(ValueError, match=rf"line 1: column '{column}' holds .*--data.ignore {column}"):
+        read(tmp_path, rows, "demonstrations")
+    repeated = [row | {"prompt": f"{row['prompt']}dog, 7, lan. "} for row in rows]
+    assert len(items(read(tmp_path, repeated, "demonstrations"), "demonstrations")) == 10
+    assert len(items(read(tmp_path, [row | {column: ""} for row in rows], "demonstrations"), "demonstrations")) == 10
+    assert len(items(read(tmp_path, rows, "demonstrations", ignore=column), "demonstrations")) == 10
 
 
 def test_all_columns_of_text_are_named_together(tmp_path):
