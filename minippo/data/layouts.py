@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from minippo.data.answers import (
     BEFORE,
     QUESTIONS,
+    SYNONYMS,
     Row,
     answered,
     compared,
@@ -31,13 +32,6 @@ from minippo.data.conversations import (
     turns_of,
 )
 from minippo.data.formats import NO_ANSWER, TIED, Example, Kind, UnusableError
-
-SYNONYMS = {
-    "completion": ("output", "response", "answer"),
-    "messages": ("conversations", "conversation"),
-    "completions": ("responses", "answers"),
-}
-"""A column of `LAYOUTS` -> other names of it."""
 
 NUMBERS = ("scores", "ranks")
 """Columns that rank `completions`."""

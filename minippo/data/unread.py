@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from minippo.data.answers import BEFORE, QUESTIONS
+from minippo.data.answers import BEFORE, QUESTIONS, SYNONYMS
 from minippo.data.conversations import shown
 from minippo.data.formats import Example, Kind
 
@@ -23,6 +23,9 @@ EXPECTED: dict[Kind, set[str]] = {
 
 ASKED = {"prompt", *QUESTIONS, *BEFORE}
 """Columns that belong to the question: even one word of them must not be left out."""
+
+READ = {"role", "from", "content", "value", "completion", *SYNONYMS["completion"]}
+"""Keys of turns and of completions that are read wherever they occur."""
 
 WORDS = re.compile(r"[\u0e00-\u0eff\u2e80-\uffff]{1,2}|[^\s\u0e00-\u0eff\u2e80-\uffff]+")
 """Scripts without spaces have about two characters per word."""
@@ -54,13 +57,20 @@ class UnreadColumns:
         """Words that Alpaca's column `text` adds to the row -> number of rows."""
 
     def add(self, location: str, row: Mapping[str, Any], example: Example) -> list[str]:
-        """Names of the columns of a row that hold words, not only numbers and dates, but are not read."""
+        """What of a row holds words, not only numbers and dates, but is not read: names of columns, and places in the
+        columns that are read, such as `messages[].thinking`."""
         names, known = [], ""
         for name, value in row.items():
-            if name in self.read or not any(texts := list(strings(value))):
+            if name in self.read and not isinstance(value, dict | list):
+                continue
+            if not any(texts := list(strings(value))):
                 continue
             # One word in ASCII is a name, an id, an address. What is read elsewhere in the row is not lost.
             known = known or example.prompt + "\n".join(example.completions)
+            if name in self.read:
+                lost = {place for place, text in nested(value, name) if not is_word(text) and text.strip() not in known}
+                names += sorted(lost - {f"{name}[]"})  # texts in a list are completions, of which some are tied
+                continue
             texts = [text for text in texts if not is_word(text) or (name in ASKED and text.strip())]
             lost = [text for text in texts if not _contains(known, text.strip())]
             if lost or not texts:
@@ -109,6 +119,19 @@ def _contains(known: str, text: str) -> bool:
 def is_word(text: str) -> bool:
     """Whether a text has at most one word, in ASCII, or no letters."""
     return bool(re.fullmatch("[!-~]*", text.strip())) or not re.search(r"[^\W\d_]", text)
+
+
+def nested(value: object, place: str) -> Iterator[tuple[str, str]]:
+    """The strings in a value, with their places (`messages[].thinking`), except those that are read."""
+    if isinstance(value, str):
+        yield place, value
+    elif isinstance(value, list):
+        for inner in value:
+            yield from nested(inner, f"{place}[]")
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            if key not in READ:
+                yield from nested(inner, f"{place}.{key}")
 
 
 def strings(value: object) -> Iterator[str]:

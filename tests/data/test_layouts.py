@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from minippo.config import DataConfig
 from minippo.data import Comparison, Demonstration
+from minippo.data.conversations import shown as shown_value
 from minippo.data.formats import UnusableError
 from minippo.data.layouts import LAYOUTS, recognise
 from minippo.data.own import OwnData
@@ -154,6 +155,17 @@ def test_turns_that_conversations_lack_come_before_them():
         assert (example.prompt, example.completions) == ("\n\nSystem: Be kind." + human("Q"), (" A", " B"))
 
 
+def test_only_whole_turns_of_a_conversation_repeat_the_prompt():
+    """A system's turn may be a part of another turn, and a prompt may be a transcript."""
+    conversation = [{"role": "user", "content": "Please be brief."}, {"role": "assistant", "content": "A"}]
+    other = [conversation[0], {"role": "assistant", "content": "B"}]
+    row = {"system": "be brief", "question": "Please be brief.", "chosen": conversation, "rejected": other}
+    example = recognise("preferences", list(row)).example(row)
+    assert example.prompt == "\n\nSystem: be brief" + human("Please be brief.")
+    row = {"prompt": human("Please be brief."), "chosen": conversation, "rejected": other}
+    assert recognise("preferences", list(row)).example(row).prompt == human("Please be brief.")
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -186,8 +198,10 @@ def test_conversations_without_an_answer_or_text_are_counted(tmp_path):
     rows = [{"conversations": [{"from": "human", "value": f"Q{i}"}, {"from": "gpt", "value": "A"}]} for i in range(9)]
     rows += [{"conversations": []}, {"conversations": [{"from": "human", "value": "Q"}]}]
     rows += [{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": None}]}]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "sum"}]}
+    rows += [{"conversations": [call, {"role": "tool", "content": "3"}, {"role": "assistant", "content": "Three."}]}]
     report = read(tmp_path, rows, "demonstrations").report["demonstrations, train"]
-    assert report.items() >= {"dropped: no answer at the end": 2, "dropped: a turn without text": 1}.items()
+    assert report.items() >= {"dropped: no answer at the end": 2, "dropped: a turn without text": 2}.items()
 
 
 def test_tied_completions_of_a_ranking_are_counted(tmp_path):
@@ -400,6 +414,31 @@ def test_all_columns_of_text_are_named_together(tmp_path):
         read(tmp_path, rows)
 
 
+def test_text_inside_the_columns_that_are_read_is_counted(tmp_path):
+    rows = []
+    for i in range(9):
+        answer = {"role": "assistant", "content": f"Yes {i}.", "thinking": "Let me think.", "name": "Ann"}
+        call = [{"function": {"name": "sum", "arguments": '{"a": 1, "b": 2}'}}]
+        rows.append({"messages": [{"role": "user", "content": f"Is it {i}?"}, answer | {"tool_calls": call}]})
+    corpus = read(tmp_path, rows, "demonstrations")
+    assert corpus.report["demonstrations, train"] == {
+        "rows read": 9,
+        "values of column 'messages[].thinking' not read": 9,
+        "values of column 'messages[].tool_calls[].function.arguments' not read": 9,
+        "left out: prompt held out": 2,
+    }
+    scored = [
+        {"model": "m", "response": f"It is {place}.", "overall_score": place, "critique": "You could say more."}
+        for place in range(3)
+    ]
+    report = read(tmp_path, [{"instruction": f"Q{i}", "completions": scored} for i in range(9)]).report
+    counts = {"rows read": 9, "values of column 'completions[].critique' not read": 9}
+    assert report["preferences, train"].items() >= counts.items()
+    three = [{"text": " Saw a film."}, {"text": " A film."}, {"text": " The third one."}]
+    rows = [{"info": {"post": f"I saw film {i}."}, "summaries": three, "choice": 0} for i in range(9)]
+    assert read(tmp_path, rows).report["preferences, train"]["values of column 'summaries[].text' not read"] == 9
+
+
 def test_ids_numbers_and_categories_are_no_text(tmp_path):
     rows = pairs(
         id="id-{}".format,
@@ -439,6 +478,14 @@ def test_prompts_and_demonstrations_may_come_from_a_file_of_preferences(tmp_path
     corpus = read(tmp_path, rows, "prompts")
     assert len(items(corpus, "prompts")) == 9
     assert corpus.report["prompts, train"]["values of column 'rejected' not read"] == 9
+
+
+def test_long_values_are_shortened_before_they_are_quoted():
+    class Last:
+        def __repr__(self):
+            raise AssertionError("all of it was written")
+
+    assert shown_value([*"abcdefgh", Last()]) == "['a', 'b', 'c', 'd', 'e', 'f', ...] (list)"
 
 
 # ---------------------------------------------------------------------------------------------- unusable texts

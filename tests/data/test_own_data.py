@@ -493,7 +493,7 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
         (
             '{"prompt": [{"role": 3, "content": "a"}], "chosen": "a", "rejected": "b"}',
-            "column 'prompt', turn 1 holds {'role': 3, 'content': 'a'} (dict), " + TURN,
+            "column 'prompt', turn 1 holds {'content': 'a', 'role': 3} (dict), " + TURN,
         ),
         (
             '{"prompt": [{"role": "user", "content": "a"}, {"content": "b"}], "chosen": "a", "rejected": "b"}',
