@@ -5,6 +5,7 @@ from __future__ import annotations
 import os.path
 import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from minippo.data.formats import NO_TEXT, UnusableError
 from minippo.errors import quoted
@@ -31,12 +32,8 @@ def shown(value: object) -> str:
 def contents(turns: Sequence[Turn]) -> set[str]:
     """The stripped contents of turns, also of those in a text that is in the template already."""
     inside = "|".join(map(re.escape, SPEAKERS.values()))
-    texts = [
-        part
-        for turn in turns
-        for part in (re.split(inside, turn["content"]) if not turn["role"] else [turn["content"]])
-    ]
-    return {text.strip() for text in texts} - {""}
+    texts = (re.split(inside, turn["content"]) if turn["role"] == "" else [turn["content"]] for turn in turns)
+    return {text.strip() for text in chain(*texts)} - {""}
 
 
 def is_turn(value: object) -> bool:
