@@ -63,7 +63,7 @@ class UnreadColumns:
         for name, value in row.items():
             if name in self.read and not isinstance(value, dict | list):
                 continue
-            if not any(texts := list(strings(value))):
+            if not any(texts := list(strings(value))) or is_index(name, value):
                 continue
             # One word in ASCII is a name, an id, an address. What is read elsewhere in the row is not lost.
             known = known or example.prompt + "\n".join(example.completions)
@@ -107,8 +107,14 @@ class UnreadColumns:
             names = ",".join(unread)
             raise ValueError(
                 f"{next(iter(unread.values())).location}, but only {', '.join(columns)} are read: rename "
-                f"{' and '.join(map(repr, unread))} as docs/data.md shows, or train without (--data.ignore {names})"
+                f"{' and '.join(map(repr, unread))} (to 'prompt', 'system', 'history', ...: see docs/data.md), or train "
+                f"without (--data.ignore {names})"
             )
+
+
+def is_index(name: str, value: object) -> bool:
+    """Whether this is the number of a row, which pandas writes to CSV files."""
+    return bool(re.fullmatch(r"|Unnamed: \d+", name)) and isinstance(value, str) and value.isdecimal()
 
 
 def _contains(known: str, text: str) -> bool:

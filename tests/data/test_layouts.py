@@ -488,6 +488,29 @@ def test_long_values_are_shortened_before_they_are_quoted():
     assert shown_value([*"abcdefgh", Last()]) == "['a', 'b', 'c', 'd', 'e', 'f', ...] (list)"
 
 
+def test_turns_before_the_answers_are_read_under_the_name_that_the_message_proposes(tmp_path):
+    def rows(column: str) -> list[dict]:
+        return [{column: [{"role": "user", "content": f"What of {i}?"}], **PAIR} for i in range(9)]
+
+    with pytest.raises(ValueError, match="rename 'messages' \\(to 'prompt', "):
+        read(tmp_path, rows("messages"))
+    assert set(items(read(tmp_path, rows("prompt")), "prompts")) == {human(f"What of {i}?") for i in range(9)}
+
+
+def test_the_index_in_a_csv_file_is_no_text(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(",Unnamed: 0,prompt,chosen,rejected\n" + "".join(f"{i},{i},P{i}, a, b\n" for i in range(9)))
+    corpus = OwnData(DataConfig(source="files", preferences=str(path)), 1)
+    assert corpus.report["preferences, train"] == {"rows read": 9}
+
+
+@pytest.mark.parametrize("kind", ["demonstrations", "prompts"])
+def test_single_messages_of_trees_are_refused(tmp_path, kind):
+    rows = [{"text": f"What of {i}?", "role": "prompter", "parent_id": None} for i in range(9)]
+    with pytest.raises(ValueError, match=rf"{kind}.jsonl has single messages of trees .* expected whole conversations"):
+        read(tmp_path, rows, kind)
+
+
 # ---------------------------------------------------------------------------------------------- unusable texts
 
 

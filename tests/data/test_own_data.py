@@ -328,6 +328,26 @@ def test_splits_are_found_by_the_configured_names(tmp_path):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
 
 
+@pytest.mark.parametrize("name", ["test.jsonl.zst", "test", "data/train-0.arrow", "validation"])
+def test_what_has_the_name_of_a_split_but_cannot_be_read_is_refused(tmp_path, name):
+    rows = [{"prompt": f"P{i}"} for i in range(N)]
+    folder = tmp_path / "data"
+    write(folder / "train.jsonl", rows)
+    write(tmp_path / "real" / "rows.jsonl", rows)
+    (folder / "test_readings").mkdir()
+    (folder / "README.md").write_text("A test.")
+    assert len(prompts(own(prompts=folder))) == N
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix:
+        path.write_bytes(b"")
+    else:
+        path.symlink_to(Path("../real" if name == "test" else "../nowhere"))
+    with pytest.raises(ValueError, match=rf"data.prompts: {path} has the name of a split but cannot be read"):
+        own(prompts=folder)
+    assert len(prompts(own(prompts=folder / "train.*l"))) == N
+
+
 def test_a_pattern_chooses_files_of_a_folder(tmp_path):
     for kind, count in (("prefs", 30), ("sft", 9)):
         for split in ("train", "test"):
