@@ -178,8 +178,8 @@ def recognise(kind: Kind, columns: Sequence[str]) -> Layout:
     """The first layout whose columns are complete. Raises ValueError if there is none, or a column occurs twice."""
     if {"text", "parent_id"} <= {*columns}:
         raise ValueError(
-            "has single messages of trees (columns text and parent_id, as in OASST), expected whole conversations: write "
-            "the turns from the root to each answer as a list in a column messages (docs/data.md)"
+            "has single messages of trees (columns text and parent_id, as in OASST), expected whole conversations: "
+            "write the turns from the root to each answer as a list in a column messages (docs/data.md)"
         )
     names = {}
     for name, others in SYNONYMS.items():

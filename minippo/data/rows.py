@@ -121,7 +121,7 @@ def _cached(
     path = cache_folder() / fingerprint_of("tokens", *key, tokenizer.fingerprint)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     ids_path, bounds_path = path.with_suffix(".ids"), path.with_suffix(".npz")
-    bounds = _read_bounds(ids_path, bounds_path)
+    bounds = _read_bounds(ids_path, bounds_path, ("lengths", "checksum", *more))
     if bounds is None:
         bounds = _write(ids_path, bounds_path, dtype, rows, more)
     ends = bounds["lengths"].cumsum()
@@ -129,13 +129,13 @@ def _cached(
     return TokenRows(ids, ends - bounds["lengths"], ends), bounds
 
 
-def _read_bounds(ids_path: Path, bounds_path: Path) -> dict[str, np.ndarray] | None:
-    """The arrays in the bounds file, or None if one of the two files is missing or damaged."""
+def _read_bounds(ids_path: Path, bounds_path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays `names` in the bounds file, or None if one of the two files is missing or damaged."""
     try:
         with np.load(bounds_path) as file:
-            bounds = dict(file)
+            bounds = {name: file[name] for name in names}
         return bounds if _checksum(ids_path) == bounds["checksum"] else None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None
 
 

@@ -107,8 +107,8 @@ class UnreadColumns:
             names = ",".join(unread)
             raise ValueError(
                 f"{next(iter(unread.values())).location}, but only {', '.join(columns)} are read: rename "
-                f"{' and '.join(map(repr, unread))} (to 'prompt', 'system', 'history', ...: see docs/data.md), or train "
-                f"without (--data.ignore {names})"
+                f"{' and '.join(map(repr, unread))} (to 'prompt', 'system', 'history', ...: see docs/data.md), or "
+                f"train without (--data.ignore {names})"
             )
 
 

@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from minippo import storage
 from minippo.config import Config, DataConfig
 from minippo.data import Comparison, Demonstration, load_corpus
 from minippo.data import examples as files
@@ -326,6 +327,17 @@ def test_splits_are_found_by_the_configured_names(tmp_path):
         own(preferences=tmp_path / "f")
     with pytest.raises(ValueError, match=r"no file of .*f has 'learn' in its name .*data.train-split"):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
+
+
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "p.csv.gz", "p.jsonl"])
+def test_a_line_that_may_not_fit_into_memory_is_refused(tmp_path, monkeypatch, name):
+    """As that of a small compressed file may be: no more of it is read than the limit."""
+    monkeypatch.setattr(storage, "MAX_TEXT", 1000)
+    row = '{"prompt": "P", "chosen": " a", "rejected": " b"}\n' if "json" in name else "prompt,chosen,rejected\n"
+    content = (row + '{"prompt": "P' + "x" * 10**7).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match=rf"{name}, line 2 is longer than 1,000 bytes, the most that is read"):
+        own(preferences=tmp_path / name)
 
 
 @pytest.mark.parametrize("name", ["test.jsonl.zst", "test", "data/train-0.arrow", "validation"])

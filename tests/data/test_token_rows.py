@@ -152,6 +152,17 @@ def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
     assert path.read_bytes()[:2] == whole[:2]
 
 
+def test_no_damage_of_a_byte_is_an_error_or_goes_unnoticed(tokenizer):
+    before = set(cache_folder().iterdir())
+    kept, cut = cached_groups(("bytes",), tokenizer, [[[1, 2]]], 10)
+    (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == ".npz")
+    whole = path.read_bytes()
+    for place in range(1, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0b11]) + whole[place + 1 :])
+        read, read_cut = cached_groups(("bytes",), tokenizer, [[[1, 2]]], 10)
+        assert (list(read), read_cut) == (list(kept), cut)
+
+
 def test_rows_are_flushed_to_disk_before_they_are_renamed(tokenizer, monkeypatch):
     calls = []
     fsync, replace = os.fsync, os.replace

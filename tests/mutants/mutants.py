@@ -233,7 +233,7 @@ MUTANTS = [
     Mutant("minippo/data/cache.py", "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", covering("own_data", "read_once")),  # what an old file said
     Mutant("minippo/data/conversations.py", "common.rindex(ANSWER)", "common.index(ANSWER)", covering("own_data", "conversation")),
     Mutant("minippo/data/conversations.py", "(ANSWER if turns[-1][\"role\"] != \"assistant\" else \"\")", "\"\"", covering("own_data", "demonstrations")),  # the policy would have to open its own turn
-    Mutant("minippo/storage.py", "enumerate(file, start=1)", "enumerate(file)", covering("own_data", "line")),
+    Mutant("minippo/storage.py", "enumerate(lines_of(file, path), start=1)", "enumerate(lines_of(file, path))", covering("own_data", "line")),
     Mutant("minippo/storage.py", "errors=\"replace\"", "errors=\"ignore\"", covering("own_data", "unusable")),  # silently another text
     Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
     Mutant("minippo/data/own.py", "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", covering("own_data", "asked_once")),
