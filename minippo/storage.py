@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import NoneType
-from typing import Any
+from typing import IO, Any, AnyStr
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -221,13 +221,24 @@ def read_json_lines(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
     """
     try:
         with open_compressed(path) as file:
-            for number, line in enumerate(file, start=1):
+            for number, line in enumerate(lines_of(file, path), start=1):
                 if line.strip():
                     # "-sig" skips the byte order mark that some editors write at the start of a file.
                     text = line.rstrip().decode("utf-8-sig", errors="replace")
                     yield f"{path}, line {number}", _parse_object(text, f"{path}, line {number}")
     except (EOFError, OSError, zlib.error) as error:  # damaged compressed data
         raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}") from None
+
+
+def lines_of(file: IO[AnyStr], path: Path) -> Iterator[AnyStr]:
+    """The lines of an open file. Raises ValueError if one is too long (`MAX_TEXT`): a few compressed megabytes may be a
+    line that does not fit into memory."""
+    number = 1
+    while line := file.readline(MAX_TEXT + 1):
+        if len(line) > MAX_TEXT:
+            raise ValueError(f"{path}, line {number} is longer than {MAX_TEXT:,} bytes, the most that is read")
+        yield line
+        number += 1
 
 
 def open_compressed(path: Path) -> io.BufferedReader:

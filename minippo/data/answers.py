@@ -5,10 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from minippo.data.conversations import ANSWER, Turn, flatten, shared_prompt, shown, turns_of
+from minippo.data.conversations import ANSWER, Turn, contents, flatten, shared_prompt, shown, turns_of
 from minippo.data.formats import EMPTY_PROMPT, NO_ANSWER, Example, UnusableError
 
 Row = Mapping[str, Any]
+
+SYNONYMS = {
+    "completion": ("output", "response", "answer"),
+    "messages": ("conversations", "conversation"),
+    "completions": ("responses", "answers"),
+}
+"""A column of `layouts.LAYOUTS` -> other names of it."""
 
 
 def value_of(row: Row, column: str) -> Any:
@@ -68,8 +75,8 @@ def answered(row: Row, values: Mapping[str, Any]) -> Example:
     if all(turns[0]["role"] == "assistant" for turns in answers):
         return Example(flatten(asked) + ANSWER, tuple(flatten(turns).removeprefix(ANSWER) for turns in answers))
     # Conversations that include the prompt. What they lack of it, such as the system's turn, comes before them.
-    included = "\n".join(turn["content"] for turns in answers for turn in turns)
-    missing = [turn for turn in asked if turn["content"].strip() not in included]
+    included = set[str]().union(*map(contents, answers))
+    missing = [turn for turn in asked if not contents([turn]) <= included]
     complete = [[*(asked if turns[0]["role"] == "assistant" else missing), *turns] for turns in answers]
     return conversation(complete[0]) if len(complete) == 1 else compared([flatten(turns) for turns in complete])
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os.path
+import re
 from collections.abc import Mapping, Sequence
+from itertools import chain
 
 from minippo.data.formats import NO_TEXT, UnusableError
+from minippo.errors import quoted
 
 Turn = dict[str, str]
 """`role` and `content`. The role "" stands for a text that is in the template already."""
@@ -22,8 +25,15 @@ def shown(value: object) -> str:
     """A value as error messages show it: `3 (int)`, `null`."""
     if value is None:
         return "null"
-    text = repr(value)
+    text = quoted(value)
     return f"{text if len(text) <= 60 else text[:60] + '...'} ({type(value).__name__})"
+
+
+def contents(turns: Sequence[Turn]) -> set[str]:
+    """The stripped contents of turns, also of those in a text that is in the template already."""
+    inside = "|".join(map(re.escape, SPEAKERS.values()))
+    texts = (re.split(inside, turn["content"]) if turn["role"] == "" else [turn["content"]] for turn in turns)
+    return {text.strip() for text in chain(*texts)} - {""}
 
 
 def is_turn(value: object) -> bool:
@@ -53,7 +63,7 @@ def _turn(turn: object, where: str) -> Turn:
             parts = [part.get("text") if isinstance(part, dict) else None for part in content]
             content = "\n\n".join(parts) if all(isinstance(part, str) for part in parts) else content
         if isinstance(role, str) and role.strip():
-            if content is None:
+            if content is None or (not content and turn.get("tool_calls")):
                 raise UnusableError(NO_TEXT)
             if isinstance(content, str):
                 role = role.strip().lower()

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from minippo.data.answers import (
     BEFORE,
     QUESTIONS,
+    SYNONYMS,
     Row,
     answered,
     compared,
@@ -31,13 +32,6 @@ from minippo.data.conversations import (
     turns_of,
 )
 from minippo.data.formats import NO_ANSWER, TIED, Example, Kind, UnusableError
-
-SYNONYMS = {
-    "completion": ("output", "response", "answer"),
-    "messages": ("conversations", "conversation"),
-    "completions": ("responses", "answers"),
-}
-"""A column of `LAYOUTS` -> other names of it."""
 
 NUMBERS = ("scores", "ranks")
 """Columns that rank `completions`."""
@@ -182,6 +176,11 @@ class Layout(NamedTuple):
 
 def recognise(kind: Kind, columns: Sequence[str]) -> Layout:
     """The first layout whose columns are complete. Raises ValueError if there is none, or a column occurs twice."""
+    if {"text", "parent_id"} <= {*columns}:
+        raise ValueError(
+            "has single messages of trees (columns text and parent_id, as in OASST), expected whole conversations: "
+            "write the turns from the root to each answer as a list in a column messages (docs/data.md)"
+        )
     names = {}
     for name, others in SYNONYMS.items():
         other = next((other for other in others if other in columns), None)

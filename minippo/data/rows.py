@@ -4,6 +4,7 @@ stages and runs."""
 from __future__ import annotations
 
 import zipfile
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -116,11 +117,11 @@ def cached_groups(
 def _cached(
     key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]], more: dict[str, array]
 ) -> tuple[TokenRows, dict[str, np.ndarray]]:
-    """The rows, and the arrays that are stored with them: `lengths` of the rows and `more`."""
+    """The rows, and the arrays that are stored with them: `lengths` of the rows, `checksum` of the ids and `more`."""
     path = cache_folder() / fingerprint_of("tokens", *key, tokenizer.fingerprint)
     dtype = np.dtype(np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.uint32)
     ids_path, bounds_path = path.with_suffix(".ids"), path.with_suffix(".npz")
-    bounds = _read_bounds(ids_path, bounds_path, dtype)
+    bounds = _read_bounds(ids_path, bounds_path, ("lengths", "checksum", *more))
     if bounds is None:
         bounds = _write(ids_path, bounds_path, dtype, rows, more)
     ends = bounds["lengths"].cumsum()
@@ -128,14 +129,22 @@ def _cached(
     return TokenRows(ids, ends - bounds["lengths"], ends), bounds
 
 
-def _read_bounds(ids_path: Path, bounds_path: Path, dtype: np.dtype) -> dict[str, np.ndarray] | None:
-    """The arrays in the bounds file, or None if one of the two files is missing or damaged."""
+def _read_bounds(ids_path: Path, bounds_path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:
+    """The arrays `names` in the bounds file, or None if one of the two files is missing or damaged."""
     try:
         with np.load(bounds_path) as file:
-            bounds = dict(file)
-        return bounds if ids_path.stat().st_size == bounds["lengths"].sum() * dtype.itemsize else None
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile):
+            bounds = {name: file[name] for name in names}
+        return bounds if _checksum(ids_path) == bounds["checksum"] else None
+    except (OSError, EOFError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile):
         return None
+
+
+def _checksum(path: Path) -> int:
+    checksum = 0
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            checksum = zlib.crc32(block, checksum)
+    return checksum
 
 
 def _write(
@@ -148,6 +157,7 @@ def _write(
             for row in rows:
                 lengths.append(len(row))
                 file.write(np.array(row, dtype).tobytes())
-        bounds = {"lengths": np.array(lengths)} | {name: np.array(values) for name, values in more.items()}
+        bounds = {"lengths": np.array(lengths), "checksum": np.array(_checksum(new_ids))}
+        bounds |= {name: np.array(values) for name, values in more.items()}
         np.savez(new_bounds, **bounds)
     return bounds

@@ -77,19 +77,27 @@ def load_dataset(name: str, *arguments: Any, **options: Any) -> dict[str, datase
 
 def _folder(folder: Path, pattern: str, option: str, splits: dict[Split, str]) -> dict[Split, list[Source]]:
     """The files in a folder that match a pattern, by the split in their names."""
-    paths = [path for path in sorted(folder.glob(pattern)) if FILE_NAME.fullmatch(path.name) and path.is_file()]
-    paths = [path for path in paths if path.name not in DESCRIPTIONS]
+
+    def named_in(text: str) -> list[Split]:
+        # A split's name must be a whole word of the path: "test" matches "test-0.jsonl", but not "latest.jsonl".
+        return [split for split, name in splits.items() if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", text)]
+
+    paths = [path for path in sorted(folder.glob(pattern)) if path.name not in DESCRIPTIONS]
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
+    others = [path for path in paths if path.is_symlink() or not path.is_dir()]
+    paths = [path for path in paths if FILE_NAME.fullmatch(path.name) and path.is_file()]
+    for path in others:
+        if path not in paths and named_in(path.name):
+            raise ValueError(
+                f"{option}: {path} has the name of a split but cannot be read: it is not a file that ends in "
+                f"{FILE_TYPES}; convert it, or move it out of {folder}"
+            )
     if not paths:
         raise FileNotFoundError(f"{option}: {folder} has no file {pattern} that ends in {FILE_TYPES}")
     sources: dict[Split, list[Source]] = {split: [] for split in splits}
     unassigned = []
     for path in paths:
-        inside = str(path.relative_to(folder))
-        # A split's name must be a whole word of the path: "test" matches "test-0.jsonl", but not "latest.jsonl".
-        named = [
-            split for split, name in splits.items() if re.search(rf"(?<![^\W_]){re.escape(name)}(?![^\W_])", inside)
-        ]
+        named = named_in(str(path.relative_to(folder)))
         if len(named) == 1:
             sources[named[0]].append(file_source(path, option))
         else:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from minippo.data.cache import file_fingerprint
 from minippo.data.texts import CHUNK
-from minippo.storage import checked, open_compressed, read_json_lines
+from minippo.storage import checked, lines_of, open_compressed, read_json_lines
 
 if TYPE_CHECKING:
     import datasets
@@ -112,7 +112,7 @@ def _csv_lines(path: Path, delimiter: str) -> Iterator[tuple[str, list[str]]]:
     with _damage_is_named(path), open_compressed(path) as file:
         # The csv module finds the ends of lines itself: a quoted text may contain some.
         text = io.TextIOWrapper(file, encoding="utf-8-sig", errors="replace", newline="")
-        lines = csv.reader(text, delimiter=delimiter, strict=True)
+        lines = csv.reader(lines_of(text, path), delimiter=delimiter, strict=True)
         while True:
             first = lines.line_num + 1
             try:

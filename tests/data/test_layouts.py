@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from minippo.config import DataConfig
 from minippo.data import Comparison, Demonstration
+from minippo.data.conversations import shown as shown_value
 from minippo.data.formats import UnusableError
 from minippo.data.layouts import LAYOUTS, recognise
 from minippo.data.own import OwnData
@@ -154,6 +155,17 @@ def test_turns_that_conversations_lack_come_before_them():
         assert (example.prompt, example.completions) == ("\n\nSystem: Be kind." + human("Q"), (" A", " B"))
 
 
+def test_only_whole_turns_of_a_conversation_repeat_the_prompt():
+    """A system's turn may be a part of another turn, and a prompt may be a transcript."""
+    conversation = [{"role": "user", "content": "Please be brief."}, {"role": "assistant", "content": "A"}]
+    other = [conversation[0], {"role": "assistant", "content": "B"}]
+    row = {"system": "be brief", "question": "Please be brief.", "chosen": conversation, "rejected": other}
+    example = recognise("preferences", list(row)).example(row)
+    assert example.prompt == "\n\nSystem: be brief" + human("Please be brief.")
+    row = {"prompt": human("Please be brief."), "chosen": conversation, "rejected": other}
+    assert recognise("preferences", list(row)).example(row).prompt == human("Please be brief.")
+
+
 @pytest.mark.parametrize(
     "history",
     [
@@ -186,8 +198,10 @@ def test_conversations_without_an_answer_or_text_are_counted(tmp_path):
     rows = [{"conversations": [{"from": "human", "value": f"Q{i}"}, {"from": "gpt", "value": "A"}]} for i in range(9)]
     rows += [{"conversations": []}, {"conversations": [{"from": "human", "value": "Q"}]}]
     rows += [{"conversations": [{"from": "human", "value": "Q"}, {"from": "gpt", "value": None}]}]
+    call = {"role": "assistant", "content": "", "tool_calls": [{"name": "sum"}]}
+    rows += [{"conversations": [call, {"role": "tool", "content": "3"}, {"role": "assistant", "content": "Three."}]}]
     report = read(tmp_path, rows, "demonstrations").report["demonstrations, train"]
-    assert report.items() >= {"dropped: no answer at the end": 2, "dropped: a turn without text": 1}.items()
+    assert report.items() >= {"dropped: no answer at the end": 2, "dropped: a turn without text": 2}.items()
 
 
 def test_tied_completions_of_a_ranking_are_counted(tmp_path):
@@ -360,16 +374,69 @@ def test_a_text_that_repeats_the_whole_row_is_not_lost(tmp_path):
     """As in Alpaca. A passage that the question is about would be."""
     rows = [{"instruction": f"Name film {i}.", "input": "", "output": f"It is {i}."} for i in range(9)]
     filled = [row | {"text": f"Below is a task.\n{row['instruction']}\n### Response:\n{row['output']}"} for row in rows]
-    assert len(items(read(tmp_path, filled, "demonstrations"), "demonstrations")) == 7  # two prompts are held out
+    corpus = read(tmp_path, filled, "demonstrations")
+    assert len(items(corpus, "demonstrations")) == 7  # two prompts are held out
+    assert corpus.report["demonstrations, train"]["values of column 'text' not read"] == 9
+    assert len(items(read(tmp_path, filled, "prompts"), "prompts")) == 9
     passages = [row | {"text": f"It is a passage about film {i}, as it is"} for i, row in enumerate(rows)]
     with pytest.raises(ValueError, match="column 'text' holds 'It is a passage about film 0, as it is' "):
         read(tmp_path, passages, "demonstrations")
+
+
+def test_a_passage_that_contains_the_question_and_the_answer_is_text(tmp_path):
+    def passage(*texts: str) -> str:
+        return f"Passage {texts[0]} says: {' or '.join(texts)}, some like it."
+
+    row = {"chosen": "Yes", "rejected": "No"}
+    rows = [{"prompt": f"Q{i}", **row, "text": passage(f"Q{i}", "Yes", "No")} for i in range(12)]
+    with pytest.raises(ValueError, match="line 1: column 'text' holds 'Passage Q0 says: "):
+        read(tmp_path, rows)
+    rows = [{"instruction": f"Q{i}", "output": "Yes", "text": passage(f"Q{i}", "Yes", f"{i**5}")} for i in range(12)]
+    with pytest.raises(ValueError, match="line 3: column 'text' holds 'Passage Q2 says: "):
+        read(tmp_path, rows, "demonstrations")
+
+
+@pytest.mark.parametrize("column", ["input", "query", "context", "instruction"])
+@pytest.mark.parametrize("value", ["dog", "7", "lan", ["dog"]])
+def test_one_word_of_a_question_beside_the_prompt_is_text(tmp_path, column, value):
+    rows = [{"prompt": f"Translate to language {i}: ", column: value, "completion": "god"} for i in range(12)]
+    with pytest.raises(ValueError, match=rf"line 1: column '{column}' holds .*--data.ignore {column}"):
+        read(tmp_path, rows, "demonstrations")
+    repeated = [row | {"prompt": f"{row['prompt']}dog, 7, lan. "} for row in rows]
+    assert len(items(read(tmp_path, repeated, "demonstrations"), "demonstrations")) == 10
+    assert len(items(read(tmp_path, [row | {column: ""} for row in rows], "demonstrations"), "demonstrations")) == 10
+    assert len(items(read(tmp_path, rows, "demonstrations", ignore=column), "demonstrations")) == 10
 
 
 def test_all_columns_of_text_are_named_together(tmp_path):
     rows = pairs(first=lambda i: f"What of the film {i}?", id=str, second=lambda i: f"And why not {i}?")
     with pytest.raises(ValueError, match=r"rename 'first' and 'second' .*\(--data.ignore first,second\)"):
         read(tmp_path, rows)
+
+
+def test_text_inside_the_columns_that_are_read_is_counted(tmp_path):
+    rows = []
+    for i in range(9):
+        answer = {"role": "assistant", "content": f"Yes {i}.", "thinking": "Let me think.", "name": "Ann"}
+        call = [{"function": {"name": "sum", "arguments": '{"a": 1, "b": 2}'}}]
+        rows.append({"messages": [{"role": "user", "content": f"Is it {i}?"}, answer | {"tool_calls": call}]})
+    corpus = read(tmp_path, rows, "demonstrations")
+    assert corpus.report["demonstrations, train"] == {
+        "rows read": 9,
+        "values of column 'messages[].thinking' not read": 9,
+        "values of column 'messages[].tool_calls[].function.arguments' not read": 9,
+        "left out: prompt held out": 2,
+    }
+    scored = [
+        {"model": "m", "response": f"It is {place}.", "overall_score": place, "critique": "You could say more."}
+        for place in range(3)
+    ]
+    report = read(tmp_path, [{"instruction": f"Q{i}", "completions": scored} for i in range(9)]).report
+    counts = {"rows read": 9, "values of column 'completions[].critique' not read": 9}
+    assert report["preferences, train"].items() >= counts.items()
+    three = [{"text": " Saw a film."}, {"text": " A film."}, {"text": " The third one."}]
+    rows = [{"info": {"post": f"I saw film {i}."}, "summaries": three, "choice": 0} for i in range(9)]
+    assert read(tmp_path, rows).report["preferences, train"]["values of column 'summaries[].text' not read"] == 9
 
 
 def test_ids_numbers_and_categories_are_no_text(tmp_path):
@@ -411,6 +478,37 @@ def test_prompts_and_demonstrations_may_come_from_a_file_of_preferences(tmp_path
     corpus = read(tmp_path, rows, "prompts")
     assert len(items(corpus, "prompts")) == 9
     assert corpus.report["prompts, train"]["values of column 'rejected' not read"] == 9
+
+
+def test_long_values_are_shortened_before_they_are_quoted():
+    class Last:
+        def __repr__(self):
+            raise AssertionError("all of it was written")
+
+    assert shown_value([*"abcdefgh", Last()]) == "['a', 'b', 'c', 'd', 'e', 'f', ...] (list)"
+
+
+def test_turns_before_the_answers_are_read_under_the_name_that_the_message_proposes(tmp_path):
+    def rows(column: str) -> list[dict]:
+        return [{column: [{"role": "user", "content": f"What of {i}?"}], **PAIR} for i in range(9)]
+
+    with pytest.raises(ValueError, match="rename 'messages' \\(to 'prompt', "):
+        read(tmp_path, rows("messages"))
+    assert set(items(read(tmp_path, rows("prompt")), "prompts")) == {human(f"What of {i}?") for i in range(9)}
+
+
+def test_the_index_in_a_csv_file_is_no_text(tmp_path):
+    path = tmp_path / "p.csv"
+    path.write_text(",Unnamed: 0,prompt,chosen,rejected\n" + "".join(f"{i},{i},P{i}, a, b\n" for i in range(9)))
+    corpus = OwnData(DataConfig(source="files", preferences=str(path)), 1)
+    assert corpus.report["preferences, train"] == {"rows read": 9}
+
+
+@pytest.mark.parametrize("kind", ["demonstrations", "prompts"])
+def test_single_messages_of_trees_are_refused(tmp_path, kind):
+    rows = [{"text": f"What of {i}?", "role": "prompter", "parent_id": None} for i in range(9)]
+    with pytest.raises(ValueError, match=rf"{kind}.jsonl has single messages of trees .* expected whole conversations"):
+        read(tmp_path, rows, kind)
 
 
 # ---------------------------------------------------------------------------------------------- unusable texts

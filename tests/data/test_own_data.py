@@ -16,6 +16,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from minippo import storage
 from minippo.config import Config, DataConfig
 from minippo.data import Comparison, Demonstration, load_corpus
 from minippo.data import examples as files
@@ -328,6 +329,37 @@ def test_splits_are_found_by_the_configured_names(tmp_path):
         own(preferences=tmp_path / "f", train_split="learn", test_split="prefs")
 
 
+@pytest.mark.parametrize("name", ["p.jsonl.gz", "p.csv.gz", "p.jsonl"])
+def test_a_line_that_may_not_fit_into_memory_is_refused(tmp_path, monkeypatch, name):
+    """As that of a small compressed file may be: no more of it is read than the limit."""
+    monkeypatch.setattr(storage, "MAX_TEXT", 1000)
+    row = '{"prompt": "P", "chosen": " a", "rejected": " b"}\n' if "json" in name else "prompt,chosen,rejected\n"
+    content = (row + '{"prompt": "P' + "x" * 10**7).encode()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(ValueError, match=rf"{name}, line 2 is longer than 1,000 bytes, the most that is read"):
+        own(preferences=tmp_path / name)
+
+
+@pytest.mark.parametrize("name", ["test.jsonl.zst", "test", "data/train-0.arrow", "validation"])
+def test_what_has_the_name_of_a_split_but_cannot_be_read_is_refused(tmp_path, name):
+    rows = [{"prompt": f"P{i}"} for i in range(N)]
+    folder = tmp_path / "data"
+    write(folder / "train.jsonl", rows)
+    write(tmp_path / "real" / "rows.jsonl", rows)
+    (folder / "test_readings").mkdir()
+    (folder / "README.md").write_text("A test.")
+    assert len(prompts(own(prompts=folder))) == N
+    path = folder / name
+    path.parent.mkdir(exist_ok=True)
+    if path.suffix:
+        path.write_bytes(b"")
+    else:
+        path.symlink_to(Path("../real" if name == "test" else "../nowhere"))
+    with pytest.raises(ValueError, match=rf"data.prompts: {path} has the name of a split but cannot be read"):
+        own(prompts=folder)
+    assert len(prompts(own(prompts=folder / "train.*l"))) == N
+
+
 def test_a_pattern_chooses_files_of_a_folder(tmp_path):
     for kind, count in (("prefs", 30), ("sft", 9)):
         for split in ("train", "test"):
@@ -493,7 +525,7 @@ GOOD = json.dumps({"prompt": "P", "chosen": " a", "rejected": " b"})
         ('{"prompt": "P", "chosen": [], "rejected": "b"}', "column 'chosen' holds [] (list), " + TEXT),
         (
             '{"prompt": [{"role": 3, "content": "a"}], "chosen": "a", "rejected": "b"}',
-            "column 'prompt', turn 1 holds {'role': 3, 'content': 'a'} (dict), " + TURN,
+            "column 'prompt', turn 1 holds {'content': 'a', 'role': 3} (dict), " + TURN,
         ),
         (
             '{"prompt": [{"role": "user", "content": "a"}, {"content": "b"}], "chosen": "a", "rejected": "b"}',

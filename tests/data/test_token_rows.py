@@ -133,7 +133,7 @@ def test_a_full_disk_is_reported_and_leaves_no_files(tokenizer):
 
 
 @pytest.mark.parametrize("suffix", [".ids", ".npz"])
-@pytest.mark.parametrize("damage", ["gone", "empty", "short", "long", "zeros"])
+@pytest.mark.parametrize("damage", ["gone", "empty", "short", "long", "zeros", "one bit"])
 def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
     parts, groups = ("damaged", suffix, damage), [[[1, 2, 3], [4]], [[5, 6]]]
     before = set(cache_folder().iterdir())
@@ -142,12 +142,25 @@ def test_damaged_cache_files_are_written_again(tokenizer, suffix, damage):
     whole = path.read_bytes()
     if damage == "gone":
         path.unlink()
-    elif damage == "zeros" and suffix == ".npz":  # as after a power failure
-        path.write_bytes(bytes(len(whole)))
     else:
-        path.write_bytes({"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": b""}[damage])
+        middle = len(whole) // 2  # in a .npz file, of the first array
+        flipped = whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1 :]
+        zeros = bytes(len(whole))  # as after a power failure
+        damaged = {"empty": b"", "short": whole[:-2], "long": whole + whole, "zeros": zeros, "one bit": flipped}
+        path.write_bytes(damaged[damage])
     assert list(cached_groups(parts, tokenizer, groups, 10**9)[0]) == groups
     assert path.read_bytes()[:2] == whole[:2]
+
+
+def test_no_damage_of_a_byte_is_an_error_or_goes_unnoticed(tokenizer):
+    before = set(cache_folder().iterdir())
+    kept, cut = cached_groups(("bytes",), tokenizer, [[[1, 2]]], 10)
+    (path,) = (path for path in set(cache_folder().iterdir()) - before if path.suffix == ".npz")
+    whole = path.read_bytes()
+    for place in range(1, len(whole), 5):
+        path.write_bytes(whole[:place] + bytes([whole[place] ^ 0b11]) + whole[place + 1 :])
+        read, read_cut = cached_groups(("bytes",), tokenizer, [[[1, 2]]], 10)
+        assert (list(read), read_cut) == (list(kept), cut)
 
 
 def test_rows_are_flushed_to_disk_before_they_are_renamed(tokenizer, monkeypatch):

@@ -220,7 +220,7 @@ MUTANTS = [
     Mutant("minippo/batches.py", "(position + 1 - starts[-1]) * length > batch_tokens", "(position - starts[-1]) * length > batch_tokens", covering("data", "by_length")),
     Mutant("minippo/data/texts.py", "self.read(start + first, start + last)", "self.read(first, last)", covering("token_rows")),
     Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *key, tokenizer.fingerprint)", "fingerprint_of(\"tokens\", *key)", covering("token_rows")),  # another tokenizer's ids
-    Mutant("minippo/data/rows.py", "if ids_path.stat().st_size == bounds[\"lengths\"].sum() * dtype.itemsize else None", "", covering("token_rows")),  # a file cut short
+    Mutant("minippo/data/rows.py", " if _checksum(ids_path) == bounds[\"checksum\"] else None", "", covering("token_rows")),  # a file cut short, or of zeros
     Mutant("minippo/storage.py", "            _sync(part)\n", "            pass\n", covering("storage")),
     Mutant("minippo/data/cache.py", "            probe.flush()\n", "            probe.flush()\n        return folder\n", covering("token_rows")),  # never deleted
     Mutant("minippo/data/examples.py", "            return file.read() == END_OF_ARROW\n", "            return True\n", covering("own_data", "not_whole")),  # rows of the last batches are gone
@@ -233,7 +233,7 @@ MUTANTS = [
     Mutant("minippo/data/cache.py", "            digest.update(block)\n", "            digest.update(str(len(block)).encode())\n", covering("own_data", "read_once")),  # what an old file said
     Mutant("minippo/data/conversations.py", "common.rindex(ANSWER)", "common.index(ANSWER)", covering("own_data", "conversation")),
     Mutant("minippo/data/conversations.py", "(ANSWER if turns[-1][\"role\"] != \"assistant\" else \"\")", "\"\"", covering("own_data", "demonstrations")),  # the policy would have to open its own turn
-    Mutant("minippo/storage.py", "enumerate(file, start=1)", "enumerate(file)", covering("own_data", "line")),
+    Mutant("minippo/storage.py", "enumerate(lines_of(file, path), start=1)", "enumerate(lines_of(file, path))", covering("own_data", "line")),
     Mutant("minippo/storage.py", "errors=\"replace\"", "errors=\"ignore\"", covering("own_data", "unusable")),  # silently another text
     Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
     Mutant("minippo/data/own.py", "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", covering("own_data", "asked_once")),

@@ -207,6 +207,13 @@ PLUMBING = [
     Mutant("minippo/data/layouts.py", "reverse=not _label(row, \"labels\")", "reverse=_label(row, \"labels\")", OF_LAYOUTS),
     Mutant("minippo/data/layouts.py", "reverse=name != \"ranks\"", "reverse=True", OF_LAYOUTS),
     Mutant("minippo/data/own.py", "\"validation\": config.validation_split, \"test\": config.test_split", "\"validation\": config.test_split, \"test\": config.validation_split", OF_OWN_DATA),
+    Mutant("minippo/data/unread.py", "        if name in ASKED or len(", "        if len(", OF_LAYOUTS),  # the word to be translated
+    Mutant("minippo/data/unread.py", "len(self.templates) <= 2 or 4", "True or 4", OF_LAYOUTS),  # passages
+    Mutant("minippo/data/unread.py", "                names += sorted(lost", "                sorted(lost", OF_LAYOUTS),
+    Mutant("minippo/data/conversations.py", " or (not content and turn.get(\"tool_calls\"))", "", OF_LAYOUTS),
+    Mutant("minippo/data/conversations.py", "if turn[\"role\"] == \"\" else", "if False else", OF_LAYOUTS),  # transcripts: the question twice
+    Mutant("minippo/data/sources.py", "        if path not in paths and named_in(path.name):\n", "        if False:\n", OF_OWN_DATA),
+    Mutant("minippo/data/tables.py", "csv.reader(lines_of(text, path), ", "csv.reader(text, ", OF_OWN_DATA),
     # ------------------------------------------------------------------ token_rows.py
     Mutant("minippo/data/rows.py", "<= 1 << 16", "<= 1 << 17", OF_DATA),
     Mutant("minippo/data/rows.py", "np.maximum.reduceat(rows.lengths, firsts)", "rows.lengths[firsts]", OF_DATA),  # of a group the first row alone
