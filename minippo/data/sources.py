@@ -86,8 +86,11 @@ def _folder(folder: Path, pattern: str, option: str, splits: dict[Split, str]) -
     paths = [path for path in paths if not any(part.startswith(".") for part in path.relative_to(folder).parts)]
     others = [path for path in paths if path.is_symlink() or not path.is_dir()]
     paths = [path for path in paths if FILE_NAME.fullmatch(path.name) and path.is_file()]
+    read_in = {folder, *(path.parent for path in paths)}
     for path in others:
-        if path not in paths and named_in(path.name):
+        # A description may lie beside the files of a split, in the folder of its name.
+        named = named_in(path.name if path.parent in read_in else f"{path.parent.name}/{path.name}")
+        if path not in paths and named:
             raise ValueError(
                 f"{option}: {path} has the name of a split but cannot be read: it is not a file that ends in "
                 f"{FILE_TYPES}; convert it, or move it out of {folder}"

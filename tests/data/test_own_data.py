@@ -340,15 +340,16 @@ def test_a_line_that_may_not_fit_into_memory_is_refused(tmp_path, monkeypatch, n
         own(preferences=tmp_path / name)
 
 
-@pytest.mark.parametrize("name", ["test.jsonl.zst", "test", "data/train-0.arrow", "validation"])
+@pytest.mark.parametrize("name", ["test.jsonl.zst", "test", "data/train-0.arrow", "test/0.zst", "validation"])
 def test_what_has_the_name_of_a_split_but_cannot_be_read_is_refused(tmp_path, name):
     rows = [{"prompt": f"P{i}"} for i in range(N)]
     folder = tmp_path / "data"
     write(folder / "train.jsonl", rows)
     write(tmp_path / "real" / "rows.jsonl", rows)
-    (folder / "test_readings").mkdir()
-    (folder / "README.md").write_text("A test.")
-    assert len(prompts(own(prompts=folder))) == N
+    write(folder / "more" / "train" / "rows.jsonl", [{"prompt": f"Q{i}"} for i in range(N)])
+    for place in (folder, folder / "more", folder / "more" / "train"):
+        (place / "README.md").write_text("A test.")
+    assert len(prompts(own(prompts=folder))) == 2 * N
     path = folder / name
     path.parent.mkdir(exist_ok=True)
     if path.suffix:

@@ -212,7 +212,7 @@ PLUMBING = [
     Mutant("minippo/data/unread.py", "                names += sorted(lost", "                sorted(lost", OF_LAYOUTS),
     Mutant("minippo/data/conversations.py", " or (not content and turn.get(\"tool_calls\"))", "", OF_LAYOUTS),
     Mutant("minippo/data/conversations.py", "if turn[\"role\"] == \"\" else", "if False else", OF_LAYOUTS),  # transcripts: the question twice
-    Mutant("minippo/data/sources.py", "        if path not in paths and named_in(path.name):\n", "        if False:\n", OF_OWN_DATA),
+    Mutant("minippo/data/sources.py", "        if path not in paths and named:\n", "        if False:\n", OF_OWN_DATA),
     Mutant("minippo/data/tables.py", "csv.reader(lines_of(text, path), ", "csv.reader(text, ", OF_OWN_DATA),
     # ------------------------------------------------------------------ token_rows.py
     Mutant("minippo/data/rows.py", "<= 1 << 16", "<= 1 << 17", OF_DATA),
