@@ -75,10 +75,10 @@ compare: install            ## print the settings and results of several runs: m
 	@$(BIN)/python -m minippo compare $(RUNS)
 
 test: install-test            ## run the tests (under five minutes)
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'not slow'
 
 test-all: install-test            ## run all tests, including the slow ones, and the mutation tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 	$(BIN)/python -m tests.mutants.run
 
 mutants: install-test            ## mutation tests: insert bugs one by one and check that the tests catch each
