@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 import typing
 from collections.abc import Iterator
@@ -52,8 +51,6 @@ def check_bounds(options: object) -> None:
             if re.search("[\0\ud800-\udfff]", value):  # bytes that are not UTF-8 become lone surrogates
                 raise ValueError(f"{name} has unreadable characters, NUL or not UTF-8: {quoted(value)}")
             continue
-        if isinstance(value, float) and not math.isfinite(value):
-            raise ValueError(f"{name} must be a finite number, not {value}")
         if bounds is not None and value not in bounds:
             raise ValueError(f"{name} must be {bounds}, not {quoted(value)}")
         if isinstance(value, int) and abs(value) > LARGEST_INTEGER:

@@ -250,7 +250,7 @@ MUTANTS = [
     Mutant("minippo/runs/checkpoint.py", "        if path is not None and read_object(path / \"state.json\").get(\"data\") != self.data:\n", "        if False:\n", covering("checkpoint", "data")),  # its place in other rows
     Mutant("minippo/runs/opening.py", "if source is not None and own != earlier and", "if False and", covering("run")),  # another run's reward model
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
-    Mutant("minippo/runs/validation.py", "        if isinstance(value, float) and not math.isfinite(value):\n", "        if False:\n", covering("config", "nan_and_infinity")),
+    Mutant("minippo/runs/validation.py", "not SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT:", "(abs(value) < SMALLEST_FLOAT or abs(value) > LARGEST_FLOAT):", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training
     Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable\n", "        pass\n", covering("pipeline", "each_come")),

@@ -343,7 +343,7 @@ def test_all_stages_report_invalid_input_in_the_same_way(empty, refused, command
         (["--ppo.missing-eos", "punish"], ["--ppo.missing-eos", "punish", "replace"]),
         (["--ppo.gamma", "1.5"], ["error: ppo.gamma must be from 0 to 1, not 1.5"]),
         (["--ppo.temperature", "0"], ["error: ppo.temperature must be at least 0.01, not 0.0"]),
-        (["--ppo.lr", "nan"], ["error: ppo.lr must be a finite number, not nan"]),
+        (["--ppo.lr", "nan"], ["error: ppo.lr must be at least 0, not nan"]),
         (["--ppo.rollout-batch-size", "100", "--ppo.num-minibatches", "3"], ["3 minibatches do not divide", "100"]),
         (["--ppo.microbatch-size", "5"], ["microbatches of 5 do not divide a minibatch of 128 / 2 = 64"]),
         (["--data.query-length", "100"], ["prompts of 100 tokens and responses of 64", "context of 128"]),
