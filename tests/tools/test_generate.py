@@ -104,7 +104,10 @@ def test_several_responses_without_randomness_are_refused(refused, tmp_path, gre
         (["--n", "0"], "n must be at least 1, not 0"),
         (["--max-new-tokens", "0"], "max-new-tokens must be at least 1, not 0"),
         (["--temperature", "-0.5"], "temperature must be at least 0, not -0.5"),
-        (["--temperature", "inf"], "temperature must be 0 or between"),
+        (
+            ["--temperature", "inf"],
+            "temperature must be 0 or between 1e-30 and 1e+30 in size, not inf: training computes in float32",
+        ),
         (["--top-k", "-1"], "top-k must be at least 0, not -1"),
         (["--top-p", "0"], "top-p must be above 0 and at most 1, not 0"),
         (["--top-p", "1.5"], "top-p must be from 0 to 1, not 1.5"),
