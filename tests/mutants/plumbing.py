@@ -389,7 +389,8 @@ PLUMBING = [
     Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
     # ------------------------------------------------------------------ what the scripts hand on
     Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", RUN_STREAMS),
-    Mutant("train_ppo.py", "Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.checkpoints_folder(\"ppo\"))", covering("pipeline", "their_data")),  # goes on with other rows
+    Mutant("train_ppo.py", "Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.checkpoints_folder(\"ppo\"))", covering("pipeline", "killed_and_resumed")),  # refuses its own checkpoints
+    Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), inputs.data)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "killed_and_resumed")),
     Mutant("train_ppo.py", "    Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
     Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
     Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's

@@ -340,7 +340,7 @@ def test_a_damaged_stage_of_another_run_is_not_copied(tmp_path):
 
 def test_copied_stages_say_where_they_are_from_and_leave_the_checkpoints_behind(tmp_path):
     source = stored(tmp_path / "source", "sft")
-    (source / "sft" / "policy" / "step-000009").mkdir(parents=True)
+    sealed_stage(source / "sft" / "policy" / "step-000009")  # a checkpoint is sealed, too
     (source / "sft" / "policy" / "weights").write_text("of the policy")
     sealed_stage(source / "sft")
     run = open_run(options(tmp_path / "run", init_from=source), "rm")
