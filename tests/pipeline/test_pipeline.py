@@ -671,6 +671,7 @@ def test_a_tokenizer_that_has_been_replaced_is_refused_where_training_would_go_o
     shutil.copy(tiny_runs.folder / "policy.tiktoken", path)
     given = ["--config", config, "--run-dir", tmp_path / "run", "--device", "cpu", "--model.policy.tokenizer", path]
     command(sft.main, *given)
+    command(sft.main, *given, "--sft.policy.tokens", 5000)
     shutil.copy(tiny_runs.folder / "other.tiktoken", path)
     with pytest.raises(SystemExit) as end:
         command(sft.main, *given, "--sft.policy.tokens", 9000)
