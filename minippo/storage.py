@@ -104,7 +104,9 @@ def check_sealed(folder: Path) -> None:
         if not path.is_file():
             raise ValueError(f"{path} is missing, although {MANIFEST} lists it")
         if path.stat().st_size != size:
-            raise ValueError(f"{path} is damaged: it has {path.stat().st_size:,} bytes instead of {size:,}")
+            raise ValueError(
+                f"{path} is damaged: it has {path.stat().st_size:,} bytes instead of the {size:,} in {MANIFEST}"
+            )
         if _size_and_hash(path) != files[name]:
             raise ValueError(f"{path} is damaged: its SHA-256 is not the one in {MANIFEST}")
 

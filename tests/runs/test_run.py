@@ -321,7 +321,7 @@ def test_a_damaged_stage_is_refused_with_the_file(tmp_path, how):
     else:
         path.unlink()
     sentence = {
-        "truncated": f"{path} is damaged: it has 9 bytes instead of 10",
+        "truncated": f"{path} is damaged: it has 9 bytes instead of the 10 in manifest.json",
         "altered": f"{path} is damaged: its SHA-256 is not the one in manifest.json",
         "no manifest": f"{path.parent} is incomplete, or was written by an older version: it has no manifest.json",
     }.get(how, f"{path} is missing, although manifest.json lists it")
