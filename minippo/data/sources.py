@@ -88,7 +88,7 @@ def _folder(folder: Path, pattern: str, option: str, splits: dict[Split, str]) -
     paths = [path for path in paths if FILE_NAME.fullmatch(path.name) and path.is_file()]
     read_in = {folder, *(path.parent for path in paths)}
     for path in others:
-        # A description may lie beside the files of a split, in the folder of its name.
+        # A README may be next to the files, in the folder named after the split.
         named = named_in(path.name if path.parent in read_in else f"{path.parent.name}/{path.name}")
         if path not in paths and named:
             raise ValueError(

@@ -124,8 +124,8 @@ class Laboratory:
 
         Args:
             prepare: Called in the process before it begins.
-            after: Send this signal after so many seconds.
-            meanwhile: Call this function after so many seconds.
+            after: Seconds to wait, and the signal to send then.
+            meanwhile: Seconds to wait, and the function to call then.
         """
         wait = self.start(stage, folder, prepare)
         if after is not None:
