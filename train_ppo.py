@@ -81,7 +81,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     seed_global(run.config.seed, "value head")
     policy = load_policy(run, "sft", config.value_head)
     # A run is two objects: `env` never changes, `state` is everything that does, and is what a checkpoint contains.
-    state = PPOState.initial(policy, inputs.prompts, inputs.demonstrations, config, run.config.seed)
+    state = PPOState.initial(policy, inputs.prompts, inputs.demonstrations, config, run.config.seed, run.config.memory)
     if checkpoints.restore_latest(state):
         print(resumed_line(state, config, config.num_iterations))
     else:

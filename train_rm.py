@@ -136,7 +136,8 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
     validation comparisons."""
     config, seed, model = run.config.rm, run.config.seed, inputs.model
     _, tokenizer = run.tokenizers()
-    state = TrainState.initial(model, EpochStream(lambda epoch: epoch_batches(run, inputs, epoch)), config, seed)
+    batches = EpochStream(lambda epoch: epoch_batches(run, inputs, epoch))
+    state = TrainState.initial(model, batches, config, seed, run.config.memory)
     num_steps = config.epochs * sum(1 for _ in epoch_batches(run, inputs, 0))
     checkpoints = Checkpoints(run.unfinished("rm"), inputs.data)
     if checkpoints.restore_latest(state):
@@ -153,15 +154,15 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             model.train()
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             scores = score_batch(model, groups, tokenizer.eos_id, config.token_dropout, hidden_tokens)  # (B, K)
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
-            grad_norm = torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_grad_norm)
+            grad_norm = optimizer.clip_gradients(config.max_grad_norm)
             stats = {
                 "loss/rm": loss.item(),
                 "rm/accuracy": pairwise_accuracy(scores.tolist()),
-                "rm/grad_norm": grad_norm.item(),
+                "rm/grad_norm": grad_norm,
                 "lr": lr,
             }
             require_finite(stats)

@@ -291,6 +291,21 @@ class EvalConfig:
 
 
 @dataclass(frozen=True)
+class MemoryConfig:
+    """What a GPU need not hold all the time. None of these options changes a result; without a GPU they save little.
+    They may change at any time, also when a run is resumed. docs/performance.md has figures."""
+
+    checkpoint_activations: bool = False
+    """Keep only the input of each transformer block for the backward pass, which computes the block again. Saves most
+    of the memory of a training step that grows with the batch; costs one more forward pass per step, about a third of
+    its time."""
+    offload_gradients: bool = False
+    """Move each gradient to the CPU as soon as the backward pass has computed it, where they add up in float32. Saves
+    the memory of one gradient per trained weight on the GPU; costs 4 bytes of CPU memory per weight, and copies that
+    overlap the backward pass."""
+
+
+@dataclass(frozen=True)
 class Config:
     """All settings of a run."""
 
@@ -300,5 +315,6 @@ class Config:
     rm: RMConfig = field(default_factory=RMConfig)
     ppo: PPOConfig = field(default_factory=PPOConfig)
     eval: EvalConfig = field(default_factory=EvalConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     seed: Seed = 1
     """Random seed. It determines all results."""

@@ -1,9 +1,9 @@
 """The transformer: a GPT-2-style decoder with pre-norm blocks, learned positions and a tied output embedding.
 
 To change the model, edit this file only. Other files use `GPTConfig`, `KVCache`, and these members of `GPT`: `config`,
-`token_embedding` (whose weight tells dtype and device), `hidden`, `hidden_at`, `logits`, `forward`, `set_dropout` and
-`set_suppress_tokens`. Parameters may have any names: a run stores a model that GPT-2's file format
-cannot express under the names in this file, together with every field of `GPTConfig`.
+`token_embedding` (whose weight tells dtype and device), `hidden`, `hidden_at`, `logits`, `forward`, `set_dropout`,
+`set_suppress_tokens` and `checkpoint_activations`. Parameters may have any names: a run stores a model that GPT-2's
+file format cannot express under the names in this file, together with every field of `GPTConfig`.
 
 Legend: B prompts, P query length, R response length, T longest query + response, V vocabulary, C channels, H heads,
 D channels per head, S reward-model tokens, M rows of a microbatch, N unmasked tokens. In this file, T are the tokens of
@@ -20,6 +20,7 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from minippo.masking import FORBIDDEN_LOGIT
 
@@ -156,6 +157,9 @@ class GPT(nn.Module):
     """`hidden` is the trunk that all heads share, `logits` the language-model head, `forward` both."""
 
     suppressed: Tensor
+    checkpoint_activations = False
+    """Whether the backward pass computes the activations of each block again, instead of keeping them
+    (`memory.checkpoint_activations`)."""
 
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
@@ -218,7 +222,7 @@ class GPT(nn.Module):
         """
         x, allowed = self.embed(tokens, attention_mask, positions, cache)
         for layer, block in enumerate(self.blocks):
-            x = block(x, allowed, cache.layers[layer] if cache is not None else None)  # (B, T, C)
+            x = self.run_block(block, x, allowed, cache.layers[layer] if cache is not None else None)  # (B, T, C)
         return self.final_norm(x)
 
     def hidden_at(self, tokens: Tensor, attention_mask: Tensor, index: Tensor) -> Tensor:
@@ -231,7 +235,7 @@ class GPT(nn.Module):
         x, allowed = self.embed(tokens, attention_mask, None, None)  # (B, T, C), (B, 1, T, T)
         *blocks, last = self.blocks
         for block in blocks:  # in full: later blocks attend to all positions
-            x = block(x, allowed, None)
+            x = self.run_block(block, x, allowed, None)
         # The last block as in `Block.forward`, with `qkv` split into its first C rows, the queries, and the other 2C.
         C, normed, qkv = x.shape[2], last.attention_norm(x), last.attention.qkv
         query = F.linear(take(normed, index), qkv.weight[:C], qkv.bias[:C])  # (B, 1, C)
@@ -240,6 +244,13 @@ class GPT(nn.Module):
         attended = last.attention.attend(query, key, value, allowed, None)
         x = take(x, index) + last.dropout(attended)  # (B, 1, C)
         return self.final_norm(last.add_mlp(x)).squeeze(1)
+
+    def run_block(self, block: nn.Module, x: Tensor, allowed: Tensor | None, cache: LayerCache | None) -> Tensor:
+        """`block(x, allowed, cache)`, (B, T, C). With `checkpoint_activations`, only `x` is kept for the backward pass,
+        which runs the block again, with the same random numbers for its dropout."""
+        if self.checkpoint_activations and torch.is_grad_enabled():
+            return checkpoint(block, x, allowed, cache, use_reentrant=False)
+        return block(x, allowed, cache)
 
     def embed(
         self, tokens: Tensor, attention_mask: Tensor | None, positions: Tensor | None, cache: KVCache | None

@@ -1,16 +1,35 @@
-"""AdamW whose states live in CPU memory, and the learning-rate schedule."""
+"""AdamW whose states live in CPU memory, where its gradients are, and the learning-rate schedule."""
 
 from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
+
+
+class Gradients:
+    """The gradients of some parameters, where the backward pass leaves them: in `parameter.grad`.
+
+    `memory.OffloadedGradients` keeps them elsewhere.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        self.parameters = parameters
+
+    def of(self, parameter: Tensor) -> Tensor | None:
+        """The gradient that has accumulated since `clear`. None: the parameter is frozen, or not part of the loss."""
+        return parameter.grad
+
+    def clear(self) -> None:
+        """Forget all gradients, which would otherwise add up over the steps."""
+        for parameter in self.parameters:
+            parameter.grad = None  # not zeros: they would take memory until the next backward pass
 
 
 class CPUAdamW(Optimizer):
@@ -26,6 +45,9 @@ class CPUAdamW(Optimizer):
     With `tensorflow_eps` it is added before, as in TensorFlow 1, which the first RLHF results were produced with. That
     is the same as an epsilon of eps / sqrt(1 - beta2^t), 32 times larger in the first step with beta2 = 0.999: steps
     are smaller while the second moment is small.
+
+    `gradients` says where the gradients are. Ask the optimizer for them, not the parameters: `zero_grad`,
+    `clip_gradients` and `step` work the same wherever they are.
     """
 
     def __init__(
@@ -36,6 +58,7 @@ class CPUAdamW(Optimizer):
         eps: float = 1e-8,
         weight_decay: float = 0.0,
         tensorflow_eps: bool = False,
+        gradients: Callable[[Sequence[Tensor]], Gradients] = Gradients,
     ) -> None:
         if lr < 0 or eps < 0 or weight_decay < 0 or not all(0 <= beta < 1 for beta in betas):
             raise ValueError(
@@ -44,6 +67,26 @@ class CPUAdamW(Optimizer):
         # Each parameter group may override these defaults; `param_groups` overrides the weight decay.
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
+        self.gradients = gradients([parameter for group in self.param_groups for parameter in group["params"]])
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients of the last step. They are always set to None, never to zeros."""
+        self.gradients.clear()
+
+    @torch.no_grad()
+    def clip_gradients(self, max_norm: float) -> float:
+        """Scale all gradients by one factor so that their norm is at most `max_norm`; returns the norm before.
+
+        It is the norm of all parameters together: a factor for each would change the direction of the step.
+        """
+        gradients = [g for g in map(self.gradients.of, self.gradients.parameters) if g is not None]
+        # In float32 also if they are bfloat16: a sum of many squares needs more than 8 bits.
+        norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]  # () each
+        norm = torch.linalg.vector_norm(torch.stack(norms))  # ()
+        factor = (max_norm / (norm + 1e-6)).clamp(max=1.0)  # stays on the device: nothing waits for it
+        for gradient in gradients:
+            gradient.mul_(factor)
+        return norm.item()
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
@@ -54,11 +97,12 @@ class CPUAdamW(Optimizer):
                 loss = closure()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if parameter.grad is not None:  # None: frozen, or not part of the loss
-                    self._update(parameter, group)
+                gradient = self.gradients.of(parameter)
+                if gradient is not None:
+                    self._update(parameter, gradient, group)
         return loss
 
-    def _update(self, parameter: Tensor, group: dict[str, Any]) -> None:
+    def _update(self, parameter: Tensor, gradient: Tensor, group: dict[str, Any]) -> None:
         state = self.state[parameter]
         on_cpu = parameter.device.type == "cpu" and parameter.dtype == torch.float32
         if not state:
@@ -70,7 +114,7 @@ class CPUAdamW(Optimizer):
         state["step"] += 1
         beta1, beta2 = group["betas"]
         # A blocking copy, so that the gradient has arrived before the next line reads it.
-        gradient = parameter.grad.to("cpu", torch.float32)
+        gradient = gradient.to("cpu", torch.float32)
         weight = parameter if on_cpu else state["master"]
         # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
         weight.mul_(1 - group["lr"] * group["weight_decay"])
@@ -150,5 +194,5 @@ def set_lr(optimizer: Optimizer, lr: float) -> None:
 
 # PyTorch wraps these methods for its compiler, and importing the compiler at their first call takes a second in every
 # stage. Nothing here is compiled, so the plain methods do.
-for _name in ("add_param_group", "zero_grad", "state_dict"):
+for _name in ("add_param_group", "state_dict"):
     setattr(CPUAdamW, _name, inspect.unwrap(getattr(Optimizer, _name)))

@@ -73,7 +73,7 @@ def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     A step beyond `max_approx_kl` or `max_ratio` is skipped entirely. Setting its loss to 0 instead would not do:
     momentum and weight decay would still move the weights.
     """
-    state.optimizer.zero_grad(set_to_none=True)
+    state.optimizer.zero_grad()
     stats = accumulate_gradient(state, batch, config)
     # These statistics were computed with the weights before this step: they judge the steps taken so far.
     if exceeds(stats["policy/approxkl"], config.max_approx_kl) or exceeds(stats["policy/ratio"], config.max_ratio):
@@ -81,8 +81,7 @@ def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     if state.demonstrations is not None:
         stats["loss/ptx"] = accumulate_pretraining_gradient(state, config)
     require_finite(stats)  # before the step: afterwards, NaN weights could not be undone
-    # The norm of all parameters together. A single rare token can have a huge gradient.
-    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()
+    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient
     require_finite({"policy/grad_norm": grad_norm})
     state.optimizer.step()
     return stats | {"policy/grad_norm": grad_norm}

@@ -15,8 +15,6 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
-import torch
-
 from minippo.batches import EpochStream, length_batches
 from minippo.config import BackboneConfig, Config, LMTrainConfig
 from minippo.data import (
@@ -202,7 +200,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
     # `tokens` counts tokens of text. An epoch has all of them once, so the number of steps follows from its batches.
     steps_per_epoch = sum(1 for _ in epoch_batches(0))
     num_steps = round(config.tokens / int(lengths.sum()) * steps_per_epoch)
-    state = TrainState.initial(gpt, EpochStream(epoch_batches), config, seed)
+    state = TrainState.initial(gpt, EpochStream(epoch_batches), config, seed, run.config.memory)
     if checkpoints.restore_latest(state):
         print(resumed_line(state, config, num_steps))
     metrics, optimizer = Metrics(run, f"sft-{name}", start=state.step), state.optimizer
@@ -216,10 +214,10 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            optimizer.zero_grad(set_to_none=True)  # gradients would add up over the steps
+            optimizer.zero_grad()  # gradients would add up over the steps
             loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
-            grad_norm = torch.nn.utils.clip_grad_norm_(gpt.parameters(), config.max_grad_norm)
-            stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm.item(), "lr": lr}
+            grad_norm = optimizer.clip_gradients(config.max_grad_norm)
+            stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm, "lr": lr}
             require_finite(stats)
             optimizer.step()
         state.step = step

@@ -9,9 +9,10 @@ from typing import Any, Protocol
 from torch import nn
 
 from minippo.batches import BatchStream, EpochStream
-from minippo.config import OptimizerConfig, PPOConfig
+from minippo.config import MemoryConfig, OptimizerConfig, PPOConfig
 from minippo.errors import quoted
 from minippo.heads import ActorCritic, RewardModel
+from minippo.memory import gradient_storage
 from minippo.model import GPT
 from minippo.optim import CPUAdamW, param_groups
 
@@ -54,11 +55,18 @@ class TrainState:
 
     @classmethod
     def initial(
-        cls, model: GPT | RewardModel, batches: EpochStream[Any], config: OptimizerConfig, seed: int
+        cls,
+        model: GPT | RewardModel,
+        batches: EpochStream[Any],
+        config: OptimizerConfig,
+        seed: int,
+        memory: MemoryConfig = MemoryConfig(),  # noqa: B008 - it is frozen
     ) -> TrainState:
         """The state before the first step."""
+        getattr(model, "gpt", model).checkpoint_activations = memory.checkpoint_activations
         groups = param_groups(model.parameters(), config.weight_decay)
-        return cls(model, CPUAdamW(groups, config.lr, (0.9, 0.99), 1e-8), seed, batches)
+        optimizer = CPUAdamW(groups, config.lr, (0.9, 0.99), 1e-8, gradients=gradient_storage(memory))
+        return cls(model, optimizer, seed, batches)
 
     def position(self) -> dict[str, int | float]:
         return {
@@ -96,14 +104,17 @@ class PPOState:
         demonstrations: Sequence[list[int]],
         config: PPOConfig,
         seed: int,
+        memory: MemoryConfig = MemoryConfig(),  # noqa: B008
     ) -> PPOState:
         """The state before the first iteration. `demonstrations` are windows of token ids, empty if unused."""
+        policy.gpt.checkpoint_activations = memory.checkpoint_activations
         optimizer = CPUAdamW(
             param_groups(policy.parameters(), config.weight_decay),
             config.lr,
             (0.9, config.adam_beta2),
             config.adam_eps,
             tensorflow_eps=config.tensorflow_eps,
+            gradients=gradient_storage(memory),
         )
         return cls(
             policy,

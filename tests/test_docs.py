@@ -43,7 +43,7 @@ def test_every_test_named_in_details_exists():
 
 @pytest.mark.parametrize("page", PAGES)
 def test_every_option_named_on_a_page_exists(page):
-    named = set(re.findall(r"--(?:ppo|rm|sft|data|model|eval)\.[a-z.-]*[a-z]", read(page)))
+    named = set(re.findall(r"--(?:ppo|rm|sft|data|model|eval|memory)\.[a-z.-]*[a-z]", read(page)))
     assert {name.replace(".no-", ".") for name in named} <= options(Config())
 
 

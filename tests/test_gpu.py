@@ -7,6 +7,7 @@ import torch
 
 from minippo.batches import BatchStream
 from minippo.checks import check_first_rollout
+from minippo.memory import OffloadedGradients
 from minippo.optim import CPUAdamW
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
@@ -33,6 +34,39 @@ def test_optimizer_keeps_its_states_in_cpu_memory_and_steps_as_on_the_cpu(dtype)
         assert weight.device.type == device
         weights[device] = weight.detach().cpu()
     assert torch.equal(weights["cpu"], weights["cuda"])
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_offloaded_gradients_are_the_sums_of_those_on_the_gpu(dtype):
+    torch.manual_seed(0)
+    weights = [torch.nn.Parameter(torch.zeros(300, 500, dtype=dtype, device="cuda")) for _ in range(40)]
+    offloaded = OffloadedGradients(weights)
+    for _ in range(2):
+        offloaded.clear()
+        sums = [torch.zeros(300, 500, device="cuda") for _ in weights]
+        for _ in range(3):
+            values = [torch.randn(300, 500, device="cuda").to(dtype) for _ in weights]
+            for total, value in zip(sums, values, strict=True):
+                total.add_(value)
+            torch.stack([(w * v).sum() for w, v in zip(weights, values, strict=True)]).sum().backward()
+        for weight, total in zip(weights, sums, strict=True):
+            gradient = offloaded.of(weight)
+            assert weight.grad is None
+            assert gradient.is_pinned()
+            assert torch.equal(gradient, total.cpu())
+
+
+def test_offloading_leaves_few_gradients_on_the_gpu():
+    layers = [torch.nn.Linear(1024, 1024, device="cuda") for _ in range(50)]
+    offloaded = OffloadedGradients([p for layer in layers for p in layer.parameters()])
+    x = torch.ones(1, 1024, device="cuda")
+    for layer in layers:
+        x = layer(x)
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    x.sum().backward()
+    assert torch.cuda.max_memory_allocated() - before < 0.5 * 50 * 4 * 1024**2
+    assert offloaded.of(layers[0].weight) is not None
 
 
 def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, queries, tokenizer, scorer, ppo_config):

@@ -115,7 +115,7 @@ def tiny_models(prompts: tuple[str, ...]) -> tuple[ActorCritic, Environment]:
     rows = [[*tokenizer.encode("".join(text)), tokenizer.eos_id] for text in product(prompts, SUBJECTS, ADJECTIVES)]
     optimizer = CPUAdamW(gpt.parameters(), lr=1e-2)
     for _ in range(46):  # so few that the policy stays unsure: otherwise most log-probabilities would be near 0
-        optimizer.zero_grad(set_to_none=True)
+        optimizer.zero_grad()
         backward_in_chunks(gpt, *masking.pad([row[:CONTEXT] for row in rows], tokenizer.pad_id, "right"))
         optimizer.step()
     reference = ActorCritic(copy.deepcopy(gpt)).eval().requires_grad_(False)

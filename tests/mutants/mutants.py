@@ -95,6 +95,21 @@ MUTANTS = [
     Mutant("minippo/heads.py", "attention_mask, last_response_index(attention_mask))", "attention_mask, last_response_index(attention_mask) - 1)", covering("heads")),
     Mutant("minippo/heads.py", "return self.gain * self.score_head(last_hidden).flatten().float() + self.bias", "return torch.sigmoid(self.score_head(last_hidden).flatten().float())", covering("heads")),  # no scale
     Mutant("minippo/heads.py", "self.bias.sub_(mean).div_(deviation)", "self.bias.sub_(mean)", covering("heads")),
+    # ------------------------------------------------------------------ memory
+    Mutant("minippo/memory.py", "gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", covering("memory")),  # adds up twice
+    Mutant("minippo/memory.py", "        self.arrived.clear()  #", "        pass  #", covering("memory")),  # the gradients of all steps
+    Mutant("minippo/memory.py", "part if is_first else kept.to(part.device, non_blocking=True) + part", "part", covering("memory")),  # the last microbatch only
+    Mutant("minippo/memory.py", "return self.buffers[parameter] if parameter in self.arrived else None", "return self.buffers[parameter]", covering("memory")),  # what an earlier step left
+    Mutant("minippo/memory.py", "            self.stream.synchronize()\n", "            pass\n", covering("memory")),  # read before it has arrived
+    Mutant("minippo/memory.py", "        self.stream.wait_stream(torch.cuda.current_stream(gradient.device))\n", "", covering("memory")),  # copied before it is computed
+    Mutant("minippo/memory.py", "        gradient.record_stream(self.stream)", "        gradient", covering("memory")),  # memory is reused under the copy
+    Mutant("minippo/memory.py", "            weakref.finalize(self, hook.remove)\n", "", covering("memory")),
+    Mutant("minippo/optim.py", "dtype=torch.float32) for gradient in gradients]", "dtype=gradient.dtype).float() for gradient in gradients]", covering("memory")),  # a norm of 8 bits
+    Mutant("minippo/optim.py", ".clamp(max=1.0)  # stays", "  # stays", covering("memory")),  # small gradients grow
+    Mutant("minippo/model.py", "if self.checkpoint_activations and torch.is_grad_enabled():", "if False:", covering("memory")),
+    Mutant("minippo/model.py", "cache, use_reentrant=False)", "cache, use_reentrant=False, preserve_rng_state=False)", covering("memory")),  # another dropout in the second pass
+    Mutant("minippo/state.py", "policy.gpt.checkpoint_activations = memory.checkpoint_activations", "pass", covering("memory")),
+    Mutant("minippo/state.py", 'getattr(model, "gpt", model).checkpoint_activations', "model.checkpoint_activations", covering("memory")),  # of the reward model, where nothing reads it
     # ------------------------------------------------------------------ sampling
     Mutant("minippo/sampling.py", "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", covering("sampling")),
     Mutant("minippo/sampling.py", "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", covering("sampling")),  # EOS is never trained
@@ -118,9 +133,9 @@ MUTANTS = [
     # ------------------------------------------------------------------ update
     Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()  #", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()  #", covering("ppo")),  # divided by microbatches
     Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
-    Mutant("minippo/ppo.py", "        loss.backward()\n", "        loss.backward()\n        torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm)\n", covering("ppo")),
+    Mutant("minippo/ppo.py", "        loss.backward()\n", "        loss.backward()\n        state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged
-    Mutant("minippo/ppo.py", "    state.optimizer.zero_grad(set_to_none=True)\n", "", covering("ppo")),
+    Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()\n", "", covering("ppo")),
     Mutant("minippo/ppo.py", "        batch.logprobs,\n", "        logprobs.detach(),\n", covering("ppo", "by_hand")),  # the clip never acts
     Mutant("minippo/ppo.py", "for epoch in range(config.num_epochs)\n", "for epoch in range(1)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", covering("ppo")),  # the tail

@@ -49,8 +49,11 @@ PLUMBING = [
     Mutant("minippo/sft.py", "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), config.lr)", EFFECTS),
     Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", EFFECTS),
-    Mutant("minippo/sft.py", "clip_grad_norm_(gpt.parameters(), config.max_grad_norm)", "clip_grad_norm_(gpt.parameters(), 1.0)", EFFECTS),
-    Mutant("minippo/sft.py", "            optimizer.zero_grad(set_to_none=True)  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
+    Mutant("minippo/sft.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
+    Mutant("train_rm.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
+    Mutant("train_ppo.py", "run.config.seed, run.config.memory)", "run.config.seed)", path_of("memory_options")),
+    Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
+    Mutant("minippo/sft.py", "            optimizer.zero_grad()  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
     Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(1, f\"sft {name}\", epoch + 1)", RUN_STREAMS),
     Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(seed, f\"sft {name}\")", RUN_STREAMS),  # every epoch in one order
     Mutant("minippo/sft.py", "seed_global(config.seed, f\"initial weights, {name}\")", "seed_global(1, f\"initial weights, {name}\")", RUN_STREAMS),
@@ -67,7 +70,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), 0.01)", EFFECTS),
     Mutant("train_rm.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_RM),
     Mutant("train_rm.py", ", num_steps, warmup=config.warmup)", ", num_steps)", EFFECTS),
-    Mutant("train_rm.py", "clip_grad_norm_(model.parameters(), config.max_grad_norm)", "clip_grad_norm_(model.parameters(), 1.0)", EFFECTS),
+    Mutant("train_rm.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
     Mutant("train_rm.py", "generator(config.seed, \"rm batches\", epoch)", "generator(1, \"rm batches\", epoch)", RUN_STREAMS),
     Mutant("train_rm.py", "seed_global(run.config.seed, \"reward model", "seed_global(1, \"reward model", RUN_STREAMS),  # the head's beginning
     Mutant("train_rm.py", "response_uniforms(config.seed, \"normalisation\", 0, indices", "response_uniforms(1, \"normalisation\", 0, indices", RUN_STREAMS),  # the samples that scores are normalised on
@@ -226,8 +229,8 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "horizon=config.kl_horizon", "horizon=10_000", OF_UPDATE),
     Mutant("minippo/ppo.py", "    if config.whiten_advantages:\n", "    if True:\n", OF_UPDATE),
     Mutant("minippo/ppo.py", ", config.max_ratio):", ", config.max_approx_kl):", OF_UPDATE),
-    Mutant("minippo/ppo.py", "parameters()), config.max_grad_norm)", "parameters()), 1.0)", OF_UPDATE),
-    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    # The norm of all parameters together. A single rare token can have a huge gradient.\n    grad_norm = torch.nn.utils.clip_grad_norm_(list(state.policy.parameters()), config.max_grad_norm).item()\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
+    Mutant("minippo/ppo.py", "clip_gradients(config.max_grad_norm)", "clip_gradients(1.0)", OF_UPDATE),
+    Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
     Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "ESTIMATORS[ESTIMATOR](rewards, ", "ESTIMATORS[ESTIMATOR](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
@@ -388,7 +391,7 @@ PLUMBING = [
     Mutant("minippo/batches.py", "torch.randperm(len(sizes), generator=generator).numpy()", "np.arange(len(sizes))", OF_BATCHES),  # the same ones meet in every epoch
     Mutant("minippo/batches.py", "same = order[sizes[order] == size]", "same = order[sizes[order] >= size]", OF_BATCHES),
     # ------------------------------------------------------------------ what the scripts hand on
-    Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed)", "inputs.demonstrations, config, 1)", RUN_STREAMS),
+    Mutant("train_ppo.py", "inputs.demonstrations, config, run.config.seed,", "inputs.demonstrations, config, 1,", RUN_STREAMS),
     Mutant("train_ppo.py", "Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint)", "Checkpoints(run.checkpoints_folder(\"ppo\"))", covering("pipeline", "killed_and_resumed")),  # refuses its own checkpoints
     Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), inputs.data)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "killed_and_resumed")),
     Mutant("train_ppo.py", "    Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),

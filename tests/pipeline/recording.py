@@ -138,21 +138,20 @@ def _add(recording: Recording, name: str, arguments: dict[str, Any], result: Any
 
 
 def _record_optimizers(patch: pytest.MonkeyPatch, recording: Recording) -> None:
-    make, step, clip = CPUAdamW.__init__, CPUAdamW.step, torch.nn.utils.clip_grad_norm_
+    make, step, clip = CPUAdamW.__init__, CPUAdamW.step, CPUAdamW.clip_gradients
 
     def init(self: CPUAdamW, *args: Any, **kwargs: Any) -> None:
         make(self, *args, **kwargs)
         recording.optimizers.append(OptimizerRecord(self.param_groups))
 
-    def clip_grad_norm(*args: Any, **kwargs: Any) -> Tensor:
-        norm = clip(*args, **kwargs)
-        recording.norms.append(float(norm))
-        return norm
+    def clip_gradients(self: CPUAdamW, max_norm: float) -> float:
+        recording.norms.append(clip(self, max_norm))
+        return recording.norms[-1]
 
     def recorded_step(self: CPUAdamW, closure: Any = None) -> Any:
         record = next(record for record in recording.optimizers if record.groups is self.param_groups)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
-        gradients = [p.grad for p in parameters]
+        gradients = [self.gradients.of(p) for p in parameters]
         norm = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
         (lr,) = {group["lr"] for group in self.param_groups}
         keep = len(record.steps) < 2
@@ -165,7 +164,7 @@ def _record_optimizers(patch: pytest.MonkeyPatch, recording: Recording) -> None:
 
     patch.setattr(CPUAdamW, "__init__", init)
     patch.setattr(CPUAdamW, "step", recorded_step)
-    patch.setattr(torch.nn.utils, "clip_grad_norm_", clip_grad_norm)
+    patch.setattr(CPUAdamW, "clip_gradients", clip_gradients)
 
 
 def _record_reward_models(patch: pytest.MonkeyPatch, recording: Recording) -> None:

@@ -61,6 +61,7 @@ SECTIONS = {
     "rm": Effect.of(RM, stages=("rm",)),
     "ppo": Effect.of(PPO, stages=("ppo",)),
     "eval": Effect.of(may=set(), stages=("ppo",)),
+    "memory": NOTHING,
 }
 """By section, what a field changes that is in no table below."""
 

@@ -1,0 +1,86 @@
+"""Less memory on the GPU, for models that would not fit: gradients that wait for the optimizer in CPU memory.
+
+Nothing here changes a result, and all of it works without a GPU as well.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import deque
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor
+
+from minippo.config import MemoryConfig
+from minippo.optim import Gradients
+
+COPIES_IN_FLIGHT = 12
+"""Gradients that may wait for their copy, as many as a block of the transformer has. Each is on the GPU until then."""
+PART = 2**24
+"""Numbers that are copied at a time: the float32 copies on the GPU take 64 MiB each, however large the tensor is."""
+
+
+class OffloadedGradients(Gradients):
+    """Gradients in float32 CPU memory, where each goes as soon as the backward pass has computed it.
+
+    So the GPU holds the gradients of about one block, instead of all. Several backward passes add up as they would in
+    `parameter.grad`, in the same order, and in float32 even if the gradients are bfloat16. On a GPU the copies have a
+    stream of their own, and the backward pass goes on meanwhile. It adds on the GPU, which is faster than the CPU
+    although the sum so far has to be copied there and back.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__(parameters)
+        on_gpu = any(parameter.is_cuda for parameter in parameters)
+        # Only page-locked memory can be copied to and from while the CPU does something else.
+        self.buffers = {p: torch.empty(p.shape, dtype=torch.float32, pin_memory=on_gpu) for p in parameters}
+        self.arrived: set[Tensor] = set()
+        """The parameters whose buffer holds a gradient."""
+        self.stream = torch.cuda.Stream(parameters[0].device) if on_gpu else None
+        self.copies: deque[torch.cuda.Event] = deque()
+        """The ends of the copies that may not have finished, oldest first."""
+        move = weakref.WeakMethod(self._move)  # the model must not keep the buffers alive after training
+        for parameter in parameters:
+            hook = parameter.register_post_accumulate_grad_hook(lambda parameter: move()(parameter))
+            weakref.finalize(self, hook.remove)
+
+    def of(self, parameter: Tensor) -> Tensor | None:
+        if self.stream is not None:
+            self.stream.synchronize()
+        return self.buffers[parameter] if parameter in self.arrived else None
+
+    def clear(self) -> None:
+        self.arrived.clear()  # the next gradient overwrites the buffer
+
+    @torch.no_grad()
+    def _move(self, parameter: Tensor) -> None:
+        """Add the gradient of one backward pass to the buffer. Called when the pass has just computed it."""
+        gradient, parameter.grad = parameter.grad, None
+        is_first = parameter not in self.arrived
+        self.arrived.add(parameter)
+        with self._on_copy_stream(gradient):
+            parts = zip(gradient.flatten().split(PART), self.buffers[parameter].flatten().split(PART), strict=True)
+            for part, kept in parts:
+                part = part.float()  # here, because a copy that also converts would wait for the GPU
+                kept.copy_(part if is_first else kept.to(part.device, non_blocking=True) + part, non_blocking=True)
+
+    @contextmanager
+    def _on_copy_stream(self, gradient: Tensor) -> Iterator[None]:
+        """Issue copies that wait for `gradient`, without making the backward pass wait for them."""
+        if self.stream is None:
+            yield
+            return
+        self.stream.wait_stream(torch.cuda.current_stream(gradient.device))
+        with torch.cuda.stream(self.stream):
+            yield
+        gradient.record_stream(self.stream)  # its memory must not be reused before the copy has ended
+        self.copies.append(self.stream.record_event())
+        if len(self.copies) > COPIES_IN_FLIGHT:  # if the bus is slower than the GPU, gradients would pile up
+            self.copies.popleft().synchronize()
+
+
+def gradient_storage(config: MemoryConfig) -> type[Gradients]:
+    """Where an optimizer keeps its gradients."""
+    return OffloadedGradients if config.offload_gradients else Gradients
