@@ -69,6 +69,9 @@ class CPUAdamW(Optimizer):
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
         self.gradients = gradients([parameter for group in self.param_groups for parameter in group["params"]])
 
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"gradients": self.gradients}  # copies have theirs, too
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients of the last step. They are always set to None, never to zeros."""
         self.gradients.clear()

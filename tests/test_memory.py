@@ -228,7 +228,7 @@ def test_states_train_as_the_options_say(make_policy, queries, option):
     states = [
         PPOState.initial(policy, queries, [], PPOConfig(), 0, options),
         TrainState.initial(reward_model, None, OptimizerConfig(), 0, options),
-        TrainState.initial(reward_model.gpt, None, OptimizerConfig(), 0, options),
+        TrainState.initial(make_gpt(), None, OptimizerConfig(), 0, options),
     ]
     for state in states:
         assert type(state.optimizer.gradients) is (OffloadedGradients if "offload" in option else Gradients)

@@ -217,6 +217,15 @@ def test_a_closure_is_evaluated_with_gradients():
     assert parameter.item() == pytest.approx(2.9, abs=1e-6)  # the first step of Adam is the learning rate
 
 
+def test_copy_of_a_model_and_its_optimizer_steps_by_its_own_gradients():
+    parameter = nn.Parameter(torch.tensor([3.0]))
+    copied, optimizer = copy.deepcopy((parameter, CPUAdamW([parameter], lr=0.1)))
+    copied.sum().backward()
+    optimizer.step()
+    assert copied.item() == pytest.approx(2.9, abs=1e-6)
+    assert parameter.item() == 3.0
+
+
 def test_one_batch_can_be_overfitted():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, 1))

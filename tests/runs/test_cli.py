@@ -488,7 +488,7 @@ def test_help_of_a_stage_starts_with_its_own_options(empty, capsys, monkeypatch,
         main()
     assert end.value.code == 0
     headings = re.findall(r"^([a-z.]+) options:$", capsys.readouterr().out, flags=re.MULTILINE)
-    assert len(headings) == len(set(headings)) == 8
+    assert len(headings) == len(set(headings)) == 9
     rest = sorted(headings[len(first) :], key=headings.index)
     assert headings == [*first, *rest]
 
