@@ -41,7 +41,7 @@ from minippo.runs import (
     Metrics,
     Run,
     due,
-    load_policy,
+    load_reference,
     resumed_line,
     reward_model_line,
     run_stage,
@@ -210,7 +210,7 @@ def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run
     config = run.config
     policy_tokenizer, reward_tokenizer = run.tokenizers()
     sampling = sampling_params(config, policy_tokenizer)
-    reference = load_policy(run, "sft").eval()
+    reference = load_reference(run)
     model.eval()
     scores, cut = [], 0
     for start in range(0, len(queries), config.ppo.rollout_batch_size):

@@ -13,6 +13,7 @@ from minippo import equations, masking
 from minippo.config import PPOConfig
 from minippo.errors import TrainingError
 from minippo.heads import ActorCritic
+from minippo.memory import loaded
 from minippo.model import KVCache
 from minippo.rollout import Environment, Responses, Rollout, response_logprobs
 from minippo.scoring import RewardScorer
@@ -90,11 +91,13 @@ def check_bridge(scorer: RewardScorer, batch: Responses, tokenizer: Tokenizer) -
     """Raise TrainingError unless each text reaches the reward model complete, followed by one end-of-text, and its
     score does not depend on the other texts of the batch."""
     reward_tokenizer, context = scorer.tokenizer, scorer.reward_model.gpt.config.context
-    scores = scorer(batch.prompt_texts, batch.response_texts)  # (B,)
-    alone = torch.cat([scorer([p], [r]) for p, r in zip(batch.prompt_texts, batch.response_texts, strict=True)])  # (B,)
+    texts = list(zip(batch.prompt_texts, batch.response_texts, strict=True))
+    with loaded(scorer.reward_model):  # once, not for each text
+        scores = scorer(batch.prompt_texts, batch.response_texts)  # (B,)
+        alone = torch.cat([scorer([prompt], [response]) for prompt, response in texts])  # (B,)
     lengths = batch.query_mask.sum(dim=1) + batch.response_mask.sum(dim=1)  # (B,)
     sequences = [row[:length] for row, length in zip(batch.query_responses.tolist(), lengths.tolist(), strict=True)]
-    for prompt, response, sequence in zip(batch.prompt_texts, batch.response_texts, sequences, strict=True):
+    for (prompt, response), sequence in zip(texts, sequences, strict=True):
         if tokenizer.decode(sequence) != prompt + response:
             raise TrainingError(
                 f"prompt and response must decode to the same text separately and together: {prompt!r}, {response!r}"

@@ -303,6 +303,9 @@ class MemoryConfig:
     """Move each gradient to the CPU as soon as the backward pass has computed it, where they add up in float32. Saves
     the memory of one gradient per trained weight on the GPU; costs 4 bytes of CPU memory per weight, and copies that
     overlap the backward pass."""
+    park_models: bool = False
+    """Keep the reference and the reward model in CPU memory, and put each on the GPU only while it is used. Saves
+    their weights during sampling and updates; costs a copy of the weights per rollout and evaluation batch."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Less memory on the GPU, for models that would not fit: gradients that wait for the optimizer in CPU memory.
+"""Less memory on the GPU, for models that would not fit: gradients and frozen models that wait in CPU memory.
 
 Nothing here changes a result, and all of it works without a GPU as well.
 """
@@ -9,12 +9,15 @@ import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import TypeVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from minippo.config import MemoryConfig
 from minippo.optim import Gradients
+
+Model = TypeVar("Model", bound=nn.Module)
 
 COPIES_IN_FLIGHT = 12
 """Gradients that may wait for their copy, as many as a block of the transformer has. Each is on the GPU until then."""
@@ -84,3 +87,37 @@ class OffloadedGradients(Gradients):
 def gradient_storage(config: MemoryConfig) -> type[Gradients]:
     """Where an optimizer keeps its gradients."""
     return OffloadedGradients if config.offload_gradients else Gradients
+
+
+# ---------------------------------------------------------------------------------------------- parked models
+
+
+def park(model: Model, device: torch.device) -> Model:
+    """Keep a frozen model in CPU memory from now on; `loaded` puts it on `device` while it is used."""
+    model.to("cpu")
+    if device.type == "cuda":
+        for tensor in (*model.parameters(), *model.buffers()):
+            tensor.data = tensor.data.pin_memory()  # page-locked: copied several times as fast
+    model.parked_for = device
+    return model
+
+
+@contextmanager
+def loaded(model: nn.Module) -> Iterator[None]:
+    """The phase in which `model` is used: it is on its device. Does nothing unless the model is parked.
+
+    Nothing is copied back at the end, since a frozen model does not change. Phases may be nested; the outermost counts.
+    """
+    device = vars(model).pop("parked_for", None)
+    if device is None:
+        yield
+        return
+    waiting = [(tensor, tensor.data) for tensor in (*model.parameters(), *model.buffers())]
+    try:
+        for tensor, data in waiting:
+            tensor.data = data.to(device, non_blocking=True)
+        yield
+    finally:
+        for tensor, data in waiting:
+            tensor.data = data
+        model.parked_for = device

@@ -18,6 +18,7 @@ from minippo.advantages import ESTIMATOR, ESTIMATORS, adjusted_scores, token_rew
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.masking import pad
+from minippo.memory import loaded
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import Scorer, score_texts
 from minippo.state import PPOState
@@ -118,11 +119,12 @@ def sample_responses(
 
     `uniforms` (B, max_new_tokens) choose the tokens; see `streams.response_uniforms`.
     """
-    device = policy.gpt.token_embedding.weight.device
-    query_tokens, query_mask = (x.to(device) for x in pad(queries, sampling.pad_id, "left"))  # (B, P)
-    responses, response_mask = generate(
-        policy.gpt, query_tokens, query_mask, **asdict(sampling), uniforms=uniforms
-    )  # (B, max_new_tokens)
+    with loaded(policy):  # the reference may be parked
+        device = policy.gpt.token_embedding.weight.device
+        query_tokens, query_mask = (x.to(device) for x in pad(queries, sampling.pad_id, "left"))  # (B, P)
+        responses, response_mask = generate(
+            policy.gpt, query_tokens, query_mask, **asdict(sampling), uniforms=uniforms
+        )  # (B, max_new_tokens)
     R = int(response_mask.sum(dim=1).max())
     responses, response_mask = responses[:, :R], response_mask[:, :R]
     # A new right-padded batch for training: what generation padded on the left is not copied into the forward passes.
@@ -172,10 +174,11 @@ def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Te
 @torch.no_grad()
 def logprobs_and_values(policy: ActorCritic, batch: Responses, microbatch_size: int) -> tuple[Tensor, Tensor]:
     """Log-probabilities and values of all responses, (B, R), without gradients, in microbatches."""
-    parts = [
-        response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))[:2]
-        for start in range(0, len(batch.queries), microbatch_size)
-    ]
+    with loaded(policy):
+        parts = [
+            response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))[:2]
+            for start in range(0, len(batch.queries), microbatch_size)
+        ]
     logprobs, values = zip(*parts, strict=True)
     return torch.cat(logprobs), torch.cat(values)
 

@@ -21,6 +21,7 @@ from torch import Tensor
 from minippo.errors import TrainingError, quoted, require_finite
 from minippo.heads import RewardModel
 from minippo.masking import pad
+from minippo.memory import loaded
 from minippo.tokenizer import Tokenizer, reward_tokens
 
 Scorer = Callable[[list[str], list[str]], Tensor]
@@ -51,7 +52,8 @@ class RewardScorer:
     def __call__(self, prompts: Sequence[str], responses: Sequence[str]) -> Tensor:
         # Prompt and response are encoded as one text, as in training: a token may span the border between them.
         rows, self.cut = rows_in_context(self.reward_model, self.tokenizer, prompts, responses)
-        return score_tokens(self.reward_model, rows, self.tokenizer.pad_id, self.batch_size)
+        with loaded(self.reward_model):
+            return score_tokens(self.reward_model, rows, self.tokenizer.pad_id, self.batch_size)
 
 
 def rows_in_context(

@@ -180,7 +180,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
             data = f"{inputs.data} {backbone.tokenizer.fingerprint}"
             checkpoints = Checkpoints(run.unfinished("sft") / name, data)
             entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
-        save_pretrained(backbone.gpt, run.results_folder("sft") / name)
+        save_pretrained(backbone.gpt.cpu(), run.results_folder("sft") / name)
     return entries
 
 

@@ -7,7 +7,7 @@ import torch
 
 from minippo.batches import BatchStream
 from minippo.checks import check_first_rollout
-from minippo.memory import OffloadedGradients
+from minippo.memory import OffloadedGradients, loaded, park
 from minippo.optim import CPUAdamW
 from minippo.ppo import ppo_update
 from minippo.rollout import collect_rollout
@@ -67,6 +67,21 @@ def test_offloading_leaves_few_gradients_on_the_gpu():
     x.sum().backward()
     assert torch.cuda.max_memory_allocated() - before < 0.5 * 50 * 4 * 1024**2
     assert offloaded.of(layers[0].weight) is not None
+
+
+def test_parked_model_occupies_the_gpu_only_while_it_is_used(make_policy):
+    expected, policy = make_policy(0).eval().requires_grad_(False), make_policy(0).eval().requires_grad_(False)
+    tokens = torch.arange(12).view(2, 6)
+    before = torch.cuda.memory_allocated()
+    park(policy, torch.device("cuda"))
+    assert all(parameter.is_pinned() for parameter in policy.parameters())
+    for _ in range(2):
+        assert torch.cuda.memory_allocated() == before
+        with loaded(policy):
+            logits, values = policy(tokens.cuda())
+        assert logits.is_cuda
+        torch.testing.assert_close(logits.cpu(), expected(tokens)[0], rtol=1e-3, atol=1e-4)
+        del logits, values
 
 
 def test_an_iteration_keeps_its_promises_and_leaves_finite_weights(make_policy, queries, tokenizer, scorer, ppo_config):

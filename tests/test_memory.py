@@ -234,3 +234,75 @@ def test_states_train_as_the_options_say(make_policy, queries, option):
         assert type(state.optimizer.gradients) is (OffloadedGradients if "offload" in option else Gradients)
         assert len(state.optimizer.gradients.parameters) == len(list(state.model.parameters()))
         assert getattr(state.model, "gpt", state.model).checkpoint_activations == ("checkpoint" in option)
+
+
+# ---------------------------------------------------------------------------------------------- parked models
+
+
+@pytest.fixture
+def copies(monkeypatch) -> list[tuple[torch.Tensor, torch.device, bool]]:
+    """The tensors that have been copied to a device. Copies are new tensors, as those on a GPU would be."""
+    found = []
+
+    def copied(
+        tensor: torch.Tensor, device: torch.device, dtype: None = None, non_blocking: bool = False
+    ) -> torch.Tensor:
+        found.append((tensor, device, non_blocking))
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", copied)
+    return found
+
+
+def test_parked_model_is_on_its_device_while_it_is_used_and_never_copied_back(copies):
+    model = RewardModel(make_gpt()).eval().requires_grad_(False)
+    model.gpt.set_suppress_tokens([3])
+    expected, device = model(TOKENS, MASK), torch.device("cpu")
+    copies.clear()
+    memory.park(model, device)
+    tensors = [*model.parameters(), *model.buffers()]
+    assert [where for _, where, _ in copies] == [torch.device("cpu")] * len(tensors)  # it may have been on a GPU
+    waiting = [tensor.data_ptr() for tensor in tensors]
+    copies.clear()
+    with memory.loaded(model):
+        assert [(given.data_ptr(), where, quick) for given, where, quick in copies] == [
+            (pointer, device, True) for pointer in waiting
+        ]
+        assert not set(waiting) & {tensor.data_ptr() for tensor in tensors}
+        assert [*model.parameters(), *model.buffers()] == tensors  # the same objects
+        with memory.loaded(model):  # already there
+            assert torch.equal(model(TOKENS, MASK), expected)
+        assert not set(waiting) & {tensor.data_ptr() for tensor in tensors}
+        copies.clear()
+    assert not copies
+    assert [tensor.data_ptr() for tensor in tensors] == waiting
+    with pytest.raises(ZeroDivisionError), memory.loaded(model):
+        raise ZeroDivisionError
+    assert [tensor.data_ptr() for tensor in tensors] == waiting
+    copies.clear()
+    with memory.loaded(model):  # a phase that failed does not end the parking
+        assert len(copies) == len(waiting)
+
+
+def test_model_that_is_not_parked_is_never_copied(copies):
+    model = make_gpt()
+    copies.clear()
+    with memory.loaded(model):
+        assert not copies
+
+
+def test_model_that_does_not_fit_waits_again(monkeypatch):
+    """Running out of memory while it is copied leaves no tensor on the device."""
+    model = memory.park(make_gpt(), torch.device("cpu"))
+    waiting, count = [parameter.data_ptr() for parameter in model.parameters()], []
+
+    def failing(tensor: torch.Tensor, *args: object, **kwargs: object) -> torch.Tensor:
+        count.append(tensor)
+        if len(count) > 2:
+            raise torch.OutOfMemoryError
+        return tensor.clone()
+
+    monkeypatch.setattr(torch.Tensor, "to", failing)
+    with pytest.raises(torch.OutOfMemoryError), memory.loaded(model):
+        pass
+    assert [parameter.data_ptr() for parameter in model.parameters()] == waiting

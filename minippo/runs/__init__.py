@@ -6,7 +6,7 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 from minippo.exits import command_frame, wrong_input_exits
 from minippo.runs.arguments import Argument, command_line
 from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
-from minippo.runs.loading import load_environment, load_policy, load_run_scorer, sampling_params
+from minippo.runs.loading import load_environment, load_policy, load_reference, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.opening import load_run, open_run
 from minippo.runs.options import Options, parse_options
@@ -42,6 +42,7 @@ __all__ = [
     "load_environment",
     "load_named_scorer",
     "load_policy",
+    "load_reference",
     "load_run",
     "load_run_scorer",
     "open_run",

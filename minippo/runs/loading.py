@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from minippo.config import Config
 from minippo.heads import ActorCritic
+from minippo.memory import Model, park
 from minippo.rollout import Environment
 from minippo.runs.run import Run
 from minippo.runs.scorers import load_stored_scorer
@@ -28,10 +29,26 @@ def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
 
 def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
+    return _stored_policy(run, stage, value_head).to(run.device)
+
+
+def load_reference(run: Run) -> ActorCritic:
+    """The policy of "sft", which does not change any more."""
+    return _frozen(_stored_policy(run, "sft"), run)
+
+
+def _stored_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     folder = run.earlier(stage) / "policy"
     policy = ActorCritic(load_pretrained(folder), value_head) if stage == "sft" else load_actor_critic(folder)
     check_tokenizer(policy.gpt, run.tokenizers()[0], folder)
-    return policy.to(run.device)
+    return policy
+
+
+def _frozen(model: Model, run: Run) -> Model:
+    """`model` without dropout and gradients, on the run's device or, with `memory.park_models`, waiting in CPU
+    memory."""
+    model.eval().requires_grad_(False)
+    return park(model, run.device) if run.config.memory.park_models else model.to(run.device)
 
 
 def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
@@ -43,9 +60,9 @@ def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
     if run.config.ppo.scorer or scorer:
         return load_stored_scorer(run.config.ppo.scorer, scorer, run.folder)
     folder, (_, tokenizer) = run.earlier("rm"), run.tokenizers()
-    model = load_reward_model(folder).to(run.device)
+    model = load_reward_model(folder)
     check_tokenizer(model.gpt, tokenizer, folder)
-    return RewardScorer(model, tokenizer)
+    return RewardScorer(_frozen(model, run), tokenizer)
 
 
 def load_environment(run: Run, scorer: str | None = None) -> Environment:
@@ -54,5 +71,5 @@ def load_environment(run: Run, scorer: str | None = None) -> Environment:
     `scorer` is the function that the command line names, see `load_run_scorer`.
     """
     tokenizer, _ = run.tokenizers()
-    reference = load_policy(run, "sft").eval().requires_grad_(False)
-    return Environment(reference, load_run_scorer(run, scorer), tokenizer, sampling_params(run.config, tokenizer))
+    sampling = sampling_params(run.config, tokenizer)
+    return Environment(load_reference(run), load_run_scorer(run, scorer), tokenizer, sampling)

@@ -110,6 +110,10 @@ MUTANTS = [
     Mutant("minippo/model.py", "cache, use_reentrant=False)", "cache, use_reentrant=False, preserve_rng_state=False)", covering("memory")),  # another dropout in the second pass
     Mutant("minippo/state.py", "policy.gpt.checkpoint_activations = memory.checkpoint_activations", "pass", covering("memory")),
     Mutant("minippo/state.py", 'getattr(model, "gpt", model).checkpoint_activations', "model.checkpoint_activations", covering("memory")),  # of the reward model, where nothing reads it
+    Mutant("minippo/memory.py", '    model.to("cpu")\n', "", covering("memory")),
+    Mutant("minippo/memory.py", "        for tensor, data in waiting:\n            tensor.data = data\n        model", "        model", covering("memory")),  # stays on the GPU
+    Mutant("minippo/memory.py", "            tensor.data = data\n        model.parked_for = device\n", "            tensor.data = data\n", covering("memory")),  # loaded once
+    Mutant("minippo/memory.py", 'vars(model).pop("parked_for", None)', 'vars(model).get("parked_for")', covering("memory")),  # a phase within a phase copies again
     # ------------------------------------------------------------------ sampling
     Mutant("minippo/sampling.py", "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", covering("sampling")),
     Mutant("minippo/sampling.py", "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", covering("sampling")),  # EOS is never trained

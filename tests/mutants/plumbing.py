@@ -52,6 +52,12 @@ PLUMBING = [
     Mutant("minippo/sft.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
     Mutant("train_rm.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
     Mutant("train_ppo.py", "run.config.seed, run.config.memory)", "run.config.seed)", path_of("memory_options")),
+    Mutant("minippo/runs/loading.py", "return RewardScorer(_frozen(model, run), tokenizer)", "return RewardScorer(model.to(run.device), tokenizer)", path_of("loading")),
+    Mutant("minippo/runs/loading.py", "return park(model, run.device) if run.config.memory.park_models else model.to(run.device)", "return model.to(run.device)", path_of("memory_options")),
+    Mutant("minippo/rollout.py", "    with loaded(policy):  # the reference may be parked\n", "    if True:\n", path_of("memory_options")),
+    Mutant("minippo/rollout.py", "    with loaded(policy):\n        parts", "    if True:\n        parts", path_of("memory_options")),
+    Mutant("minippo/scoring.py", "        with loaded(self.reward_model):\n", "        if True:\n", path_of("memory_options")),
+    Mutant("minippo/checks.py", "    with loaded(scorer.reward_model):  # once, not for each text\n", "    if True:\n", covering("checks")),
     Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
     Mutant("minippo/sft.py", "            optimizer.zero_grad()  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
     Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(1, f\"sft {name}\", epoch + 1)", RUN_STREAMS),
@@ -316,7 +322,7 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "    check_tokenizer(policy.gpt, run.tokenizers()[0], folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    check_tokenizer(model.gpt, tokenizer, folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "load_pretrained(folder), value_head)", "load_pretrained(folder))", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "reference = load_policy(run, \"sft\")", "reference = load_policy(run, \"ppo\")", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "_frozen(_stored_policy(run, \"sft\"), run)", "_frozen(_stored_policy(run, \"ppo\"), run)", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer or scorer:\n", "    if False:\n", OF_LOADING),

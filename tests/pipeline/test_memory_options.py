@@ -11,10 +11,12 @@ from dataclasses import fields
 from typing import Any
 
 import pytest
+import torch
+from torch import nn
 
 from minippo import model
 from minippo.config import MemoryConfig
-from minippo.memory import OffloadedGradients
+from minippo.memory import OffloadedGradients, park
 from tests.pipeline.test_every_field import CHECKS, differences
 from tests.pipeline.tiny_run import STAGES, outcome
 
@@ -23,6 +25,11 @@ USED = {
     "offload_gradients": (OffloadedGradients, "_move"),
 }
 """Option -> what is called only if it is on."""
+UNUSED = {
+    "sft": {"park_models"},  # no model is frozen
+    "rm": {"checkpoint_activations"},  # the reward model has one block, of which `hidden_at` keeps the few activations
+    "ppo": set(),
+}
 
 
 @pytest.fixture
@@ -39,6 +46,16 @@ def calls(monkeypatch) -> Counter[str]:
 
     for option, (place, name) in USED.items():
         monkeypatch.setattr(place, name, counted(option, getattr(place, name)))
+
+    def watched(parked: nn.Module, device: torch.device) -> nn.Module:
+        def used(*_: object) -> None:
+            found["park_models"] += 1
+            assert "parked_for" not in vars(parked), "a parked model is used outside `loaded`"
+
+        parked.gpt.final_norm.register_forward_pre_hook(used)
+        return park(parked, device)
+
+    monkeypatch.setattr("minippo.runs.loading.park", watched)
     return found
 
 
@@ -49,7 +66,4 @@ def test_all_options_are_used_and_change_nothing(tiny_runs, calls, stage):
     run = tiny_runs.run("reviews", {f"memory.{field.name}": True for field in fields(MemoryConfig)}, [stage])
     assert differences(outcome(run, [stage]), outcome(base, [stage])) == set()
     CHECKS[stage](run)
-    # The reward model has one block, of which `hidden_at` keeps the few activations.
-    assert {field.name for field in fields(MemoryConfig)} - calls.keys() == (
-        {"checkpoint_activations"} if stage == "rm" else set()
-    )
+    assert {field.name for field in fields(MemoryConfig)} - calls.keys() == UNUSED[stage]

@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from minippo.config import Config, DataConfig, PPOConfig
+from minippo.config import Config, DataConfig, MemoryConfig, PPOConfig
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.runs import Run, load_environment, load_policy, load_run_scorer, sampling_params
@@ -66,6 +66,15 @@ def test_environment_has_the_frozen_policy_of_stage_1_and_the_frozen_reward_mode
     for model in (env.reference, env.scorer.reward_model):
         assert not model.training
         assert not any(parameter.requires_grad for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("parked", [False, True])
+def test_frozen_models_are_parked_if_the_settings_say_so_and_the_policy_never(run, parked):
+    run.config = replace(CONFIG, memory=MemoryConfig(park_models=parked))
+    env = load_environment(run)
+    for model in (env.reference, env.scorer.reward_model):
+        assert vars(model).get("parked_for") == (run.device if parked else None)
+    assert "parked_for" not in vars(load_policy(run, "sft"))
 
 
 def test_policy_of_a_stage_can_be_trained_and_has_the_value_head_that_is_asked_for(run, make_policy):
