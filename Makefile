@@ -94,8 +94,8 @@ lint: install-dev            ## check style and format with ruff
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 
-bench: install-dev            ## measure the rollout speed against transformers
-	$(BIN)/python bench/rollout_speed.py
+bench: install-dev            ## measure speed and memory next to transformers and TRL: make bench ARGS="rollout optimizer"
+	$(BIN)/python -m bench $(ARGS)
 
 tensorboard: install            ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs

@@ -161,6 +161,9 @@ class Shell:
             elif module == "pytest":
                 assert "install-test" in self.made
                 assert all((REPOSITORY / word).exists() for word in rest if not word.startswith("-")), rest
+            elif module == "bench":
+                assert "install-dev" in self.made, "bench needs make install-dev"
+                self.bench(REPOSITORY / "bench" / "__main__.py", rest)
             else:
                 assert module == "tests.mutants.run", f"unknown module: {module}"
         elif script in ("train_rm.py", "train_ppo.py"):

@@ -1,0 +1,68 @@
+"""The models that are measured, with random weights, and the work that they cannot do without."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import tiktoken
+import torch
+
+from minippo.model import GPT, GPTConfig
+from minippo.tokenizer import Tokenizer
+from minippo.weights import save_pretrained
+
+
+@dataclass(frozen=True)
+class ModelSize:
+    """A GPT-2-style model; heads have 64 channels."""
+
+    name: str
+    layers: int
+    channels: int
+    vocab: int
+
+    @property
+    def block_weights(self) -> int:
+        """Weights of the matrices in the blocks: 4 C^2 in attention, 8 C^2 in the MLP."""
+        return 12 * self.layers * self.channels**2
+
+    @property
+    def head_weights(self) -> int:
+        """Weights of the output embedding."""
+        return self.vocab * self.channels
+
+    def forward_flops(self, tokens: int, predicted: int) -> int:
+        """FLOP of a forward pass over `tokens`, with logits at `predicted` of them: 2 per weight. A backward pass takes
+        twice as many. Attention, at these lengths a few percent, is not counted."""
+        return 2 * (self.block_weights * tokens + self.head_weights * predicted)
+
+    def gpt(self) -> GPT:
+        """The model, always with the same random weights."""
+        torch.manual_seed(0)
+        return GPT(GPTConfig(self.vocab, 1024, self.layers, max(1, self.channels // 64), self.channels)).eval()
+
+    def save(self, folder: Path) -> Path:
+        """Write the weights for programs that load them from `folder`, which is returned."""
+        save_pretrained(self.gpt(), folder)
+        return folder
+
+    def prompts(self, count: int, length: int) -> list[list[int]]:
+        """Random prompts, always the same. The last id, end-of-text, is not among their tokens."""
+        generator = torch.Generator().manual_seed(1)
+        return torch.randint(self.vocab - 1, (count, length), generator=generator).tolist()
+
+    def tokenizer(self) -> Tokenizer:
+        """One character for every id but the last, which is end-of-text: random ids survive the way through text."""
+        ranks = {chr(0x10000 + i).encode(): i for i in range(self.vocab - 1)}
+        special = {"<|endoftext|>": self.vocab - 1}
+        return Tokenizer(
+            tiktoken.Encoding("characters", pat_str=r"[\s\S]", mergeable_ranks=ranks, special_tokens=special)
+        )
+
+
+TOY = ModelSize("toy", 2, 64, 256)
+S = ModelSize("S", 4, 128, 1024)
+M = ModelSize("M", 6, 384, 8192)
+L = ModelSize("L", 12, 768, 50257)
+SIZES = {size.name: size for size in (TOY, S, M, L)}
