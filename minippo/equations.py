@@ -83,7 +83,8 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     `logits` (..., V) are those that the tokens were drawn from. The softmax is computed in float32 whatever their
     dtype: in bfloat16, the noise of the ratios would be as large as the clip range.
     """
-    log_softmax = torch.log_softmax(logits.float() / temperature, dim=-1)  # (..., V)
+    logits = logits.float() if temperature == 1 else logits.float() / temperature  # dividing by 1 would copy them
+    log_softmax = torch.log_softmax(logits, dim=-1)  # (..., V)
     logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # (...)
     return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
 

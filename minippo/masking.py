@@ -52,9 +52,9 @@ FORBIDDEN_LOGIT = -1e9
 
 def forbid_tokens(logits: Tensor, tokens: Sequence[int], forbidden: Tensor) -> Tensor:
     """`logits` (..., V), with `tokens` made impossible where `forbidden` (...) is True."""
-    ids = torch.arange(logits.shape[-1], device=logits.device)
-    is_one = torch.isin(ids, torch.tensor(tokens, device=logits.device))  # (V,)
-    return torch.where(forbidden.unsqueeze(-1) & is_one, FORBIDDEN_LOGIT, logits)
+    columns = torch.tensor(sorted(set(tokens)), device=logits.device)
+    allowed = torch.where(forbidden.unsqueeze(-1), FORBIDDEN_LOGIT, logits[..., columns])  # (..., len(columns))
+    return logits.index_copy(-1, columns, allowed)  # a mask (..., V) would cost as much as a softmax
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics

@@ -17,7 +17,7 @@ from minippo.heads import ActorCritic
 from minippo.language_model import backward_in_chunks
 from minippo.masking import pad
 from minippo.optim import lr_schedule, set_lr
-from minippo.rollout import Rollout, response_logprobs
+from minippo.rollout import Rollout, apply_heads, head_chunks, response_hidden
 from minippo.state import PPOState
 from minippo.streams import generator
 
@@ -102,12 +102,19 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
     totals = []
     by_length = masking.last_response_index(batch.is_response).argsort()  # rows of similar length need little padding
     for rows in by_length.split(config.microbatch_size):
-        loss, stats = microbatch_loss(state.policy, batch.select(rows), num_tokens, config)
-        loss.backward()
-        totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
+        microbatch = batch.select(rows)
+        hidden = response_hidden(state.policy, microbatch)  # (M, T, C)
+        # Logits of a few rows at a time: the graph is cut at the hidden states, each chunk goes forward to its loss and
+        # backward to its hidden states, and then the trunk goes backward once.
+        states = hidden.detach().requires_grad_()
+        for chunk in head_chunks(microbatch):
+            loss, stats = partial_loss(state.policy, states[chunk], microbatch.select(chunk), num_tokens, config)
+            loss.backward()
+            totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
+        hidden.backward(states.grad)
     # One transfer for the whole minibatch: on a GPU, reading each number at once would wait for the device every time.
     columns = zip(*torch.stack(totals).tolist(), strict=True)
-    # The names in `stats` are those of the last microbatch: they are the same for all.
+    # The names in `stats` are those of the last chunk: they are the same for all.
     return {name: sum(column) for name, column in zip(stats, columns, strict=True)}
 
 
@@ -127,15 +134,16 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
     return loss
 
 
-def microbatch_loss(
-    policy: ActorCritic, batch: Rollout, num_tokens: Tensor, config: PPOConfig
+def partial_loss(
+    policy: ActorCritic, hidden: Tensor, batch: Rollout, num_tokens: Tensor, config: PPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    """Policy loss + value_coef * value loss - entropy_coef * entropy, this microbatch's share of the minibatch's loss.
+    """Policy loss + value_coef * value loss - entropy_coef * entropy: the share of `batch` in the minibatch's loss.
 
-    `num_tokens`, (), counts the minibatch's tokens. The metrics are shares too: they add up over microbatches.
+    `hidden` (M, T, C) are the hidden states of the batch, `num_tokens`, (), counts the minibatch's tokens. The metrics
+    are shares too: they add up over the batches of a minibatch.
     """
     mask = batch.response_mask  # (M, R)
-    logprobs, values, entropies = response_logprobs(policy, batch)  # (M, R)
+    logprobs, values, entropies = apply_heads(policy, hidden, batch)  # (M, R)
     # The advantages are constants here: they were computed once per rollout, from the values of that time.
     policy_loss, policy_stats = equations.policy_loss(
         logprobs,

@@ -27,6 +27,10 @@ from minippo.tokenizer import Tokenizer
 
 Batch = TypeVar("Batch", bound="Responses")
 
+LOGIT_TOKENS = 512
+"""Tokens whose logits are in memory at a time, about. With what the loss computes from them, the logits of a whole
+microbatch would take more memory than anything else."""
+
 
 @dataclass(frozen=True)
 class Environment:
@@ -149,17 +153,35 @@ def sample_responses(
 def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
     """Log-probabilities, values and entropies of the responses, each (M, R) and 0 where masked.
 
-    Rollouts and updates use this one forward pass: dropout off, sampling temperature applied, end tokens suppressed
-    where sampling suppressed them. So with unchanged weights the ratio of two results is 1, up to rounding (2e-6) if
-    the batches have different shapes.
+    Rollouts and updates use the same forward pass, `response_hidden` and then `apply_heads`: dropout off, sampling
+    temperature applied, end tokens suppressed where sampling suppressed them. So with unchanged weights the ratio of
+    two results is 1, up to rounding (2e-6) if the batches have different shapes.
     """
-    sampling, mask = batch.sampling, batch.response_mask  # (M, R)
-    T = int(masking.last_response_index(batch.is_response).max()) + 1  # this batch may be shorter than the rollout
-    tokens = batch.query_responses[:, :T]  # (M, T)
+    hidden = response_hidden(policy, batch)  # (M, T, C)
+    parts = [apply_heads(policy, hidden[rows], batch.select(rows)) for rows in head_chunks(batch)]
+    return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+
+
+def head_chunks(batch: Responses) -> list[slice]:
+    """The rows of a batch, divided into chunks of about `LOGIT_TOKENS` response tokens."""
+    M, R = batch.response_mask.shape
+    size = max(1, LOGIT_TOKENS // R)
+    return [slice(start, start + size) for start in range(0, M, size)]
+
+
+def response_hidden(policy: ActorCritic, batch: Responses) -> Tensor:
+    """Hidden states of the queries and responses, (M, T, C); T is the longest of this batch."""
+    T = int(masking.last_response_index(batch.is_response).max()) + 1  # may be shorter than the longest of the rollout
+    return policy.gpt.hidden(batch.query_responses[:, :T])
+
+
+def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
+    """From hidden states (M, T, C) to log-probabilities, values and entropies, each (M, R) and 0 where masked."""
+    sampling, mask, T = batch.sampling, batch.response_mask, hidden.shape[1]  # mask (M, R)
     # The hidden state before a token predicts it, and the value there is the state's value before the token is chosen.
     # Only the N response tokens continue to the heads, which for small models cost more than the trunk.
     before, chosen = masking.predicted_tokens(
-        policy.gpt.hidden(tokens), tokens, batch.is_response[:, :T]
+        hidden, batch.query_responses[:, :T], batch.is_response[:, :T]
     )  # (N, C), (N,)
     logits = policy.gpt.logits(before)  # (N, V)
     if sampling.min_new_tokens > 0:

@@ -10,6 +10,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+import minippo.rollout
 from minippo import ppo
 from minippo.batches import BatchStream
 from minippo.errors import TrainingError
@@ -127,6 +128,28 @@ def test_microbatches_give_the_gradient_and_the_figures_of_the_whole(begin, ppo_
         part, part_figures = accumulated(state, rollout, replace(config, microbatch_size=size), tokenizer.eos_id)
         assert (part - whole).abs().max() < 3e-6 * whole.abs().max()
         assert part_figures == pytest.approx(whole_figures, rel=1e-5, abs=1e-6)
+
+
+@pytest.mark.parametrize("tokens", [1, 20, 100])
+def test_few_logits_at_a_time_give_the_gradient_and_the_figures_of_all_at_once(
+    begin, ppo_config, tokenizer, tokens, monkeypatch
+):
+    config = replace(ppo_config, entropy_coef=0.1, microbatch_size=24)
+    state, rollout = begin(config, moved=0.03)
+    whole, whole_figures = accumulated(state, rollout, config, tokenizer.eos_id)
+    judged = response_logprobs(state.policy, rollout)
+    sizes, logits = [], type(state.policy.gpt).logits
+    monkeypatch.setattr(type(state.policy.gpt), "logits", lambda self, x: sizes.append(len(x)) or logits(self, x))
+    monkeypatch.setattr(minippo.rollout, "LOGIT_TOKENS", tokens)
+    part, part_figures = accumulated(state, rollout, config, tokenizer.eos_id)
+    assert (part - whole).abs().max() < 3e-6 * whole.abs().max()
+    assert part_figures == pytest.approx(whole_figures, rel=1e-5, abs=1e-6)
+    for ours, expected in zip(response_logprobs(state.policy, rollout), judged, strict=True):
+        torch.testing.assert_close(ours, expected, rtol=0, atol=2e-6)
+    R = rollout.response_mask.shape[1]
+    assert max(sizes) <= max(tokens, R)  # a row is not divided
+    assert sum(sizes) == 2 * rollout.response_mask.sum()
+    assert len(sizes) == 2 * math.ceil(24 / max(1, tokens // R))
 
 
 def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, tokenizer):

@@ -49,8 +49,8 @@ MUTANTS = [
     Mutant("minippo/equations.py", "torch.rsqrt(moments.variance + 1e-8) + moments.mean\n", "torch.rsqrt(moments.variance + 1e-8)\n", covering("equations")),
     Mutant("minippo/equations.py", "    return torch.where(mask, rescaled, 0)", "    return rescaled", covering("equations")),
     # ------------------------------------------------------------------ log-probabilities, KL, rewards
-    Mutant("minippo/equations.py", "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits / temperature, dim=-1)", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),  # in bfloat16
-    Mutant("minippo/equations.py", "torch.log_softmax(logits.float() / temperature, dim=-1)", "torch.log_softmax(logits.float(), dim=-1)", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant("minippo/equations.py", "else logits.float() / temperature", "else logits / temperature", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),  # in bfloat16
+    Mutant("minippo/equations.py", "else logits.float() / temperature", "else logits.float()", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
     Mutant("minippo/equations.py", "-(log_softmax.exp() * log_softmax).sum(-1)", "(log_softmax.exp() * log_softmax).sum(-1)", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
     Mutant("minippo/equations.py", "    k1 = logprobs - ref_logprobs  #", "    k1 = ref_logprobs - logprobs  #", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),  # order
     Mutant("minippo/equations.py", "return 0.5 * k1**2", "return k1**2", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
@@ -137,7 +137,11 @@ MUTANTS = [
     # ------------------------------------------------------------------ update
     Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()  #", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()  #", covering("ppo")),  # divided by microbatches
     Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
-    Mutant("minippo/ppo.py", "        loss.backward()\n", "        loss.backward()\n        state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
+    Mutant("minippo/ppo.py", "        hidden.backward(states.grad)\n", "", covering("ppo")),  # the trunk learns nothing
+    Mutant("minippo/ppo.py", "        states = hidden.detach().requires_grad_()\n", "        states = hidden.detach()[:1].repeat(len(hidden), 1, 1).requires_grad_()\n", covering("ppo")),
+    Mutant("minippo/rollout.py", "[slice(start, start + size) for start in range(0, M, size)]", "[slice(start, start + size) for start in range(0, M - size, size)] or [slice(0, size)]", covering("ppo", "few_logits")),
+    Mutant("minippo/rollout.py", "max(1, LOGIT_TOKENS // R)", "max(1, LOGIT_TOKENS)", covering("ppo", "few_logits")),
+    Mutant("minippo/ppo.py", "            loss.backward()\n", "            loss.backward()\n            state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged
     Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()\n", "", covering("ppo")),
     Mutant("minippo/ppo.py", "        batch.logprobs,\n", "        logprobs.detach(),\n", covering("ppo", "by_hand")),  # the clip never acts
