@@ -95,11 +95,11 @@ def epoch(folder: Path, size: ModelSize, by_length: bool) -> Callable[[], None]:
 
     def train() -> None:
         for indices in comparison_batches(sizes, longest, BATCH, generator):
-            optimizer.zero_grad(set_to_none=True)
+            optimizer.zero_grad()
             scores = score_batch(model, [pairs[index] for index in indices], size.vocab - 1, 0.0, generator)
             loss = ranking_loss(scores, 0.0, 0.0)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0).item()
+            optimizer.clip_gradients(1.0)
             optimizer.step()
 
     return train
