@@ -25,7 +25,7 @@ from bench.report import HEADER, rates_in_words, record, write
 from minippo.config import Count
 from minippo.runs import Argument, command_line, wrong_input_exits
 
-SECTIONS = ("rollout", "ppo", "optimizer")
+SECTIONS = ("rollout", "ppo", "reward", "optimizer", "scaling")
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Options:
     """What to measure."""
 
     sections: Annotated[tuple[str, ...], Argument(positional=True)] = ()
-    """rollout, ppo or optimizer; by default all."""
+    """rollout, ppo, reward, optimizer or scaling; by default all."""
     rounds: Count = 5
     """Measured rounds, after one that warms up."""
     models: tuple[str, ...] = ()

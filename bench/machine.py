@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
 from dataclasses import dataclass
@@ -71,5 +72,6 @@ def machine() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that are measured."""
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES}
+    """Versions of Python and of those packages that are installed: not every section needs all peers."""
+    installed = [name for name in PACKAGES if importlib.util.find_spec(name)]
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in installed}

@@ -32,6 +32,11 @@ class ModelSize:
         """Weights of the output embedding."""
         return self.vocab * self.channels
 
+    @property
+    def weights(self) -> int:
+        """All of them, except biases, gains and position embeddings."""
+        return self.block_weights + self.head_weights
+
     def forward_flops(self, tokens: int, predicted: int) -> int:
         """FLOP of a forward pass over `tokens`, with logits at `predicted` of them: 2 per weight. A backward pass takes
         twice as many. Attention, at these lengths a few percent, is not counted."""

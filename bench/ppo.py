@@ -13,6 +13,7 @@ from pathlib import Path
 
 import minippo.ppo
 import minippo.rollout
+from bench.load_memory import resident
 from bench.machine import Work
 from bench.measuring import Phases, alternate, clock, ratios, spread
 from bench.models import ModelSize
@@ -82,13 +83,15 @@ def in_words(turns: list[Measured]) -> str:
 
 def work(turns: Turns, folder: Path, size: ModelSize, batch: int, response_length: int) -> None:
     """The worker of minippo."""
+    imported = resident("VmRSS")
     iterate, phases = iteration(folder, size, batch, response_length), watched_phases()
+    memory = {"imported memory": imported, "loaded memory": resident("VmRSS")}
     while True:
         turns.wait()
         phases.clear()
         started = clock()
         iterate()
-        turns.done(phases | {"seconds": clock() - started})
+        turns.done(phases | {"seconds": clock() - started} | memory)
 
 
 def watched_phases() -> Phases:

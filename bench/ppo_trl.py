@@ -7,11 +7,13 @@ import io
 import os
 import tempfile
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 os.environ["TRL_EXPERIMENTAL_SILENCE"] = "1"
 
+import datasets
 import torch
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
@@ -29,6 +31,34 @@ from bench.measuring import Phases, clock
 from bench.models import ModelSize
 from bench.ppo import EPOCHS, KL_COEF, LR, P
 from bench.workers import Turns
+
+COMMON: dict[str, Any] = {
+    "use_cpu": True,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "report_to": "none",
+    "disable_tqdm": True,
+    "save_strategy": "no",
+}
+"""Settings of both trainers."""
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Without the progress, metrics and warnings that transformers and TRL print."""
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+    warnings.simplefilter("ignore", FutureWarning)
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield
+
+
+def tokenizer_of_ids(num_ids: int, eos_id: int, pad_id: int) -> PreTrainedTokenizerFast:
+    """A tokenizer whose words are its ids, since the texts here consist of ids already."""
+    words = {str(i): i for i in (*range(num_ids), eos_id, pad_id)}
+    model = WordLevel(words, unk_token=str(pad_id))
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(model), pad_token=str(pad_id), eos_token=str(eos_id))
 
 
 class InTurns(TrainerCallback):
@@ -52,21 +82,17 @@ class InTurns(TrainerCallback):
         self.start()
 
 
-def work(turns: Turns, folder: Path, size: ModelSize, batch: int, response_length: int) -> NoReturn:
-    """Train until the process is ended."""
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    warnings.simplefilter("ignore", FutureWarning)
+def work(turns: Turns, folder: Path, size: ModelSize, batch: int, response_length: int) -> None:
+    """Train until the last turn is over."""
     phases = Phases()
     callback = InTurns(turns, phases)
-    with tempfile.TemporaryDirectory() as output, contextlib.redirect_stdout(io.StringIO()):
+    with tempfile.TemporaryDirectory() as output, quiet():
         trainer = make_trainer(folder, Path(output), size, batch, response_length)
         trainer.add_callback(callback)
         trainer.remove_callback(PrinterCallback)
         watch(phases, trainer)
         callback.start()
         trainer.train()
-    raise AssertionError("training ended")
 
 
 def watch(phases: Phases, trainer: PPOTrainer) -> None:
@@ -86,19 +112,8 @@ def watch(phases: Phases, trainer: PPOTrainer) -> None:
 def make_trainer(folder: Path, output: Path, size: ModelSize, batch: int, response_length: int) -> PPOTrainer:
     """TRL's trainer with minippo's weights, prompts and settings. Policy, reference, reward and value model are four
     transformers."""
-    # Ids are words here. The padding has an id of its own, which no model sees: TRL replaces it by 0 and masks it.
-    words = {str(i): i for i in range(size.vocab)} | {"<pad>": size.vocab, "<eos>": size.vocab + 1}
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=Tokenizer(WordLevel(words, unk_token="<pad>")), pad_token="<pad>", eos_token="<eos>"
-    )
     config = PPOConfig(
         output_dir=str(output),
-        use_cpu=True,
-        bf16=False,
-        gradient_checkpointing=False,
-        report_to="none",
-        disable_tqdm=True,
-        save_strategy="no",
         learning_rate=LR,
         per_device_train_batch_size=batch,
         gradient_accumulation_steps=1,
@@ -110,11 +125,13 @@ def make_trainer(folder: Path, output: Path, size: ModelSize, batch: int, respon
         response_length=response_length,
         temperature=1.0,
         kl_coef=KL_COEF,
+        **COMMON,
     )
     classifier = {"num_labels": 1, "pad_token_id": size.vocab - 1}
     return PPOTrainer(
         config,
-        tokenizer,
+        # Ids that no model samples, so that nothing counts as padding.
+        tokenizer_of_ids(size.vocab, eos_id=size.vocab, pad_id=size.vocab + 1),
         model=GPT2LMHeadModel.from_pretrained(folder),
         ref_model=GPT2LMHeadModel.from_pretrained(folder),
         reward_model=GPT2ForSequenceClassification.from_pretrained(folder, **classifier),

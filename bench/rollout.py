@@ -37,7 +37,6 @@ def run(sizes: list[ModelSize], rounds: int) -> Section:
             rate = {name: batch * R / spread(values).median for name, values in seconds.items()}
             medians.append(ratio.median)
             # A step reads every weight and computes one token per row; the prompt adds P tokens without logits.
-            weights = size.block_weights + size.head_weights
             section.rows.append(
                 Row(
                     f"rollout, {P} + {R} tokens, {size.name}, batch {batch}",
@@ -48,7 +47,7 @@ def run(sizes: list[ModelSize], rounds: int) -> Section:
                     Work(
                         spread(seconds["minippo"]).median,
                         flops=size.forward_flops(batch * (P + R), batch * R),
-                        moved=R * weights * FLOAT,
+                        moved=R * size.weights * FLOAT,
                     ),
                 )
             )

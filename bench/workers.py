@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import multiprocessing
 from multiprocessing.connection import Connection
@@ -23,7 +24,7 @@ class Turns:
         self.connection = connection
 
     def wait(self) -> None:
-        """Wait for the next turn. After the last one, the process is ended while it waits."""
+        """Wait for the next turn. Raises EOFError after the last one, which ends the process."""
         self.connection.recv()
 
     def done(self, measured: Measured) -> None:
@@ -50,10 +51,11 @@ class Worker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
-        self.process.terminate()
+        self.connection.close()
         self.process.join()
 
 
 def _work(target: str, connection: Connection, arguments: tuple[Any, ...]) -> None:
     module, _, name = target.partition(":")
-    getattr(importlib.import_module(module), name)(Turns(connection), *arguments)
+    with contextlib.suppress(EOFError, BrokenPipeError):
+        getattr(importlib.import_module(module), name)(Turns(connection), *arguments)

@@ -26,7 +26,7 @@ OF_UPDATE = _files("ppo", "replay")
 OF_ROLLOUT = _files("rollout", "checks", "replay", "recomputed", "run_streams")
 OF_COMMANDS = _files("every_option", "generate", "pipeline")
 OF_EXPORT = _files("export", "every_option", "recomputed")
-OF_TRACE = _files("trace")
+OF_TRACE, OF_BENCH = _files("trace"), _files("bench")
 OF_METRICS = _files("metrics", "pipeline")
 OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
@@ -475,6 +475,25 @@ PLUMBING = [
     Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
     Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
     Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
+    # ------------------------------------------------------------------ bench/
+    Mutant("bench/measuring.py", "list(map(math.log, y))).slope", "y).slope", OF_BENCH),
+    Mutant("bench/measuring.py", "    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])", "    return spread([statistics.median(numerators) / statistics.median(denominators)])", OF_BENCH),
+    Mutant("bench/measuring.py", "        functions[name]()\n    results", "        pass\n    results", OF_BENCH),  # no warm-up
+    Mutant("bench/measuring.py", "        names.reverse()\n", "", OF_BENCH),
+    Mutant("bench/measuring.py", "self[key] = self.get(key, 0.0) + clock() - started", "self[key] = clock() - started", OF_BENCH),  # the last call only
+    Mutant("bench/machine.py", "if computing > moving", "if computing < moving", OF_BENCH),
+    Mutant("bench/machine.py", "max(self.bandwidth, other.bandwidth)", "self.bandwidth", OF_BENCH),
+    Mutant("bench/report.py", "for name in order if", "for name in reversed(order) if", OF_BENCH),
+    Mutant("bench/report.py", "{END}{after}\"", "{END}\"", OF_BENCH),  # the rest of the page is lost
+    Mutant("bench/report.py", "    if not begin or not end:", "    if not begin:", OF_BENCH),
+    Mutant("bench/models.py", "+ self.head_weights * predicted)", "+ self.head_weights * tokens)", OF_BENCH),
+    Mutant("bench/models.py", "return 12 * self.layers", "return 8 * self.layers", OF_BENCH),
+    Mutant("bench/ppo.py", "max_new_tokens=response_length, eos_id=-1", "max_new_tokens=response_length, eos_id=tokenizer.eos_id", OF_BENCH),  # early ends
+    Mutant("bench/ppo.py", "phases.watch(minippo.rollout, \"score_texts\", \"scoring\")", "pass", OF_BENCH),
+    Mutant("bench/rollout.py", "min_new_tokens=R, eos_id=eos_id", "min_new_tokens=0, eos_id=eos_id", OF_BENCH),
+    Mutant("bench/reward.py", "if by_length else LONGEST", "if not by_length else LONGEST", OF_BENCH),
+    Mutant("bench/scaling.py", "turn[\"peak memory\"] - turn[\"loaded memory\"] - models", "turn[\"peak memory\"] - turn[\"loaded memory\"]", OF_BENCH),
+    Mutant("bench/scaling.py", "[spread(row).median for row in measured]), min", "[max(row) for row in measured]), min", OF_BENCH),
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]

@@ -36,7 +36,7 @@ KILLED, SURVIVED = "killed", "SURVIVED"
 
 def copy_tree(place: Path) -> None:
     """What the tests need; the data, which no mutant touches, as a link."""
-    for name in ("minippo", "tests"):
+    for name in ("minippo", "tests", "bench"):
         shutil.copytree(REPOSITORY / name, place / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("train_rm.py", "train_ppo.py", "pyproject.toml", "README.md"):
         shutil.copy(REPOSITORY / name, place / name)
