@@ -102,7 +102,7 @@ def prepare(run: Run) -> Inputs:
 
 def make_reward_model(run: Run) -> RewardModel:
     """The warm-started backbone with a new head."""
-    gpt = load_pretrained(run.earlier("sft") / "reward")
+    gpt = load_pretrained(run.earlier("sft") / "reward", run.dtype("reward"))
     seed_global(run.config.seed, "reward model: head and dropout")  # dropout has its own stream; the name stays
     model = RewardModel(gpt)
     gpt.set_dropout(run.config.rm.dropout)

@@ -25,8 +25,9 @@ TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.1}
 grow with the logits, and so does the tolerance. bfloat16 has 8 significant bits: 0.04 at a logit of 10."""
 CACHE_FACTOR = 10
 """Factor on the tolerance for decoding with the key-value cache, where every layer sums in another order."""
-SCORE_TOLERANCE = 1e-4
-"""Largest difference between the scores of a text in two batches, times the reward model's gain if that is above 1."""
+SCORE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
+"""Largest difference between the scores of a text in two batches, times the reward model's gain if that is above 1. In
+bfloat16, 0.03 has been measured with twelve blocks; the errors grow with the depth."""
 
 
 def check_first_rollout(state: PPOState, env: Environment, rollout: Rollout, config: PPOConfig) -> None:
@@ -110,7 +111,8 @@ def check_bridge(scorer: RewardScorer, batch: Responses, tokenizer: Tokenizer) -
                 f"the reward model must read {prompt + response!r}, but reads {reward_tokenizer.decode(ids)!r}"
             )
     difference = float((alone - scores).abs().max())
-    if not difference <= SCORE_TOLERANCE * max(1.0, float(scorer.reward_model.gain)):  # rounding grows with the gain
+    tolerance = SCORE_TOLERANCE[scorer.reward_model.gpt.token_embedding.weight.dtype]
+    if not difference <= tolerance * max(1.0, float(scorer.reward_model.gain)):  # rounding grows with the gain
         raise TrainingError(
             f"a score must not depend on the rest of its batch, but scored alone a text differs by {difference:.2g}"
         )

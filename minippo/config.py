@@ -116,6 +116,11 @@ class BackboneConfig:
     """Maximum sequence length in tokens."""
     activation: Literal["gelu_new", "relu"] = "relu"
     """MLP activation: gelu_new (GPT-2) or relu (OPT, about 20 % faster on a CPU)."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Weights and activations of the transformer. bfloat16 takes half the memory, and each number is rounded to 8
+    significant bits. Training updates float32 copies of the weights in CPU memory; heads, log-probabilities and losses
+    are float32 in any case. Each stage stores what the model computes with, bfloat16; its checkpoints also have the
+    float32 copies."""
 
 
 @dataclass(frozen=True)

@@ -43,7 +43,8 @@ class ActorCritic(nn.Module):
     def values(self, hidden: Tensor) -> Tensor:
         """Hidden states (..., C) -> values (...), in float32 whatever the model's dtype: returns are sums over
         tokens."""
-        return self.value_head(hidden).squeeze(-1).float()
+        dtype = next(self.value_head.parameters()).dtype  # float32 on a bfloat16 transformer, too
+        return self.value_head(hidden.to(dtype)).squeeze(-1).float()
 
 
 class RewardModel(nn.Module):
@@ -75,7 +76,8 @@ class RewardModel(nn.Module):
             attention_mask = torch.ones_like(tokens, dtype=torch.bool)
         last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
         # In float32: the differences between the scores of good responses are small.
-        return self.gain * self.score_head(last_hidden).flatten().float() + self.bias
+        raw = self.score_head(last_hidden.to(self.score_head.weight.dtype)).flatten().float()  # (B,)
+        return self.gain * raw + self.bias
 
     def normalise(self, scores: Tensor) -> None:
         """Change gain and bias so that `scores` (B,), computed with the present ones, become mean 0 and variance 1.

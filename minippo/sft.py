@@ -15,6 +15,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import torch
+
 from minippo.batches import EpochStream, length_batches
 from minippo.config import BackboneConfig, Config, LMTrainConfig
 from minippo.data import (
@@ -124,9 +126,10 @@ def check_later_stages(config: Config, corpus: Corpus, backbones: Mapping[Name, 
 
 def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
     """A transformer for this tokenizer, from public weights or from scratch."""
+    dtype = getattr(torch, config.dtype)
     if config.weights:
         check_public_tokenizer(config.weights, tokenizer, config.tokenizer)
-        gpt = load_pretrained(config.weights)
+        gpt = load_pretrained(config.weights, dtype)
         if unused := file_format(gpt).unused:
             print(f"note: {config.weights} has tensors that are not used: {', '.join(unused)[:200]}", file=sys.stderr)
     else:
@@ -139,7 +142,7 @@ def make_backbone(config: BackboneConfig, tokenizer: Tokenizer) -> GPT:
                 channels=config.channels,
                 activation=config.activation,
             )
-        )
+        ).to(dtype)
     gpt.set_suppress_tokens(suppressed_ids(tokenizer, gpt.config.vocab_size))
     set_file_format(gpt, eos_id=tokenizer.eos_id)
     return gpt

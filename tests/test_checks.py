@@ -14,6 +14,7 @@ from minippo.batches import BatchStream
 from minippo.checks import check_bridge, check_first_rollout
 from minippo.errors import TrainingError
 from minippo.heads import RewardModel
+from minippo.memory import park
 from minippo.model import GPT, GPTConfig, LayerCache
 from minippo.optim import CPUAdamW
 from minippo.rollout import collect_rollout, response_logprobs
@@ -140,6 +141,41 @@ def test_a_score_that_hangs_on_its_neighbours_is_found(begin, ppo_config, tokeni
     monkeypatch.setattr(RewardModel, "forward", lambda self, tokens, mask: forward(self, tokens, mask) + len(tokens))
     with pytest.raises(TrainingError, match="must not depend on the rest of its batch"):
         check_bridge(reward_scorer, rollout, tokenizer)
+
+
+def test_parked_reward_model_is_loaded_once_and_not_for_each_text(begin, ppo_config, tokenizer, monkeypatch):
+    _, rollout = begin(ppo_config)
+    reward_tokenizer = train_bpe(REVIEWS, 280)
+    model = park(RewardModel(GPT(GPTConfig(280, 96, layers=1, heads=2, channels=16))), torch.device("cpu"))
+    score, calls = RewardScorer.__call__, []
+
+    def called(self, prompts, responses):
+        calls.append(prompts)
+        assert "parked_for" not in vars(model)
+        return score(self, prompts, responses)
+
+    monkeypatch.setattr(RewardScorer, "__call__", called)
+    check_bridge(RewardScorer(model, reward_tokenizer), rollout, tokenizer)
+    assert len(calls) == 1 + len(rollout.queries)
+
+
+@pytest.mark.parametrize(("dtype", "noise"), [(torch.float32, 1e-4), (torch.bfloat16, 0.25)])
+def test_scores_may_differ_by_the_rounding_of_their_dtype(
+    begin, ppo_config, tokenizer, reward_scorer, monkeypatch, dtype, noise
+):
+    _, rollout = begin(ppo_config)
+    model = copy.deepcopy(reward_scorer.reward_model)
+    model.gpt.to(dtype)
+    scorer = RewardScorer(model, reward_scorer.tokenizer)
+    check_bridge(scorer, rollout, tokenizer)
+    for amount in (0.8 * noise, 1.2 * noise):
+
+        def shifted(self, tokens, mask, amount=amount):  # in batches
+            return torch.full((len(tokens),), amount if len(tokens) > 1 else 0.0)
+
+        monkeypatch.setattr(RewardModel, "forward", shifted)
+        with pytest.raises(TrainingError, match="must not depend") if amount > noise else nullcontext():
+            check_bridge(scorer, rollout, tokenizer)
 
 
 def test_prompt_and_response_that_decode_otherwise_apart_are_found(begin, ppo_config, tokenizer, reward_scorer):

@@ -270,7 +270,9 @@ def test_parked_model_is_on_its_device_while_it_is_used_and_never_copied_back(co
         ]
         assert not set(waiting) & {tensor.data_ptr() for tensor in tensors}
         assert [*model.parameters(), *model.buffers()] == tensors  # the same objects
+        there = [tensor.data_ptr() for tensor in tensors]
         with memory.loaded(model):  # already there
+            assert [tensor.data_ptr() for tensor in tensors] == there
             assert torch.equal(model(TOKENS, MASK), expected)
         assert not set(waiting) & {tensor.data_ptr() for tensor in tensors}
         copies.clear()

@@ -63,7 +63,7 @@ def command_line(
     parser = _Parser(options, description, default, first)
     with wrong_input_exits():
         values = parser.read(arguments)
-        parsed = options(**values) if default is None else _override(default, values)
+        parsed = options(**values) if default is None else override(default, values)
         check_bounds(parsed)
     return parsed
 
@@ -230,12 +230,12 @@ def _rank(name: str, first: Sequence[str]) -> int:
     return first.index(section) if section in first else len(first)
 
 
-def _override(base: T, values: dict[str, Any], prefix: str = "") -> T:
+def override(base: T, values: dict[str, Any], prefix: str = "") -> T:
     """`base` with other values for the fields that `values` names."""
     changed = {}
     for field in fields(base):  # type: ignore[arg-type]
         name, value = prefix + field.name, getattr(base, field.name)
-        changed[field.name] = _override(value, values, f"{name}.") if is_dataclass(value) else values.get(name, value)
+        changed[field.name] = override(value, values, f"{name}.") if is_dataclass(value) else values.get(name, value)
     return replace(base, **changed)  # type: ignore[type-var]
 
 

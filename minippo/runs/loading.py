@@ -39,7 +39,10 @@ def load_reference(run: Run) -> ActorCritic:
 
 def _stored_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     folder = run.earlier(stage) / "policy"
-    policy = ActorCritic(load_pretrained(folder), value_head) if stage == "sft" else load_actor_critic(folder)
+    dtype = run.dtype("policy")
+    policy = (
+        ActorCritic(load_pretrained(folder, dtype), value_head) if stage == "sft" else load_actor_critic(folder, dtype)
+    )
     check_tokenizer(policy.gpt, run.tokenizers()[0], folder)
     return policy
 
@@ -60,7 +63,7 @@ def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
     if run.config.ppo.scorer or scorer:
         return load_stored_scorer(run.config.ppo.scorer, scorer, run.folder)
     folder, (_, tokenizer) = run.earlier("rm"), run.tokenizers()
-    model = load_reward_model(folder)
+    model = load_reward_model(folder, run.dtype("reward"))
     check_tokenizer(model.gpt, tokenizer, folder)
     return RewardScorer(_frozen(model, run), tokenizer)
 

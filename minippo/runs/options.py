@@ -36,6 +36,9 @@ class Options(Config):
     """Copy the earlier stages from this run directory instead of training them."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to train on. "auto" uses a GPU if there is one."""
+    plan: bool = False
+    """Train nothing: print how much memory each phase of the stage will need, and which options would lower it. With
+    --device cuda also for a GPU that this machine does not have."""
 
     @property
     def settings(self) -> Config:

@@ -11,7 +11,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -78,6 +78,10 @@ class Run:
         """Where training is, for error messages."""
         self._intact: set[Path] = set()
         self.device = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+
+    def dtype(self, backbone: Literal["policy", "reward"]) -> torch.dtype:
+        """Of the weights and activations of a transformer."""
+        return getattr(torch, getattr(self.config.model, backbone).dtype)
 
     def stage(self, name: str) -> Path:
         """Folder of a finished stage."""

@@ -18,6 +18,7 @@ from minippo.exits import command_frame, print_error, wrong_input_exits
 from minippo.runs.checkpoint import Checkpoints
 from minippo.runs.opening import open_run
 from minippo.runs.options import new_run_commands, parse_options
+from minippo.runs.plan import plan
 from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages
 
 
@@ -58,6 +59,9 @@ def run_stage(
     with command_frame(lambda: interrupted(run, stage)):
         options = parse_options(description, stage=stage)
         with wrong_input_exits():
+            if options.plan:
+                print(plan(stage, options.settings, options.device))
+                return
             run = open_run(options, stage)
             finished = run.is_finished(stage) and not run.in_training(stage)
             inputs = None if finished else prepare(run)

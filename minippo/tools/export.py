@@ -86,7 +86,7 @@ def model_folder(run: Run, name: str) -> Path:
 def load_model(run: Run, name: str) -> GPT | ActorCritic | RewardModel:
     """One of the run's models; the reference has no critic."""
     load = {"policy": load_actor_critic, "reference": load_pretrained, "reward_model": load_reward_model}[name]
-    return load(model_folder(run, name))
+    return load(model_folder(run, name), run.dtype("reward" if name == "reward_model" else "policy"))
 
 
 def generation_config(gpt: GPT, end_ids: tuple[int, ...], min_new_tokens: int) -> str:

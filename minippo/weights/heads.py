@@ -30,16 +30,17 @@ def save_model(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     save_tensors({key: value.cpu().contiguous() for key, value in heads.items()}, folder / HEADS)
 
 
-def load_actor_critic(folder: Path) -> ActorCritic:
-    """A policy and its critic, as `save_model` has written them."""
+def load_actor_critic(folder: Path, dtype: torch.dtype = torch.float32) -> ActorCritic:
+    """A policy and its critic, as `save_model` has written them; `dtype` is the transformer's."""
     value_head = "mlp" if "value_head.2.weight" in _read_heads(folder) else "linear"
-    return _with_heads(ActorCritic(load_pretrained(folder), value_head), folder)
+    return _with_heads(ActorCritic(load_pretrained(folder, dtype), value_head), folder)
 
 
 def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
     """Load the weights of `folder` into `model` in place, so that an optimizer keeps its parameters."""
+    gpt = getattr(model, "gpt", model)
     try:
-        getattr(model, "gpt", model).load_state_dict(load_pretrained(folder).state_dict())
+        gpt.load_state_dict(load_pretrained(folder, gpt.token_embedding.weight.dtype).state_dict())
     except RuntimeError as error:  # PyTorch's sentence has a line for every tensor
         raise ValueError(f"{folder} has weights of another model: {str(error).split(chr(10))[-1].strip()}") from None
     if isinstance(model, RewardModel):
@@ -49,9 +50,9 @@ def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
         _with_heads(model, folder)
 
 
-def load_reward_model(folder: Path) -> RewardModel:
-    """A reward model with its gain and bias, as `save_model` has written them."""
-    model = RewardModel(load_pretrained(folder))
+def load_reward_model(folder: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
+    """A reward model with its gain and bias, as `save_model` has written them; `dtype` is the transformer's."""
+    model = RewardModel(load_pretrained(folder, dtype))
     with torch.no_grad():
         model.score_head.weight.copy_(load_score_head(folder))
     return _with_heads(model, folder)

@@ -166,9 +166,9 @@ PLUMBING = [
     Mutant("minippo/scoring.py", "zip(prompts, responses, scores.tolist(), strict=True):", "list(zip(prompts, responses, scores.tolist(), strict=True))[:1]:", OF_SCORING),
     # ------------------------------------------------------------------ checks.py: wide tolerances, checks that look at little
     Mutant("minippo/checks.py", "torch.float32: 1e-5", "torch.float32: 1e-3", OF_CHECKS),
-    Mutant("minippo/checks.py", "torch.bfloat16: 0.1", "torch.bfloat16: 10.0", OF_CHECKS),
+    Mutant("minippo/checks.py", "torch.bfloat16: 0.1}", "torch.bfloat16: 10.0}", OF_CHECKS),
     Mutant("minippo/checks.py", "CACHE_FACTOR = 10", "CACHE_FACTOR = 1000", OF_CHECKS),
-    Mutant("minippo/checks.py", "SCORE_TOLERANCE = 1e-4", "SCORE_TOLERANCE = 1e-2", OF_CHECKS),
+    Mutant("minippo/checks.py", "torch.float32: 1e-4, torch", "torch.float32: 1e-2, torch", OF_CHECKS),
     Mutant("minippo/checks.py", "(logprobs - rollout.logprobs).abs()", "(logprobs - rollout.logprobs)[:1].abs()", OF_CHECKS),  # the first row's ratios
     Mutant("minippo/checks.py", "(cached - rollout.logprobs).abs()", "(cached - rollout.logprobs)[:1].abs()", OF_CHECKS),
     Mutant("minippo/checks.py", "(logprobs - rollout.logprobs).abs().max()", "(logprobs - rollout.logprobs).abs().mean()", OF_CHECKS),
@@ -321,7 +321,7 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "    folder = run.earlier(stage) / \"policy\"\n", "    folder = run.earlier(\"sft\") / \"policy\"\n", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    check_tokenizer(policy.gpt, run.tokenizers()[0], folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    check_tokenizer(model.gpt, tokenizer, folder)\n", "", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "load_pretrained(folder), value_head)", "load_pretrained(folder))", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "load_pretrained(folder, dtype), value_head)", "load_pretrained(folder, dtype))", OF_LOADING),
     Mutant("minippo/runs/loading.py", "_frozen(_stored_policy(run, \"sft\"), run)", "_frozen(_stored_policy(run, \"ppo\"), run)", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),

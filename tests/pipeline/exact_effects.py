@@ -48,8 +48,11 @@ def check_optimizer(
 ) -> None:
     """Learning rates, gradient clipping, and the first two steps of all weights, worked out anew."""
     assert record.lrs == pytest.approx(list(lrs))
+    gradients = [gradient for step in record.steps[:2] for gradient in step.gradients if gradient is not None]
+    is_rounded = any(gradient.dtype == torch.bfloat16 for gradient in gradients)  # also when they are clipped
     for step in record.steps:
-        assert step.norm == pytest.approx(min(step.unclipped, config.max_grad_norm), rel=1e-4)
+        clipped = min(step.unclipped, config.max_grad_norm)
+        assert step.norm == pytest.approx(clipped, rel=2e-3 if is_rounded else 1e-4)
     moments = [(torch.zeros((), dtype=torch.float64),) * 2] * len(record.decays)
     for number, step in enumerate(record.steps[:2], start=1):
         for index, (before, gradient, after) in enumerate(zip(step.before, step.gradients, step.after, strict=True)):

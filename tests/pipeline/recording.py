@@ -152,12 +152,12 @@ def _record_optimizers(patch: pytest.MonkeyPatch, recording: Recording) -> None:
         record = next(record for record in recording.optimizers if record.groups is self.param_groups)
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
         gradients = [self.gradients.of(p) for p in parameters]
-        norm = float(torch.stack([g.norm() for g in gradients if g is not None]).norm())
+        norm = float(torch.stack([g.float().norm() for g in gradients if g is not None]).norm())
         (lr,) = {group["lr"] for group in self.param_groups}
         keep = len(record.steps) < 2
-        before = [p.detach().clone() for p in parameters] if keep else []
+        before = [trained(self, p) for p in parameters] if keep else []
         result = step(self, closure)
-        after = [p.detach().clone() for p in parameters] if keep else []
+        after = [trained(self, p) for p in parameters] if keep else []
         kept = [None if g is None else g.clone() for g in gradients] if keep else []
         record.steps.append(Step(lr, norm, recording.norms[-1], before, kept, after))
         return result
@@ -165,6 +165,14 @@ def _record_optimizers(patch: pytest.MonkeyPatch, recording: Recording) -> None:
     patch.setattr(CPUAdamW, "__init__", init)
     patch.setattr(CPUAdamW, "step", recorded_step)
     patch.setattr(CPUAdamW, "clip_gradients", clip_gradients)
+
+
+def trained(optimizer: CPUAdamW, parameter: Tensor) -> Tensor:
+    """The weight that steps are added to: the float32 copy of a bfloat16 parameter, which is rounded to it."""
+    master = optimizer.state[parameter].get("master") if parameter in optimizer.state else None
+    if master is not None:
+        assert torch.equal(master.to(parameter.dtype), parameter)
+    return (parameter if master is None else master).detach().float().clone()
 
 
 def _record_reward_models(patch: pytest.MonkeyPatch, recording: Recording) -> None:

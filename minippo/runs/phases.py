@@ -1,0 +1,161 @@
+"""The phases of the three stages, and what memory holds in each, computed from the configuration alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from minippo.config import Config
+from minippo.heads import ActorCritic, RewardModel
+from minippo.model import GPT, GPTConfig
+from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
+
+Usage = Counter[tuple[str, str]]
+"""(where, component) -> bytes; where is "GPU" or "CPU"."""
+
+EVALUATION_ROWS, SCORING_ROWS, LM_CHUNK = 128, 64, 512
+"""Batch sizes of `Evaluator.answer` and `score_tokens`, and tokens whose logits `backward_in_chunks` has at once."""
+COMPLETIONS = {"reviews": 3}
+"""Most completions of a comparison in a corpus, if not two."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of a stage, and what memory holds when the device needs most."""
+
+    name: str
+    usage: Usage
+
+    def total(self, where: str) -> int:
+        """All bytes on the "GPU" or in "CPU" memory."""
+        return sum(size for (place, _), size in self.usage.items() if place == where)
+
+
+class Planner:
+    """Plans the phases of a stage, for the longest texts that the configuration allows."""
+
+    def __init__(self, config: Config, architectures: Mapping[str, GPTConfig], on_gpu: bool) -> None:
+        """`architectures` has those of "policy" and "reward"."""
+        self.config, self.architectures, self.on_gpu = config, architectures, on_gpu
+        self.device = "GPU" if on_gpu else "CPU"
+        self.P, self.R = config.data.query_length, config.data.response_length
+        # S, with an end-of-text. The reward model's tokenizer is assumed to need as many tokens as the policy's.
+        self.S = min(self.P + self.R + 1, architectures["reward"].context)
+
+    def phases(self, stage: str) -> list[Phase]:
+        """Those of "sft", "rm" or "ppo", in order."""
+        return list({"sft": self.sft, "rm": self.rm, "ppo": self.ppo}[stage]())
+
+    # ------------------------------------------------------------------------------------------ what lasts
+
+    def model(self, name: str, kind: Callable[[GPT], GPT | ActorCritic | RewardModel]) -> PlannedModel:
+        """The backbone "policy" or "reward" with the head that `kind` adds."""
+        with torch.device("meta"):
+            module = kind(GPT(self.architectures[name]))
+        memory, dropout = self.config.memory, self.config.rm.dropout if kind is RewardModel else 0.0
+        return PlannedModel(
+            module, torch.float32, self.on_gpu, dropout, memory.checkpoint_activations, memory.offload_gradients
+        )
+
+    def trained(self, model: PlannedModel) -> Usage:
+        """Weights, and what `CPUAdamW` keeps in CPU memory."""
+        n = FLOAT32 * model.num_parameters
+        usage: Usage = Counter({(self.device, "weights"): model.weights, ("CPU", "moments"): 2 * n})
+        if self.on_gpu or model.dtype != torch.float32:
+            usage["CPU", "master weights"] = n
+        if model.offload:
+            usage["CPU", "gradients"] = n
+        return usage
+
+    def frozen(self, model: PlannedModel, in_use: bool = False) -> Usage:
+        """The weights of a model that is not trained. If it is parked, the CPU keeps them also while it is in use."""
+        parked = self.on_gpu and self.config.memory.park_models
+        usage: Usage = Counter({("CPU", "parked models"): model.weights} if parked else {})
+        if in_use or not parked:
+            usage[self.device, "weights"] = model.weights
+        return usage
+
+    def phase(self, name: str, lasting: Usage, moments: list[Moment], left: PlannedModel | None = None) -> Phase:
+        """The phase in which `moments` occur while `lasting` is there, and the gradients that the last step of `left`
+        has left behind: they are dropped when the next step begins."""
+        largest = Counter(max(moments, key=lambda moment: sum(moment.values())))
+        largest["gradients"] += left.weights if left and not left.offload else 0
+        return Phase(name, lasting + Counter({(self.device, part): size for part, size in largest.items()}))
+
+    # ------------------------------------------------------------------------------------------ stages
+
+    def sft(self) -> Iterator[Phase]:
+        """Language-model training of one backbone after the other."""
+        for name in ("policy", "reward"):
+            model, config = self.model(name, lambda gpt: gpt), getattr(self.config.sft, name)
+            lasting, tokens = self.trained(model), max(config.batch_tokens, model.gpt.config.context)
+            yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
+            held_out = model.predicting(tokens, tokens, tokens, 2 * FLOAT32 + (model.dtype.itemsize if model.dtype != torch.float32 else 0))
+            yield self.phase(f"{name}: held-out loss", lasting, held_out, left=model)
+
+    def rm(self) -> Iterator[Phase]:
+        """Reward-model training, and normalisation on samples of the reference."""
+        config, model = self.config, self.model("reward", RewardModel)
+        reference, scoring = self.model("policy", ActorCritic), model.reading(SCORING_ROWS, self.S)
+        rows = config.rm.batch_size * COMPLETIONS.get(config.data.source, 2)
+        training = model.backward(rows * self.S, 0, model.attention_bias(rows, self.S))
+        yield self.phase("training step", self.trained(model), training)
+        yield self.phase("evaluation", self.trained(model), scoring, left=model)
+        samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
+        weights: Usage = Counter({(self.device, "weights"): model.weights})
+        lasting = weights + self.frozen(reference, in_use=True)
+        yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring, left=model)
+
+    def ppo(self) -> Iterator[Phase]:
+        """A rollout, phase by phase, and the update; then the evaluation, if its batches are larger."""
+        config, M, R, T = self.config.ppo, self.config.ppo.microbatch_size, self.R, self.P + self.R
+        policy = self.model("policy", lambda gpt: ActorCritic(gpt, config.value_head))
+        reference = self.model("policy", ActorCritic)
+        scorer = [] if config.scorer else [self.model("reward", RewardModel)]
+        trained, rows = self.trained(policy), config.rollout_batch_size
+        idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
+        yield self.phase("generation", idle, policy.generation(rows, self.P, R), left=policy)
+        logprobs = policy.predicting(M * T, M * R, M * R, self.per_logit(policy))
+        yield self.phase("log-probabilities", idle, logprobs, left=policy)
+        in_use = sum(map(self.frozen, scorer), trained + self.frozen(reference, in_use=True))
+        yield self.phase("reference's log-probabilities", in_use, logprobs, left=policy)
+        for reward in scorer:
+            in_use = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
+            yield self.phase("scoring", in_use, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
+        yield self.phase("update", idle, self.update(policy))
+        yield self.phase("optimizer step", idle + self.step(policy), [Counter()], left=policy)
+        rows = min(EVALUATION_ROWS, max(self.config.eval.prompts, self.config.eval.final_prompts))
+        if rows > config.rollout_batch_size:
+            yield self.phase("evaluation", idle, policy.generation(rows, self.P, R), left=policy)
+
+    def update(self, policy: PlannedModel) -> list[Moment]:
+        """The backward passes of a minibatch, and of the demonstrations for the pretraining term."""
+        config, M, T = self.config.ppo, self.config.ppo.microbatch_size, self.P + self.R
+        is_whole = config.rollout_batch_size // config.num_minibatches == M
+        before = policy.embedding if is_whole else policy.weights
+        states = 2 * policy.hidden(M * self.R)  # the hidden states that predict a response token, and their gradients
+        moments = policy.head_backward(M * T, M * self.R, self.per_logit(policy), before, states)
+        moments += policy.backward(M * T, before, states)
+        if config.ptx_coef:
+            moments += self.language_model(policy, M * policy.gpt.config.context, policy.weights)
+        return moments
+
+    def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
+        """`backward_in_chunks` over `tokens`, when there are gradients of `before` bytes."""
+        states = 2 * model.hidden(tokens)  # the hidden states that predict a token, and their gradients
+        head = model.head_backward(tokens, min(LM_CHUNK, tokens), 3 * FLOAT32, before, states)
+        return head + model.backward(tokens, before, states)
+
+    def step(self, model: PlannedModel) -> Usage:
+        """What `CPUAdamW.step` computes for the largest parameter: its update and, unless it is there, its gradient in
+        float32."""
+        converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
+        size = FLOAT32 * model.embedding // model.dtype.itemsize
+        return Counter({("CPU", "temporaries"): size * (1 + converts)})
+
+    def per_logit(self, policy: PlannedModel) -> int:
+        """Bytes per logit of log-probabilities and entropies: the logit, its log-softmax, exp of that, their product."""
+        return policy.dtype.itemsize + 3 * FLOAT32
