@@ -34,6 +34,7 @@ from minippo.evaluation import (
 )
 from minippo.heads import RewardModel
 from minippo.masking import pad
+from minippo.memory import phase
 from minippo.optim import lr_schedule, set_lr
 from minippo.rollout import sample_responses
 from minippo.runs import (
@@ -150,7 +151,7 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
         # A step draws from streams of its own, so that a resumed run draws the same.
         seed_global(seed, "rm dropout", step)
         hidden_tokens = generator(seed, "rm hidden tokens", step)
-        with metrics.timer("step"):
+        with metrics.timer("step"), phase("reward-model step"):
             model.train()
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)

@@ -13,7 +13,7 @@ from minippo import equations, masking
 from minippo.config import PPOConfig
 from minippo.errors import TrainingError
 from minippo.heads import ActorCritic
-from minippo.memory import loaded
+from minippo.memory import loaded, phase
 from minippo.model import KVCache
 from minippo.rollout import Environment, Responses, Rollout, response_logprobs
 from minippo.scoring import RewardScorer
@@ -30,6 +30,7 @@ SCORE_TOLERANCE = {torch.float32: 1e-4, torch.bfloat16: 0.25}
 bfloat16, 0.03 has been measured with twelve blocks; the errors grow with the depth."""
 
 
+@phase("log-probabilities")
 def check_first_rollout(state: PPOState, env: Environment, rollout: Rollout, config: PPOConfig) -> None:
     """Raise TrainingError, naming the invariant, unless all rows of `rollout` satisfy what holds before any update:
 

@@ -16,6 +16,14 @@ class TrainingError(RuntimeError):
     """An invariant failed or a value is not finite; continuing would corrupt the model."""
 
 
+class GPUMemoryError(TrainingError):
+    """The GPU had no memory left for a phase of the computation (`memory.phase`)."""
+
+    def __init__(self, phase: str, figures: str) -> None:
+        super().__init__(f"out of GPU memory ({phase}){figures}")
+        self.phase = phase
+
+
 def require_finite(values: Mapping[str, float], where: str = "") -> None:
     """Raise TrainingError, naming the value, if one of them is NaN or infinite."""
     for name, value in values.items():

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
+from minippo.memory import phase
 from minippo.rollout import Environment, logprobs_and_values, sample_responses
 from minippo.scoring import num_cut, score_texts, score_tokens
 from minippo.splits import Split
@@ -79,8 +80,10 @@ class Evaluator:
             )
             queries = [self.queries[i] for i in indices]
             batch = sample_responses(policy, queries, env.tokenizer, env.sampling, uniforms)
-            logprobs, _ = logprobs_and_values(policy, batch, microbatch_size)  # (B, R)
-            ref_logprobs, _ = logprobs_and_values(env.reference, batch, microbatch_size)  # (B, R)
+            with phase("log-probabilities"):
+                logprobs, _ = logprobs_and_values(policy, batch, microbatch_size)  # (B, R)
+            with phase("reference"):
+                ref_logprobs, _ = logprobs_and_values(env.reference, batch, microbatch_size)  # (B, R)
             columns = (
                 batch.prompt_texts,
                 batch.response_texts,

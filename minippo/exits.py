@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from typing import Any, NoReturn, TextIO
 
-from minippo.errors import TrainingError, printable, quoted
+from minippo.errors import GPUMemoryError, TrainingError, printable, quoted
 from minippo.interruption import Interruption, signals_raise
 
 LONGEST_MESSAGE = 4000
@@ -56,6 +56,8 @@ def command_frame(interrupted: Callable[[], str] = lambda: "interrupted") -> Ite
         try:
             with signals_raise():
                 yield
+        except GPUMemoryError as error:
+            stop(TrainingError(f"{error}; --device cpu needs none"), 1)
         except (TrainingError, OSError) as error:
             stop(error, 1)
         except KeyboardInterrupt as error:

@@ -11,6 +11,7 @@ from torch import Tensor
 from minippo.batches import length_batches
 from minippo.equations import language_model_loss
 from minippo.masking import pad, predicted_tokens
+from minippo.memory import phase
 from minippo.model import GPT
 
 
@@ -40,6 +41,7 @@ def backward_in_chunks(
     return loss
 
 
+@phase("held-out loss")
 @torch.no_grad()
 def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
     """Mean loss per token over `pieces`, in nats, with dropout off."""

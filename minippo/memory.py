@@ -1,10 +1,12 @@
 """Less memory on the GPU, for models that would not fit: gradients and frozen models that wait in CPU memory.
 
-Nothing here changes a result, and all of it works without a GPU as well.
+Nothing here changes a result, and all of it works without a GPU as well. `phase` names what was computed when the
+memory was not enough.
 """
 
 from __future__ import annotations
 
+import re
 import weakref
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -15,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from minippo.config import MemoryConfig
+from minippo.errors import GPUMemoryError
 from minippo.optim import Gradients
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -121,3 +124,32 @@ def loaded(model: nn.Module) -> Iterator[None]:
         for tensor, data in waiting:
             tensor.data = data
         model.parked_for = device
+
+
+# ---------------------------------------------------------------------------------------------- running out of memory
+
+
+@contextmanager
+def phase(name: str) -> Iterator[None]:
+    """Name what is computed within, or by the decorated function.
+
+    If the GPU runs out of memory, GPUMemoryError is raised with the name of the innermost phase.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise GPUMemoryError(name, _figures(str(error))) from error
+
+
+def _figures(message: str) -> str:
+    """What was allocated when PyTorch gave up, from its own message of several lines; "" if that has no figures."""
+
+    def size(before: str, after: str = "") -> str:
+        found = re.search(rf"{before}([\d.]+ \w?i?B)\b{after}", message)
+        return found[1] if found else ""
+
+    allocated, more = size("", " is allocated by PyTorch"), size("Tried to allocate ")
+    total = size("", " allowed;") or size("total capacity of ")  # a process may have a limit of its own
+    if not (allocated and total and more):
+        return ""
+    return f": {allocated} of {total} were allocated, and {more} more were needed"

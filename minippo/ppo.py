@@ -16,6 +16,7 @@ from minippo.errors import require_finite
 from minippo.heads import ActorCritic
 from minippo.language_model import backward_in_chunks
 from minippo.masking import pad
+from minippo.memory import phase
 from minippo.optim import lr_schedule, set_lr
 from minippo.rollout import Rollout, apply_heads, head_chunks, response_hidden
 from minippo.state import PPOState
@@ -67,6 +68,7 @@ def exceeds(value: float, limit: float | None) -> bool:
     return limit is not None and value > limit
 
 
+@phase("update")
 def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> Stats:
     """One optimizer step. The metrics contain a gradient norm if it was taken.
 

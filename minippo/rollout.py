@@ -18,7 +18,7 @@ from minippo.advantages import ESTIMATOR, ESTIMATORS, adjusted_scores, token_rew
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.masking import pad
-from minippo.memory import loaded
+from minippo.memory import loaded, phase
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import Scorer, score_texts
 from minippo.state import PPOState
@@ -213,8 +213,10 @@ def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[in
     )
     batch = sample_responses(state.policy, queries, env.tokenizer, env.sampling, uniforms)
     # Recomputed rather than kept from generation: the update computes them in the same way, so the first ratios are 1.
-    logprobs, values = logprobs_and_values(state.policy, batch, config.microbatch_size)  # (B, R)
-    ref_logprobs, _ = logprobs_and_values(env.reference, batch, config.microbatch_size)  # (B, R)
+    with phase("log-probabilities"):
+        logprobs, values = logprobs_and_values(state.policy, batch, config.microbatch_size)  # (B, R)
+    with phase("reference"):
+        ref_logprobs, _ = logprobs_and_values(env.reference, batch, config.microbatch_size)  # (B, R)
 
     raw_scores = score_texts(env.scorer, batch.prompt_texts, batch.response_texts).to(logprobs.device)  # (B,)
     scores = adjusted_scores(raw_scores, batch.has_eos, config)  # (B,)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from minippo.errors import TrainingError
+from minippo.memory import phase
 from minippo.model import GPT, KVCache
 
 
@@ -41,6 +42,7 @@ class SamplingParams:
         return (self.eos_id, *self.stop_ids)
 
 
+@phase("generation")
 @torch.no_grad()
 def generate(
     model: GPT,

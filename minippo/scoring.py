@@ -21,7 +21,7 @@ from torch import Tensor
 from minippo.errors import TrainingError, quoted, require_finite
 from minippo.heads import RewardModel
 from minippo.masking import pad
-from minippo.memory import loaded
+from minippo.memory import loaded, phase
 from minippo.tokenizer import Tokenizer, reward_tokens
 
 Scorer = Callable[[list[str], list[str]], Tensor]
@@ -73,6 +73,7 @@ def num_cut(scorer: Scorer) -> int:
     return len(getattr(scorer, "cut", ()))
 
 
+@phase("scoring")
 @torch.no_grad()
 def score_tokens(reward_model: RewardModel, rows: Sequence[list[int]], pad_id: int, batch_size: int = 64) -> Tensor:
     """Scores (B,), on the CPU, of rows of reward-model tokens. Rows of similar length share a batch."""

@@ -33,6 +33,7 @@ from minippo.data import (
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
+from minippo.memory import phase
 from minippo.model import GPT, GPTConfig
 from minippo.optim import lr_schedule, set_lr
 from minippo.runs import (
@@ -212,7 +213,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
     for step in metrics.progress(state.step + 1, num_steps):
         gpt.train()
         seed_global(seed, f"sft {name}: dropout", step)  # public weights may ask for dropout; new models have none
-        with metrics.timer("step"):
+        with metrics.timer("step"), phase("language-model step"):
             rows = [pieces["train"][index] for index in next(state.batches)]
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)

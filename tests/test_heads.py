@@ -87,6 +87,21 @@ def test_values_and_scores_of_a_bfloat16_model_are_float32(reward_model):
 
 
 @torch.no_grad()
+def test_float32_heads_read_the_hidden_states_of_a_bfloat16_transformer_without_rounding(reward_model):
+    tokens = random_rows([5])[0].unsqueeze(0)
+    policy = randomised(ActorCritic(GPT(CONFIG)))
+    policy.gpt.bfloat16()
+    hidden = policy.gpt.hidden(tokens)
+    assert hidden.dtype == torch.bfloat16
+    exact = hidden.double() @ policy.value_head.weight.double().T + policy.value_head.bias.double()
+    torch.testing.assert_close(policy(tokens)[1].double(), exact.squeeze(-1), rtol=1e-5, atol=1e-6)
+    reward_model.gpt.bfloat16()
+    last = reward_model.gpt.hidden_at(tokens, torch.ones_like(tokens, dtype=torch.bool), torch.tensor([4]))
+    exact = reward_model.gain * (last.double() @ reward_model.score_head.weight.double().T).flatten()
+    torch.testing.assert_close(reward_model(tokens).double(), exact + reward_model.bias, rtol=1e-5, atol=1e-6)
+
+
+@torch.no_grad()
 def test_score_is_read_at_the_last_real_token(reward_model):
     rows = random_rows([7, 1, 4])
     tokens, mask = padded(rows, "right", extra=2)

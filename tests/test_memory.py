@@ -11,6 +11,7 @@ from torch import nn
 
 from minippo import memory
 from minippo.config import MemoryConfig, OptimizerConfig, PPOConfig
+from minippo.errors import GPUMemoryError
 from minippo.heads import RewardModel
 from minippo.language_model import backward_in_chunks
 from minippo.memory import OffloadedGradients
@@ -308,3 +309,41 @@ def test_model_that_does_not_fit_waits_again(monkeypatch):
     with pytest.raises(torch.OutOfMemoryError), memory.loaded(model):
         pass
     assert [parameter.data_ptr() for parameter in model.parameters()] == waiting
+
+
+# ---------------------------------------------------------------------------------------------- running out of memory
+
+MESSAGE = (
+    "CUDA out of memory. Tried to allocate 130.00 MiB. GPU 1 has a total capacity of 44.39 GiB of which 49.31 MiB is "
+    "free. Including non-PyTorch memory, this process has 11.34 GiB memory in use. {}Of the allocated memory 10.42 GiB "
+    "is allocated by PyTorch, and 419.37 MiB is reserved by PyTorch but unallocated. If reserved but unallocated "
+    "memory is large try setting PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True to avoid fragmentation."
+)
+
+
+@pytest.mark.parametrize(
+    ("message", "figures"),
+    [
+        (MESSAGE.format(""), ": 10.42 GiB of 44.39 GiB were allocated, and 130.00 MiB more were needed"),
+        (
+            MESSAGE.format("11.30 GiB allowed; "),
+            ": 10.42 GiB of 11.30 GiB were allocated, and 130.00 MiB more were needed",
+        ),
+        ("Allocation on device", ""),
+    ],
+)
+def test_innermost_phase_is_named_with_the_figures_of_pytorch(message, figures):
+    @memory.phase("scoring")
+    def score() -> None:
+        raise torch.OutOfMemoryError(message)
+
+    for _ in range(2):
+        with pytest.raises(GPUMemoryError) as error, memory.phase("training"):
+            score()
+        assert str(error.value) == f"out of GPU memory (scoring){figures}"
+        assert error.value.phase == "scoring"
+
+
+def test_other_errors_pass_through_a_phase():
+    with pytest.raises(RuntimeError, match=r"^shapes$"), memory.phase("update"):
+        raise RuntimeError("shapes")

@@ -167,6 +167,27 @@ def test_backbone_from_weights_is_those_weights_and_must_cover_the_tokenizer(gpt
         make_backbone(replace(BackboneConfig("gpt2"), weights=str(tmp_path)), tokenizer)
 
 
+@pytest.mark.parametrize("stored", [torch.float32, torch.float16, torch.bfloat16])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_backbone_from_weights_of_any_dtype_has_the_configured_dtype(gpt, tokenizer, tmp_path, stored, dtype):
+    weights = copy.deepcopy(gpt).to(stored)
+    save_pretrained(weights, tmp_path)
+    expected = getattr(torch, dtype)
+    loaded = make_backbone(BackboneConfig("gpt2", weights=str(tmp_path), dtype=dtype), tokenizer)
+    for ours, theirs in zip(loaded.parameters(), weights.parameters(), strict=True):
+        assert ours.dtype == expected
+        assert torch.equal(ours, theirs.to(expected))  # the nearest number, or the same
+
+
+def test_backbone_from_scratch_is_rounded_to_the_configured_dtype(tokenizer):
+    torch.manual_seed(0)
+    rounded = make_backbone(BackboneConfig("gpt2", layers=1, heads=2, channels=8, dtype="bfloat16"), tokenizer)
+    torch.manual_seed(0)
+    exact = make_backbone(BackboneConfig("gpt2", layers=1, heads=2, channels=8), tokenizer)
+    for ours, theirs in zip(rounded.parameters(), exact.parameters(), strict=True):
+        assert torch.equal(ours, theirs.bfloat16())
+
+
 def test_backbone_never_samples_what_its_tokenizer_never_says_and_knows_its_end(tokenizer, make_tokenizer, tmp_path):
     """Rows beyond the tokenizer's ids, and ids within that no text has; from scratch and from weights."""
     gaps = make_tokenizer({"<|endoftext|>": 258, "<|mask|>": 257, "<|prompt|>": 260})  # 256, 259 stand for nothing

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from minippo.config import Config
 from minippo.heads import ActorCritic
-from minippo.memory import Model, park
+from minippo.memory import Model, park, phase
 from minippo.rollout import Environment
 from minippo.runs.run import Run
 from minippo.runs.scorers import load_stored_scorer
@@ -27,11 +27,13 @@ def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
     )
 
 
+@phase("loading")
 def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
     """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
     return _stored_policy(run, stage, value_head).to(run.device)
 
 
+@phase("loading")
 def load_reference(run: Run) -> ActorCritic:
     """The policy of "sft", which does not change any more."""
     return _frozen(_stored_policy(run, "sft"), run)
@@ -54,6 +56,7 @@ def _frozen(model: Model, run: Run) -> Model:
     return park(model, run.device) if run.config.memory.park_models else model.to(run.device)
 
 
+@phase("loading")
 def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
     """The function that `ppo.scorer` names, or the run's reward model.
 

@@ -13,11 +13,13 @@ from collections.abc import Callable
 from typing import Any, Protocol, TypeVar
 
 from minippo.data import load_corpus
-from minippo.errors import TrainingError
-from minippo.exits import command_frame, print_error, wrong_input_exits
+from minippo.errors import GPUMemoryError, TrainingError
+from minippo.exits import command_frame, print_error, stop, wrong_input_exits
+from minippo.memory import phase
 from minippo.runs.checkpoint import Checkpoints
 from minippo.runs.opening import open_run
 from minippo.runs.options import new_run_commands, parse_options
+from minippo.runs.out_of_memory import remedies
 from minippo.runs.plan import plan
 from minippo.runs.run import NAMES, STAGES, Report, Run, needed_stages
 
@@ -64,7 +66,11 @@ def run_stage(
                 return
             run = open_run(options, stage)
             finished = run.is_finished(stage) and not run.in_training(stage)
-            inputs = None if finished else prepare(run)
+            try:
+                with phase("loading"):
+                    inputs = None if finished else prepare(run)
+            except GPUMemoryError as error:
+                stop(TrainingError(failure(run, stage, error)), 1)
             data = load_corpus(run.config).fingerprint if inputs is None else inputs.data
             advice = new_run_commands(options, {stage: STAGES[stage][1]})
             run.require_data(data, [*needed_stages(stage, run.config), stage], advice)
@@ -75,7 +81,8 @@ def run_stage(
         else:
             print_report(inputs.report)
             try:
-                results = train(run, inputs)
+                with phase("training"):
+                    results = train(run, inputs)
                 run.finish(stage, data, time.perf_counter() - started, inputs.report, results)
             except (TrainingError, OSError) as error:
                 traceback.clear_frames(error.__traceback__)  # closes the progress bar, and with it its line
@@ -96,7 +103,7 @@ def latest_checkpoint(run: Run, stage: str) -> str:
 def failure(run: Run, stage: str, error: Exception) -> str:
     """The sentence that ends a failed run: where it was, what happened, and what is left."""
     last = latest_checkpoint(run, stage)
-    what = str(error)
+    what = str(error) + (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else "")
     if isinstance(error, OSError):
         what = f"{error.filename or run.folder}: {error.strerror or error}"
     return ": ".join(filter(None, [run.position, what])) + (f". The last checkpoint is {last}" if last else "")

@@ -114,6 +114,10 @@ MUTANTS = [
     Mutant("minippo/memory.py", "        for tensor, data in waiting:\n            tensor.data = data\n        model", "        model", covering("memory")),  # stays on the GPU
     Mutant("minippo/memory.py", "            tensor.data = data\n        model.parked_for = device\n", "            tensor.data = data\n", covering("memory")),  # loaded once
     Mutant("minippo/memory.py", 'vars(model).pop("parked_for", None)', 'vars(model).get("parked_for")', covering("memory")),  # a phase within a phase copies again
+    Mutant("minippo/memory.py", 'size("", " allowed;") or ', "", covering("memory")),  # the card's memory, not the limit
+    Mutant("minippo/memory.py", "raise GPUMemoryError(name, ", 'raise GPUMemoryError("training", ', covering("memory")),
+    Mutant("minippo/heads.py", "self.value_head(hidden.to(dtype))", "self.value_head.to(hidden.dtype)(hidden)", covering("heads")),  # values of 8 bits
+    Mutant("minippo/heads.py", "self.score_head(last_hidden.to(self.score_head.weight.dtype))", "self.score_head.to(last_hidden.dtype)(last_hidden)", covering("heads")),
     # ------------------------------------------------------------------ sampling
     Mutant("minippo/sampling.py", "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", covering("sampling")),
     Mutant("minippo/sampling.py", "responses[rows, step], response_mask[rows, step] = drawn, alive", "responses[rows, step], response_mask[rows, step] = drawn, alive & ~torch.isin(drawn, ends)", covering("sampling")),  # EOS is never trained

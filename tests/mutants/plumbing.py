@@ -58,6 +58,19 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "    with loaded(policy):\n        parts", "    if True:\n        parts", path_of("memory_options")),
     Mutant("minippo/scoring.py", "        with loaded(self.reward_model):\n", "        if True:\n", path_of("memory_options")),
     Mutant("minippo/checks.py", "    with loaded(scorer.reward_model):  # once, not for each text\n", "    if True:\n", covering("checks")),
+    Mutant("minippo/sft.py", "load_pretrained(config.weights, dtype)", "load_pretrained(config.weights)", _files("sft")),
+    Mutant("minippo/sft.py", "        ).to(dtype)\n", "        )\n", _files("sft")),
+    Mutant("train_rm.py", '/ "reward", run.dtype("reward"))', '/ "reward")', path_of("bfloat16")),
+    Mutant("minippo/tools/export.py", 'run.dtype("reward" if', 'run.dtype("policy" if', path_of("bfloat16")),
+    Mutant("minippo/runs/loading.py", 'dtype = run.dtype("policy")', 'dtype = run.dtype("reward")', OF_LOADING),
+    Mutant("minippo/runs/loading.py", 'load_reward_model(folder, run.dtype("reward"))', 'load_reward_model(folder, run.dtype("policy"))', OF_LOADING),
+    Mutant("minippo/runs/loading.py", "load_actor_critic(folder, dtype)", "load_actor_critic(folder)", OF_LOADING),
+    Mutant("minippo/weights/heads.py", "ActorCritic(load_pretrained(folder, dtype), value_head)", "ActorCritic(load_pretrained(folder), value_head)", OF_LOADING),
+    Mutant("minippo/weights/heads.py", "RewardModel(load_pretrained(folder, dtype))", "RewardModel(load_pretrained(folder))", OF_LOADING),
+    Mutant("minippo/runs/stage.py", "+ (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else \"\")", "", path_of("out_of_memory")),
+    Mutant("minippo/runs/out_of_memory.py", "if not getattr(config.memory, field.name) and", "if", path_of("out_of_memory")),  # what is on already
+    Mutant("minippo/runs/out_of_memory.py", 'if getattr(config.model, backbone).dtype == "float32":', "if True:", path_of("out_of_memory")),
+    Mutant("minippo/exits.py", "        except GPUMemoryError as error:\n", "        except ZeroDivisionError as error:\n", path_of("out_of_memory")),
     Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
     Mutant("minippo/sft.py", "            optimizer.zero_grad()  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
     Mutant("minippo/sft.py", "generator(seed, f\"sft {name}\", epoch + 1)", "generator(1, f\"sft {name}\", epoch + 1)", RUN_STREAMS),
@@ -347,7 +360,7 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
     # ------------------------------------------------------------------ stage.py: what is written when
     Mutant("minippo/runs/run.py", "        seal(folder)\n        publish_folder(folder, self.stage(stage))\n", "        publish_folder(folder, self.stage(stage))\n        seal(self.stage(stage))\n", OF_STAGE),  # killed in between, the results are lost for ever
-    Mutant("minippo/runs/stage.py", "            inputs = None if finished else prepare(run)\n", "            run.begin(stage)\n            inputs = None if finished else prepare(run)\n", OF_STAGE),  # wrong input leaves a folder behind
+    Mutant("minippo/runs/stage.py", "                    inputs = None if finished else prepare(run)\n", "                    run.begin(stage)\n                    inputs = None if finished else prepare(run)\n", OF_STAGE),  # wrong input leaves a folder behind
     Mutant("minippo/runs/stage.py", "            print_report(inputs.report)\n", "            print_report(inputs.report)\n            started = time.perf_counter()\n", OF_STAGE),
     Mutant("minippo/runs/stage.py", "raise SystemExit(1) from None", "raise SystemExit(0) from None", OF_STAGE),  # a script goes on to the next stage
     Mutant("minippo/runs/stage.py", "            finished = run.is_finished(stage) and not run.in_training(stage)\n", "            finished = False\n", OF_STAGE),

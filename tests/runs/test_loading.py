@@ -68,6 +68,24 @@ def test_environment_has_the_frozen_policy_of_stage_1_and_the_frozen_reward_mode
         assert not any(parameter.requires_grad for parameter in model.parameters())
 
 
+@pytest.mark.parametrize(("policy", "reward"), [("float32", "bfloat16"), ("bfloat16", "float32")])
+def test_transformers_have_the_dtypes_of_the_settings_and_heads_are_float32(run, policy, reward):
+    model = CONFIG.model
+    dtypes = {"policy": replace(model.policy, dtype=policy), "reward": replace(model.reward, dtype=reward)}
+    run.config = replace(CONFIG, model=replace(model, **dtypes))
+    env = load_environment(run)
+    loaded = {
+        "policy": [env.reference, load_policy(run, "sft"), load_policy(run, "ppo")],
+        "reward": [env.scorer.reward_model],
+    }
+    for name, models in loaded.items():
+        for model in models:
+            expected = getattr(torch, getattr(run.config.model, name).dtype)
+            assert {p.dtype for p in model.gpt.parameters()} == {expected}
+            others = [p for key, p in model.state_dict().items() if not key.startswith("gpt.")]
+            assert {p.dtype for p in others} == {torch.float32}
+
+
 @pytest.mark.parametrize("parked", [False, True])
 def test_frozen_models_are_parked_if_the_settings_say_so_and_the_policy_never(run, parked):
     run.config = replace(CONFIG, memory=MemoryConfig(park_models=parked))
