@@ -4,10 +4,10 @@ What lasts for a whole stage: weights, gradients, AdamW's two moments and, unles
 their float32 master copies. For n parameters, these are 4 n + 4 n + 8 n bytes on a CPU in float32; in bfloat16, 2 n +
 2 n on the device and 8 n + 4 n in CPU memory, where `CPUAdamW` keeps moments and master copies.
 
-The rest depends on the batch. Without gradients, a block's tensors live only while it runs, so depth costs nothing. For
-a backward pass, every block keeps what its operators need to compute gradients. On the way back, activations are freed
-while gradients appear, so the peak is at one of the two ends: all activations, or all gradients. The language-model head
-adds V logits for each token that predicts another, several times over.
+The rest depends on the batch. Without gradients, a block's tensors live only while it runs, so depth costs nothing.
+For a backward pass, every block keeps what its operators need to compute gradients. On the way back, activations are
+freed while gradients appear, so the peak is at one of the two ends: all activations, or all gradients. The
+language-model head adds V logits for each token that predicts another, several times over.
 
 The methods count bytes, or list moments: what the device holds, by component, at each of the moments that may be the
 peak. Legend: V vocabulary, C channels, H heads, T tokens of a row, S reward-model tokens.
@@ -37,7 +37,6 @@ class PlannedModel:
     """A model of which only the sizes are known: its tensors are on PyTorch's "meta" device, without memory."""
 
     module: GPT | ActorCritic | RewardModel
-    dtype: torch.dtype
     on_gpu: bool
     dropout: float = 0.0
     checkpoint: bool = False
@@ -52,25 +51,30 @@ class PlannedModel:
         """The transformer without its head."""
         return self.module if isinstance(self.module, GPT) else self.module.gpt
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and gradients of the transformer. Its head is float32."""
+        return self.gpt.token_embedding.weight.dtype
+
     @cached_property
     def num_parameters(self) -> int:
         """Of the transformer and its head."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """All parameters."""
-        return self.num_parameters * self.dtype.itemsize
+        return sum(parameter.nbytes for parameter in self.module.parameters())
 
     @property
     def embedding(self) -> int:
         """The largest parameter: the embedding table, which is also the language-model head."""
-        return self.gpt.token_embedding.weight.numel() * self.dtype.itemsize
+        return self.gpt.token_embedding.weight.nbytes
 
-    @property
+    @cached_property
     def block(self) -> int:
         """The parameters of one block: 12 C^2 numbers, and a few vectors."""
-        return sum(parameter.numel() for parameter in self.gpt.blocks[0].parameters()) * self.dtype.itemsize
+        return sum(parameter.nbytes for parameter in self.gpt.blocks[0].parameters())
 
     def hidden(self, tokens: int) -> int:
         """C numbers for each of `tokens`: the unit in which activations are counted."""
@@ -147,7 +151,9 @@ class PlannedModel:
         final norm (its input and its result, C numbers each) keep."""
         is_short = self.reads_one_position and layers == self.gpt.config.layers
         blocks = (layers - is_short) * (self.hidden(tokens) if self.checkpoint else self.saved_by_block(tokens))
-        last = 4 if is_short else 0 if self.reads_one_position else 2  # a short block: norm (2 C), keys and values (2 C)
+        last = (
+            4 if is_short else 0 if self.reads_one_position else 2
+        )  # a short block: norm (2 C), keys and values (2 C)
         return blocks + last * self.hidden(tokens) + self.dropped(tokens)
 
     def through_block(self, tokens: int, layers: int) -> int:
@@ -170,7 +176,9 @@ class PlannedModel:
             return Counter({"gradients": size + new})
         waiting = max(new, self.block) if self.on_gpu else new
         part = min(new // self.dtype.itemsize, PART) * FLOAT32
-        parts = (self.dtype != torch.float32) + is_added * (1 + self.on_gpu)  # converted; the sum so far, and the new sum
+        parts = (self.dtype != torch.float32) + is_added * (
+            1 + self.on_gpu
+        )  # converted; the sum so far, and the new sum
         return Counter({"gradients": waiting, "temporaries": parts * part})
 
     def backward(self, tokens: int, before: int, lasting: int) -> list[Moment]:
@@ -185,10 +193,16 @@ class PlannedModel:
             Counter({"temporaries": lasting + 2 * self.hidden(tokens)})
             + self.gradients(self.weights, self.embedding if before else 0, before > 0)
         ]
-        for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; a short one may not be the peak
+        for layers in {
+            L,
+            max(1, L - 1),
+            1,
+        }:  # blocks that still hold their activations; a short one may not be the peak
             passed = L - layers + (self.reads_one_position and layers == L)
             moments.append(
-                Counter(activations=self.saved(tokens, layers), temporaries=lasting + self.through_block(tokens, layers))
+                Counter(
+                    activations=self.saved(tokens, layers), temporaries=lasting + self.through_block(tokens, layers)
+                )
                 # The MLP's last product is a third of a block, and gets its gradient first.
                 + self.gradients(min(self.weights, before + passed * self.block), self.block // 3, is_added)
             )
@@ -200,7 +214,5 @@ class PlannedModel:
         activations: Moment = Counter(activations=self.saved(tokens, self.gpt.config.layers), temporaries=lasting)
         return [
             activations + self.gradients(before, 0, True) + Counter(logits=self.logits(at_once, bytes_per_logit)),
-            activations
-            + self.gradients(before, self.embedding, True)
-            + Counter(logits=self.logits(at_once, FLOAT32)),
+            activations + self.gradients(before, self.embedding, True) + Counter(logits=self.logits(at_once, FLOAT32)),
         ]

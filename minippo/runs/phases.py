@@ -16,6 +16,11 @@ from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 Usage = Counter[tuple[str, str]]
 """(where, component) -> bytes; where is "GPU" or "CPU"."""
 
+COMPONENTS = (
+    "weights", "gradients", "KV cache", "activations", "logits", "temporaries", "moments", "master weights",
+    "parked models", "waiting model",
+)  # fmt: skip
+"""What a phase may hold, in the order of the tables."""
 EVALUATION_ROWS, SCORING_ROWS, LM_CHUNK = 128, 64, 512
 """Batch sizes of `Evaluator.answer` and `score_tokens`, and tokens whose logits `backward_in_chunks` has at once."""
 COMPLETIONS = {"reviews": 3}
@@ -53,12 +58,11 @@ class Planner:
 
     def model(self, name: str, kind: Callable[[GPT], GPT | ActorCritic | RewardModel]) -> PlannedModel:
         """The backbone "policy" or "reward" with the head that `kind` adds."""
+        dtype = getattr(torch, getattr(self.config.model, name).dtype)
         with torch.device("meta"):
-            module = kind(GPT(self.architectures[name]))
+            module = kind(GPT(self.architectures[name]).to(dtype))  # heads are float32
         memory, dropout = self.config.memory, self.config.rm.dropout if kind is RewardModel else 0.0
-        return PlannedModel(
-            module, torch.float32, self.on_gpu, dropout, memory.checkpoint_activations, memory.offload_gradients
-        )
+        return PlannedModel(module, self.on_gpu, dropout, memory.checkpoint_activations, memory.offload_gradients)
 
     def trained(self, model: PlannedModel) -> Usage:
         """Weights, and what `CPUAdamW` keeps in CPU memory."""
@@ -89,11 +93,16 @@ class Planner:
 
     def sft(self) -> Iterator[Phase]:
         """Language-model training of one backbone after the other."""
-        for name in ("policy", "reward"):
-            model, config = self.model(name, lambda gpt: gpt), getattr(self.config.sft, name)
-            lasting, tokens = self.trained(model), max(config.batch_tokens, model.gpt.config.context)
+        models = {name: self.model(name, lambda gpt: gpt) for name in ("policy", "reward")}
+        for (name, model), other in zip(models.items(), reversed(models.values()), strict=True):
+            lasting, config = self.trained(model), getattr(self.config.sft, name)
+            # The policy, which comes first, waits with the gradients of its last step.
+            lasting["CPU", "waiting model"] = other.weights * (2 if name == "reward" and not other.offload else 1)
+            tokens = max(config.batch_tokens, model.gpt.config.context)
             yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
-            held_out = model.predicting(tokens, tokens, tokens, 2 * FLOAT32 + (model.dtype.itemsize if model.dtype != torch.float32 else 0))
+            # The logits, if they are not float32 already also as such, and their log-softmax.
+            per_logit = 2 * FLOAT32 + (0 if model.dtype == torch.float32 else model.dtype.itemsize)
+            held_out = model.predicting(tokens, tokens, tokens, per_logit)
             yield self.phase(f"{name}: held-out loss", lasting, held_out, left=model)
 
     def rm(self) -> Iterator[Phase]:
@@ -157,5 +166,5 @@ class Planner:
         return Counter({("CPU", "temporaries"): size * (1 + converts)})
 
     def per_logit(self, policy: PlannedModel) -> int:
-        """Bytes per logit of log-probabilities and entropies: the logit, its log-softmax, exp of that, their product."""
+        """Bytes per logit of log-probabilities and entropies: the logit, log p, p, and p log p."""
         return policy.dtype.itemsize + 3 * FLOAT32
