@@ -11,6 +11,7 @@ import torch
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
+from minippo.rollout import LOGIT_TOKENS
 from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 
 Usage = Counter[tuple[str, str]]
@@ -127,7 +128,7 @@ class Planner:
         trained, rows = self.trained(policy), config.rollout_batch_size
         idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
         yield self.phase("generation", idle, policy.generation(rows, self.P, R), left=policy)
-        logprobs = policy.predicting(M * T, M * R, M * R, self.per_logit(policy))
+        logprobs = policy.predicting(M * T, M * T, self.response_tokens, self.per_logit(policy))
         yield self.phase("log-probabilities", idle, logprobs, left=policy)
         in_use = sum(map(self.frozen, scorer), trained + self.frozen(reference, in_use=True))
         yield self.phase("reference's log-probabilities", in_use, logprobs, left=policy)
@@ -140,16 +141,25 @@ class Planner:
         if rows > config.rollout_batch_size:
             yield self.phase("evaluation", idle, policy.generation(rows, self.P, R), left=policy)
 
+    @property
+    def response_tokens(self) -> int:
+        """Response tokens of a chunk, whose logits are in memory at the same time (`rollout.head_chunks`)."""
+        return self.R * min(self.config.ppo.microbatch_size, max(1, LOGIT_TOKENS // self.R))
+
     def update(self, policy: PlannedModel) -> list[Moment]:
         """The backward passes of a minibatch, and of the demonstrations for the pretraining term."""
-        config, M, T = self.config.ppo, self.config.ppo.microbatch_size, self.P + self.R
-        is_whole = config.rollout_batch_size // config.num_minibatches == M
+        config, tokens = self.config.ppo, self.config.ppo.microbatch_size * (self.P + self.R)
+        is_whole = config.rollout_batch_size // config.num_minibatches == config.microbatch_size
         before = policy.embedding if is_whole else policy.weights
-        states = 2 * policy.hidden(M * self.R)  # the hidden states that predict a response token, and their gradients
-        moments = policy.head_backward(M * T, M * self.R, self.per_logit(policy), before, states)
-        moments += policy.backward(M * T, before, states)
+        gradient = policy.hidden(tokens)  # of the hidden states, to which each chunk adds another one
+        chunk = 2 * policy.hidden(self.response_tokens)
+        moments = policy.head_backward(
+            tokens, self.response_tokens, self.per_logit(policy), before, 2 * gradient + chunk
+        )
+        moments += policy.backward(tokens, before, gradient)
         if config.ptx_coef:
-            moments += self.language_model(policy, M * policy.gpt.config.context, policy.weights)
+            rows = min(config.microbatch_size, config.ptx_batch_size)
+            moments += self.language_model(policy, rows * policy.gpt.config.context, policy.weights)
         return moments
 
     def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
@@ -166,5 +176,7 @@ class Planner:
         return Counter({("CPU", "temporaries"): size * (1 + converts)})
 
     def per_logit(self, policy: PlannedModel) -> int:
-        """Bytes per logit of log-probabilities and entropies: the logit, log p, p, and p log p."""
-        return policy.dtype.itemsize + 3 * FLOAT32
+        """Bytes per logit of log-probabilities and entropies: the logit, what it is if it is not float32 or divided by
+        the temperature, log p, p, and p log p."""
+        converts = policy.dtype != torch.float32 or self.config.ppo.temperature != 1
+        return policy.dtype.itemsize + (3 + converts) * FLOAT32

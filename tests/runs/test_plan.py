@@ -212,7 +212,8 @@ def sample(policy: ActorCritic, rows: int, config: Config) -> None:
     [
         (GPT2, (6, 12), (16, 1, 16), {}),
         (OPT, (6, 12), (16, 2, 4), {"ppo__value_head": "mlp"}),
-        (WIDE_VOCABULARY, (6, 12), (16, 1, 16), {}),
+        (WIDE_VOCABULARY, (6, 12), (16, 1, 16), {"ppo__temperature": 0.7}),
+        (WIDE_VOCABULARY, (6, 48), (16, 1, 16), {}),
         (WIDE_VOCABULARY, (20, 6), (16, 2, 4), OFFLOAD | CHECKPOINT),
         (WIDE, (6, 12), (8, 2, 2), {}),
         (WIDE, (6, 12), (8, 1, 8), CHECKPOINT | OFFLOAD),
@@ -246,7 +247,7 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
         ActorCritic(backbone(model, config)).eval(),
     )
     scorer = RewardScorer(RewardModel(backbone(models["reward"], config)), Tokenizer(P + R))
-    sampling = SamplingParams(R, 0, 0, min_new_tokens=R)
+    sampling = SamplingParams(R, 0, 0, temperature=config.ppo.temperature, min_new_tokens=R)
     env = Environment(reference.requires_grad_(False), scorer, Tokenizer(P + R), sampling)
     demonstrations = [[1] * model.context] * 8 if config.ppo.ptx_coef else []
     prompts = torch.randint(1, model.vocab_size, (2 * B, P)).tolist()
