@@ -68,7 +68,7 @@ class PlannedModel:
 
     @property
     def embedding(self) -> int:
-        """The largest parameter: the embedding table, which is also the language-model head."""
+        """The embedding table, which is also the language-model head."""
         return self.gpt.token_embedding.weight.nbytes
 
     @cached_property
@@ -112,13 +112,13 @@ class PlannedModel:
 
     def reading(self, rows: int, length: int) -> list[Moment]:
         """Scoring, which reads each text once, with a mask."""
-        return [Counter({"temporaries": self.forward(rows * length) + self.attention_bias(rows, length)})]
+        return [Counter(temporaries=self.forward(rows * length) + self.attention_bias(rows, length))]
 
     def predicting(self, tokens: int, predicted: int, at_once: int, bytes_per_logit: int) -> list[Moment]:
         """A forward pass over `tokens`, and the logits of those `predicted`, `at_once` of them at a time."""
         return [
-            Counter({"temporaries": self.forward(tokens)}),
-            Counter({"temporaries": self.hidden(predicted), "logits": self.logits(at_once, bytes_per_logit)}),
+            Counter(temporaries=self.forward(tokens)),
+            Counter(temporaries=self.hidden(predicted), logits=self.logits(at_once, bytes_per_logit)),
         ]
 
     # ------------------------------------------------------------------------------------------ backward
@@ -151,10 +151,10 @@ class PlannedModel:
         final norm (its input and its result, C numbers each) keep."""
         is_short = self.reads_one_position and layers == self.gpt.config.layers
         blocks = (layers - is_short) * (self.hidden(tokens) if self.checkpoint else self.saved_by_block(tokens))
-        last = (
-            4 if is_short else 0 if self.reads_one_position else 2
-        )  # a short block: norm (2 C), keys and values (2 C)
-        return blocks + last * self.hidden(tokens) + self.dropped(tokens)
+        end = 0 if self.reads_one_position else 2
+        if is_short:  # its norm (2 C), keys and values (2 C)
+            end = 4
+        return blocks + end * self.hidden(tokens) + self.dropped(tokens)
 
     def through_block(self, tokens: int, layers: int) -> int:
         """What the backward pass through block `layers` needs besides what was kept: the gradients of the residual
@@ -173,13 +173,11 @@ class PlannedModel:
         in parts.
         """
         if not self.offload:
-            return Counter({"gradients": size + new})
+            return Counter(gradients=size + new)
         waiting = max(new, self.block) if self.on_gpu else new
-        part = min(new // self.dtype.itemsize, PART) * FLOAT32
-        parts = (self.dtype != torch.float32) + is_added * (
-            1 + self.on_gpu
-        )  # converted; the sum so far, and the new sum
-        return Counter({"gradients": waiting, "temporaries": parts * part})
+        # Of a part: float32, if it is not; the sum so far, if that is not on the device; and the new sum.
+        copies = (self.dtype != torch.float32) + is_added * (self.on_gpu + 1)
+        return Counter(gradients=waiting, temporaries=copies * min(new // self.dtype.itemsize, PART) * FLOAT32)
 
     def backward(self, tokens: int, before: int, lasting: int) -> list[Moment]:
         """The way back through the blocks, while `lasting` bytes of other temporaries exist.
@@ -190,21 +188,17 @@ class PlannedModel:
         L, is_added = self.gpt.config.layers, before == self.weights
         # The embedding table comes last. If it is the head as well, it has a gradient already, to which this is added.
         moments = [
-            Counter({"temporaries": lasting + 2 * self.hidden(tokens)})
+            Counter(temporaries=lasting + 2 * self.hidden(tokens))
             + self.gradients(self.weights, self.embedding if before else 0, before > 0)
         ]
-        for layers in {
-            L,
-            max(1, L - 1),
-            1,
-        }:  # blocks that still hold their activations; a short one may not be the peak
+        for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)
+            gradients = min(self.weights, before + passed * self.block)
+            temporaries = lasting + self.through_block(tokens, layers)
             moments.append(
-                Counter(
-                    activations=self.saved(tokens, layers), temporaries=lasting + self.through_block(tokens, layers)
-                )
-                # The MLP's last product is a third of a block, and gets its gradient first.
-                + self.gradients(min(self.weights, before + passed * self.block), self.block // 3, is_added)
+                Counter(activations=self.saved(tokens, layers), temporaries=temporaries)
+                # The first gradient of a block is that of the MLP's last product, a third of its weights.
+                + self.gradients(gradients, self.block // 3, is_added)
             )
         return moments
 

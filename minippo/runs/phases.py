@@ -153,9 +153,8 @@ class Planner:
         before = policy.embedding if is_whole else policy.weights
         gradient = policy.hidden(tokens)  # of the hidden states, to which each chunk adds another one
         chunk = 2 * policy.hidden(self.response_tokens)
-        moments = policy.head_backward(
-            tokens, self.response_tokens, self.per_logit(policy), before, 2 * gradient + chunk
-        )
+        lasting, per_logit = 2 * gradient + chunk, self.per_logit(policy)
+        moments = policy.head_backward(tokens, self.response_tokens, per_logit, before, lasting)
         moments += policy.backward(tokens, before, gradient)
         if config.ptx_coef:
             rows = min(config.microbatch_size, config.ptx_batch_size)
@@ -172,7 +171,7 @@ class Planner:
         """What `CPUAdamW.step` computes for the largest parameter: its update and, unless it is there, its gradient in
         float32."""
         converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
-        size = FLOAT32 * model.embedding // model.dtype.itemsize
+        size = FLOAT32 * max(parameter.numel() for parameter in model.module.parameters())
         return Counter({("CPU", "temporaries"): size * (1 + converts)})
 
     def per_logit(self, policy: PlannedModel) -> int:

@@ -62,7 +62,8 @@ def architectures(config: Config) -> dict[str, GPTConfig]:
             check_context(config.data, name, found[name].context, f"model.{name}.weights {model.weights}")
             continue
         kind, _, size = model.tokenizer.partition(":")
-        vocab_size = int(size) if kind == "train" else make_tokenizer(model.tokenizer, ()).vocab_size
+        trained = kind == "train" and size.isdecimal()
+        vocab_size = int(size) if trained else make_tokenizer(model.tokenizer, ()).vocab_size
         found[name] = GPTConfig(
             vocab_size, model.context, model.layers, model.heads, model.channels, activation=model.activation
         )
