@@ -22,8 +22,8 @@ COMPONENTS = (
     "parked models", "waiting model",
 )  # fmt: skip
 """What a phase may hold, in the order of the tables."""
-EVALUATION_ROWS, SCORING_ROWS, LM_CHUNK = 128, 64, 512
-"""Batch sizes of `Evaluator.answer` and `score_tokens`, and tokens whose logits `backward_in_chunks` has at once."""
+SCORING_ROWS, LM_CHUNK = 64, 512
+"""Rows that `score_tokens` reads, and tokens whose logits `backward_in_chunks` has, at the same time."""
 COMPLETIONS = {"reviews": 3}
 """Most completions of a comparison in a corpus, if not two."""
 
@@ -120,26 +120,26 @@ class Planner:
         yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring, left=model)
 
     def ppo(self) -> Iterator[Phase]:
-        """A rollout, phase by phase, and the update; then the evaluation, if its batches are larger."""
+        """A rollout, phase by phase, the update, and what an evaluation does differently."""
         config, M, R, T = self.config.ppo, self.config.ppo.microbatch_size, self.R, self.P + self.R
         policy = self.model("policy", lambda gpt: ActorCritic(gpt, config.value_head))
         reference = self.model("policy", ActorCritic)
         scorer = [] if config.scorer else [self.model("reward", RewardModel)]
         trained, rows = self.trained(policy), config.rollout_batch_size
         idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
-        yield self.phase("generation", idle, policy.generation(rows, self.P, R), left=policy)
+        generation = policy.generation(rows, self.P, R)
         logprobs = policy.predicting(M * T, M * T, self.response_tokens, self.per_logit(policy))
+        yield self.phase("generation", idle, generation, left=policy)
         yield self.phase("log-probabilities", idle, logprobs, left=policy)
         in_use = sum(map(self.frozen, scorer), trained + self.frozen(reference, in_use=True))
         yield self.phase("reference's log-probabilities", in_use, logprobs, left=policy)
         for reward in scorer:
-            in_use = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
-            yield self.phase("scoring", in_use, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
+            score = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
+            yield self.phase("scoring", score, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
         yield self.phase("update", idle, self.update(policy))
         yield self.phase("optimizer step", idle + self.step(policy), [Counter()], left=policy)
-        rows = min(EVALUATION_ROWS, max(self.config.eval.prompts, self.config.eval.final_prompts))
-        if rows > config.rollout_batch_size:
-            yield self.phase("evaluation", idle, policy.generation(rows, self.P, R), left=policy)
+        # The policy's own answers take what a rollout takes.
+        yield self.phase("evaluation: the reference's answers", in_use, generation, left=policy)
 
     @property
     def response_tokens(self) -> int:

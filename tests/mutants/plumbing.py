@@ -485,8 +485,8 @@ PLUMBING = [
     Mutant("bench/machine.py", "if computing > moving", "if computing < moving", OF_BENCH),
     Mutant("bench/machine.py", "max(self.bandwidth, other.bandwidth)", "self.bandwidth", OF_BENCH),
     Mutant("bench/report.py", "for name in order if", "for name in reversed(order) if", OF_BENCH),
-    Mutant("bench/report.py", "{END}{after}\"", "{END}\"", OF_BENCH),  # the rest of the page is lost
-    Mutant("bench/report.py", "    if not begin or not end:", "    if not begin:", OF_BENCH),
+    Mutant("bench/report.py", "{end}{after}\"", "{end}\"", OF_BENCH),  # the rest of the page is lost
+    Mutant("bench/report.py", "    if not has_begin or not has_end:", "    if not has_begin:", OF_BENCH),
     Mutant("bench/models.py", "+ self.head_weights * predicted)", "+ self.head_weights * tokens)", OF_BENCH),
     Mutant("bench/models.py", "return 12 * self.layers", "return 8 * self.layers", OF_BENCH),
     Mutant("bench/ppo.py", "max_new_tokens=response_length, eos_id=-1", "max_new_tokens=response_length, eos_id=tokenizer.eos_id", OF_BENCH),  # early ends
@@ -522,7 +522,8 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
     Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "if rows > config.rollout_batch_size:", "if True:", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "in_use, generation, left=policy)", "idle, generation, left=policy)", OF_PLAN),
+    Mutant("minippo/evaluation.py", "self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size", "self.config.ppo.microbatch_size, self.config.ppo.microbatch_size", covering("evaluation")),
     Mutant("minippo/runs/phases.py", "        if config.ptx_coef:\n", "        if False:\n", OF_PLAN),
     Mutant("minippo/runs/phases.py", " or self.config.ppo.temperature != 1", " and self.config.ppo.temperature != 1", OF_PLAN),
     Mutant("minippo/runs/phases.py", "size * (1 + converts)", "size", OF_PLAN),

@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
@@ -15,10 +15,10 @@ import torch
 
 import train_ppo
 import train_rm
+from bench import planned
 from minippo import sft
 from minippo.config import Config
 from minippo.equations import ranking_loss
-from minippo.evaluation import Evaluator
 from minippo.heads import ActorCritic, RewardModel
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.model import GPT, GPTConfig
@@ -26,7 +26,7 @@ from minippo.ppo import ppo_update
 from minippo.rollout import Environment, collect_rollout, logprobs_and_values
 from minippo.runs import load_config
 from minippo.runs.arguments import override
-from minippo.runs.phases import COMPONENTS, EVALUATION_ROWS, LM_CHUNK, SCORING_ROWS, Phase, Planner
+from minippo.runs.phases import COMPONENTS, LM_CHUNK, SCORING_ROWS, Phase, Planner
 from minippo.runs.plan import architectures
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import RewardScorer, score_tokens
@@ -65,13 +65,13 @@ class Measured:
             yield
         self.peaks[name] = memory
 
-    def check(self) -> None:
-        """Every phase was measured, and the plan is within 10 % of it."""
+    def check(self, tolerance: float = TOLERANCE) -> None:
+        """Every phase was measured, and the plan is close to it."""
         assert self.peaks.keys() == self.planned.keys()
         for name, memory in self.peaks.items():
             planned = self.planned[name]
             error = planned.total("CPU") / memory.peak - 1
-            assert abs(error) < TOLERANCE, f"{name}: {error:+.1%}\n{planned.usage}\n{memory.at_peak.most_common(12)}"
+            assert abs(error) < tolerance, f"{name}: {error:+.1%}\n{planned.usage}\n{memory.at_peak.most_common(12)}"
             assert sum(planned.usage.values()) == planned.total("CPU")
 
 
@@ -109,6 +109,8 @@ CHECKPOINT, OFFLOAD = {"memory__checkpoint_activations": True}, {"memory__offloa
 @pytest.mark.parametrize(
     ("model", "batch_tokens", "options"),
     [
+        # At the end the gradient of the embedding table is added to that of the head, and nothing is as large.
+        pytest.param(replace(GPT2, vocab_size=2000, channels=64, context=16), 16, {"tolerance": 0.04}, id="table"),
         (GPT2, 1024, {}),
         (OPT, 1024, {}),
         (WIDE_VOCABULARY, 256, {}),
@@ -124,6 +126,7 @@ CHECKPOINT, OFFLOAD = {"memory__checkpoint_activations": True}, {"memory__offloa
     ],
 )
 def test_language_model_training_takes_what_was_planned(model, batch_tokens, options):
+    tolerance = options.pop("tolerance", TOLERANCE)
     config = settings(sft__policy__batch_tokens=batch_tokens, sft__reward__batch_tokens=batch_tokens, **options)
     measured = Measured(config, {"policy": model, "reward": model}, "sft")
     tokens = torch.randint(model.vocab_size, (batch_tokens // model.context, model.context))
@@ -143,7 +146,7 @@ def test_language_model_training_takes_what_was_planned(model, batch_tokens, opt
             step()
         with measured.phase(f"{name}: held-out loss", *gpts.values(), state.optimizer):
             held_out_loss(gpt, tokens.tolist(), 0, batch_tokens)
-    measured.check()
+    measured.check(tolerance)
 
 
 @pytest.mark.parametrize(
@@ -217,10 +220,10 @@ def sample(policy: ActorCritic, rows: int, config: Config) -> None:
         (WIDE_VOCABULARY, (20, 6), (16, 2, 4), OFFLOAD | CHECKPOINT),
         (WIDE, (6, 12), (8, 2, 2), {}),
         (WIDE, (6, 12), (8, 1, 8), CHECKPOINT | OFFLOAD),
-        (DEEP, (6, 10), (16, 1, 8), {"memory__park_models": True}),
+        (DEEP, (30, 10), (16, 1, 8), {"memory__park_models": True}),
         (DEEP, (4, 16), (16, 1, 16), CHECKPOINT),
         (replace(DEEP, activation="relu"), (6, 10), (8, 2, 2), CHECKPOINT | OFFLOAD),
-        (OPT, (10, 90), (4, 1, 2), {"eval__prompts": 12}),
+        (OPT, (10, 90), (4, 1, 2), {}),
         (GPT2, (6, 12), (16, 1, 16), BFLOAT16),
         (WIDE_VOCABULARY, (6, 12), (16, 2, 4), BFLOAT16 | {"ppo__value_head": "mlp"}),
         (WIDE, (6, 12), (8, 2, 2), BFLOAT16 | OFFLOAD),
@@ -238,7 +241,7 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
         ppo__num_minibatches=minibatches,
         ppo__microbatch_size=M,
         ppo__num_epochs=1,
-        **{"eval__prompts": 2, "eval__final_prompts": 2} | options,
+        **options,
     )
     models = {"policy": model, "reward": replace(model, layers=2, vocab_size=100)}
     measured = Measured(config, models, "ppo")
@@ -266,9 +269,8 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
         scorer([""] * B, [""] * B)
     with measured.phase("optimizer step", *everything):
         state.optimizer.step()
-    if config.eval.prompts > B:
-        with measured.phase("evaluation", *everything):
-            sample(policy, config.eval.prompts, config)
+    with measured.phase("evaluation: the reference's answers", *everything):
+        sample(reference, B, config)
     state.optimizer.zero_grad()
     with measured.phase("update", *everything):
         ppo_update(state, rollout, config.ppo)
@@ -315,7 +317,7 @@ def test_parked_models_are_on_the_gpu_in_their_phase_only(dtype):
     reference = size * POLICY + heads * (DEEP.channels + 1)
     reward = size * REWARD + heads * WIDE.channels
     for name, phase in parked.items():
-        used = {"reference's log-probabilities": reference, "scoring": reward}.get(name, 0)
+        used = reward if name == "scoring" else reference if "reference" in name else 0
         assert plain[name].total("GPU") - phase.total("GPU") == reference + reward - used
         assert phase.usage["CPU", "parked models"] == reference + reward
     generated = phases_of("rm", True, memory__park_models=True, **options)["normalisation"]
@@ -359,7 +361,7 @@ STAGES = {"sft": sft.main, "rm": train_rm.main, "ppo": train_ppo.main}
 
 
 @pytest.fixture
-def planned(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
+def run_plan(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
     """What `--plan` prints in an empty folder, which stays empty."""
     monkeypatch.chdir(tmp_path)
 
@@ -373,10 +375,10 @@ def planned(tmp_path, monkeypatch, capsys) -> Callable[..., str]:
 
 
 @pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
-def test_plan_lists_every_phase_and_component_and_reads_no_data(planned, stage, monkeypatch):
+def test_plan_lists_every_phase_and_component_and_reads_no_data(run_plan, stage, monkeypatch):
     for module in ("minippo.sft", "train_rm", "train_ppo", "minippo.runs.stage"):
         monkeypatch.setattr(f"{module}.load_corpus", None)
-    printed = planned(stage, "--config", "smoke", "--device", "cpu")
+    printed = run_plan(stage, "--config", "smoke", "--device", "cpu")
     models = architectures(load_config("smoke"))
     phases = Planner(load_config("smoke"), models, False).phases(stage)
     for phase in phases:
@@ -389,54 +391,54 @@ def test_plan_lists_every_phase_and_component_and_reads_no_data(planned, stage, 
     assert "GPU memory" not in printed
 
 
-def test_each_option_listed_lowers_the_peak_as_much_as_the_line_says(planned):
+def test_each_option_listed_lowers_the_peak_as_much_as_the_line_says(run_plan):
     common = ("--config", "smoke", "--device", "cuda", "--ppo.rollout-batch-size", "16", "--ppo.microbatch-size", "8")
     peak_of = re.compile(r"peak on the GPU is ([\d.]+) MiB")
-    before = planned("ppo", *common)
+    before = run_plan("ppo", *common)
     lines = re.findall(r"^  (--.*): ([\d.]+) MiB less, ([\d.]+) MiB \((.*)\)$", before, re.MULTILINE)
     assert {"--memory.checkpoint-activations", "--ppo.microbatch-size 4"} <= {options for options, *_ in lines}
     assert [float(freed) for _, freed, *_ in lines] == sorted((float(freed) for _, freed, *_ in lines), reverse=True)
     for options, freed, left, name in lines:
-        after = planned("ppo", *common, *options.split())
+        after = run_plan("ppo", *common, *options.split())
         assert f"peak on the GPU is {left} MiB ({name})" in after
         assert float(peak_of.search(before)[1]) - float(left) == pytest.approx(float(freed), abs=0.11)
     everything = "--memory.checkpoint-activations --memory.offload-gradients --memory.park-models"
     assert everything in {options for options, *_ in lines}
-    nothing_left = planned("ppo", *common, *everything.split(), "--model.policy.dtype", "bfloat16")
+    nothing_left = run_plan("ppo", *common, *everything.split(), "--model.policy.dtype", "bfloat16")
     assert "--memory" not in nothing_left
 
 
-def test_halved_batches_are_only_proposed_if_they_are_valid(planned):
-    printed = planned("ppo", "--config", "smoke", "--ppo.microbatch-size", "1", "--ppo.rollout-batch-size", "6")
+def test_halved_batches_are_only_proposed_if_they_are_valid(run_plan):
+    printed = run_plan("ppo", "--config", "smoke", "--ppo.microbatch-size", "1", "--ppo.rollout-batch-size", "6")
     assert "microbatch-size" not in printed
     assert "rollout-batch-size 3" not in printed  # two minibatches
 
 
 @pytest.mark.parametrize(("free", "expected"), [(2**40, "fits into the 1024.00 GiB"), (2**20, "does not fit into")])
-def test_verdict_compares_with_the_memory_that_is_free(planned, monkeypatch, free, expected):
+def test_verdict_compares_with_the_memory_that_is_free(run_plan, monkeypatch, free, expected):
     monkeypatch.setattr("minippo.runs.plan.physical_memory", lambda: free)
-    assert expected in planned("ppo", "--config", "smoke", "--device", "cpu")
-    assert "fit" not in planned("ppo", "--config", "smoke", "--device", "cuda").split("Options")[0]  # nothing is known
+    assert expected in run_plan("ppo", "--config", "smoke", "--device", "cpu")
+    assert "fit" not in run_plan("ppo", "--config", "smoke", "--device", "cuda").split("Options")[0]  # nothing is known
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2**41))
     for device in ("cuda", "auto"):
-        assert expected in planned("ppo", "--config", "smoke", "--device", device)
+        assert expected in run_plan("ppo", "--config", "smoke", "--device", device)
 
 
-def test_pretrained_weights_need_only_their_config(planned, tmp_path_factory):
+def test_pretrained_weights_need_only_their_config(run_plan, tmp_path_factory):
     folder = tmp_path_factory.mktemp("weights")
     config = {"model_type": "gpt2", "vocab_size": 500, "n_positions": 96, "n_layer": 3, "n_head": 2, "n_embd": 20}
     (folder / "config.json").write_text(json.dumps(config))
     found = architectures(settings(model__policy__weights=str(folder), model__reward__tokenizer="train:777"))
     assert found["policy"] == GPTConfig(500, 96, 3, 2, 20)
     assert found["reward"] == GPTConfig(777, 128, 2, 4, 64, activation="relu")
-    assert "update" in planned("ppo", "--model.policy.weights", str(folder))
+    assert "update" in run_plan("ppo", "--model.policy.weights", str(folder))
     with pytest.raises(SystemExit) as stopped:
-        planned("sft", "--model.policy.weights", str(folder), "--data.response-length", "80")
+        run_plan("sft", "--model.policy.weights", str(folder), "--data.response-length", "80")
     assert stopped.value.code == 2
     (folder / "config.json").unlink()
     with pytest.raises(SystemExit) as stopped:
-        planned("ppo", "--model.policy.weights", str(folder))
+        run_plan("ppo", "--model.policy.weights", str(folder))
     assert stopped.value.code == 2
 
 
@@ -450,6 +452,25 @@ def test_sizes_of_batches_are_those_of_the_functions_that_run_them():
     def default(function: Callable[..., Any], name: str) -> int:
         return inspect.signature(function).parameters[name].default
 
-    assert default(Evaluator.answer, "batch_size") == EVALUATION_ROWS
     assert default(score_tokens, "batch_size") == default(RewardScorer.__init__, "batch_size") == SCORING_ROWS
     assert default(backward_in_chunks, "chunk_tokens") == LM_CHUNK
+
+
+def test_table_of_large_models_is_up_to_date_and_they_fit():
+    page = planned.PAGE.read_text(encoding="utf-8")
+    assert planned.replace_table(page, planned.table(), planned.BEGIN, planned.END) == page
+    for name in planned.POLICIES:
+        assert max(phase.total("GPU") for phase in planned.planned(name).values()) < 0.95 * planned.LIMIT * 2**30
+
+
+def test_preset_for_12_gb_is_planned_with_the_sizes_of_its_models():
+    config = planned.settings("GPT-2 XL")
+    assert config == load_config("imdb-12gb")
+    assert (config.model.policy.weights, config.model.reward.weights) == ("gpt2-xl", "facebook/opt-125m")
+    assert all(getattr(config.memory, field.name) for field in fields(config.memory))
+    xl, opt = planned.POLICIES["GPT-2 XL"][0], planned.REWARD
+    with torch.device("meta"):
+        assert (numbers(GPT(xl)), numbers(GPT(opt))) == (
+            1_557_611_200,
+            125_239_296 - 2 * 768,
+        )  # as published, OPT's less 2 rows
