@@ -111,6 +111,8 @@ CHECKPOINT, OFFLOAD = {"memory__checkpoint_activations": True}, {"memory__offloa
     [
         # At the end the gradient of the embedding table is added to that of the head, and nothing is as large.
         pytest.param(replace(GPT2, vocab_size=2000, channels=64, context=16), 16, {"tolerance": 0.04}, id="table"),
+        # In the first block nearly all gradients are there, and everything that the block has computed again.
+        pytest.param(replace(GPT2, layers=10), 128, CHECKPOINT | {"tolerance": 0.06}, id="first block"),
         (GPT2, 1024, {}),
         (OPT, 1024, {}),
         (WIDE_VOCABULARY, 256, {}),
@@ -126,6 +128,7 @@ CHECKPOINT, OFFLOAD = {"memory__checkpoint_activations": True}, {"memory__offloa
     ],
 )
 def test_language_model_training_takes_what_was_planned(model, batch_tokens, options):
+    options = dict(options)
     tolerance = options.pop("tolerance", TOLERANCE)
     config = settings(sft__policy__batch_tokens=batch_tokens, sft__reward__batch_tokens=batch_tokens, **options)
     measured = Measured(config, {"policy": model, "reward": model}, "sft")
