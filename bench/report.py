@@ -89,13 +89,13 @@ def speed_table(records: Iterable[dict[str, Any]]) -> str:
     return "\n".join([HEADER, *rows, "", "Measured:", "", *sources])
 
 
-def replace_table(page: str, table: str) -> str:
+def replace_table(page: str, table: str, begin: str = BEGIN, end: str = END) -> str:
     """`page` with `table` between the two markers. Raises ValueError if it does not contain both."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"docs/performance.md must contain the lines {BEGIN} and {END}")
-    return f"{before}{BEGIN}\n{table}\n{END}{after}"
+    before, has_begin, rest = page.partition(begin)
+    _, has_end, after = rest.partition(end)
+    if not has_begin or not has_end:
+        raise ValueError(f"docs/performance.md must contain the lines {begin} and {end}")
+    return f"{before}{begin}\n{table}\n{end}{after}"
 
 
 def write(record: dict[str, Any], order: list[str], results: Path = RESULTS, page: Path = PAGE) -> None:

@@ -64,14 +64,14 @@ class Evaluator:
         """Answers so far that the scorer has read without their end (`scoring.num_cut`)."""
 
     @torch.no_grad()
-    def answer(self, policy: ActorCritic, batch_size: int = 128) -> list[Answer]:
-        """One answer per query.
+    def answer(self, policy: ActorCritic) -> list[Answer]:
+        """One answer per query, in batches of the size of a rollout, for which there is memory.
 
         The random numbers depend only on the seed, the split and the index of the query. So every policy gets the same
         ones, and differences between answers come from the policies.
         """
         policy.eval()  # dropout off
-        env, microbatch_size = self.env, self.config.ppo.microbatch_size
+        env, batch_size, microbatch_size = self.env, self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size
         answers: list[Answer] = []
         for start in range(0, len(self.queries), batch_size):
             indices = range(start, min(start + batch_size, len(self.queries)))

@@ -16,7 +16,9 @@ from minippo.streams import response_uniforms
 from tests.environment import environment
 
 CONFIG = Config(
-    data=DataConfig(response_length=8), ppo=PPOConfig(temperature=0.8, min_new_tokens=2, microbatch_size=7), seed=5
+    data=DataConfig(response_length=8),
+    ppo=PPOConfig(temperature=0.8, min_new_tokens=2, microbatch_size=7, rollout_batch_size=10),
+    seed=5,
 )
 JUDGE = SimpleNamespace(
     gold_score=lambda prompt, response: float(len(response) % 7 - 3),
@@ -39,9 +41,21 @@ def test_answers_are_drawn_with_the_numbers_of_their_split(evaluator, make_polic
     env = evaluator().env
     uniforms = response_uniforms(5, f"{split} answers", 0, range(24), 8)
     expected = sample_responses(make_policy(0), queries, tokenizer, env.sampling, uniforms)
-    answers = evaluator(split).answer(make_policy(0), batch_size=10)
+    answers = evaluator(split).answer(make_policy(0))
     assert [a.response for a in answers] == expected.response_texts
     assert [a.length for a in answers] == expected.response_mask.sum(dim=1).tolist()
+
+
+def test_answers_are_sampled_in_batches_of_a_rollout(evaluator, make_policy, monkeypatch):
+    sizes = []
+
+    def sampled(policy, queries, *arguments):
+        sizes.append(len(queries))
+        return sample_responses(policy, queries, *arguments)
+
+    monkeypatch.setattr("minippo.evaluation.sample_responses", sampled)
+    evaluator().answer(make_policy(0))
+    assert sizes == [10, 10, 4]
 
 
 def test_answers_of_the_reference_are_its_own_and_sampled_once(evaluator):

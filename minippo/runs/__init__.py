@@ -4,12 +4,13 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 """
 
 from minippo.exits import command_frame, wrong_input_exits
-from minippo.runs.arguments import Argument, command_line
+from minippo.runs.arguments import Argument, command_line, override
 from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
 from minippo.runs.loading import load_environment, load_policy, load_reference, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
 from minippo.runs.opening import load_run, open_run
 from minippo.runs.options import Options, parse_options
+from minippo.runs.phases import Phase, Planner
 from minippo.runs.presets import differences, load_config
 from minippo.runs.results import (
     language_model_line,
@@ -31,6 +32,8 @@ __all__ = [
     "Checkpoints",
     "Metrics",
     "Options",
+    "Phase",
+    "Planner",
     "Run",
     "check_context",
     "command_frame",
@@ -46,6 +49,7 @@ __all__ = [
     "load_run",
     "load_run_scorer",
     "open_run",
+    "override",
     "parse_options",
     "read_answers",
     "read_metrics",

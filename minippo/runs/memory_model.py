@@ -4,10 +4,10 @@ What lasts for a whole stage: weights, gradients, AdamW's two moments and, unles
 their float32 master copies. For n parameters, these are 4 n + 4 n + 8 n bytes on a CPU in float32; in bfloat16, 2 n +
 2 n on the device and 8 n + 4 n in CPU memory, where `CPUAdamW` keeps moments and master copies.
 
-The rest depends on the batch. Without gradients, a block's tensors live only while it runs, so depth costs nothing. For
-a backward pass, every block keeps what its operators need to compute gradients. On the way back, activations are freed
-while gradients appear, so the peak is at one of the two ends: all activations, or all gradients. The language-model head
-adds V logits for each token that predicts another, several times over.
+The rest depends on the batch. Without gradients, a block's tensors live only while it runs, so depth costs nothing.
+For a backward pass, every block keeps what its operators need to compute gradients. On the way back, activations are
+freed while gradients appear, so the peak is at one of the two ends: all activations, or all gradients. The
+language-model head adds V logits for each token that predicts another, several times over.
 
 The methods count bytes, or list moments: what the device holds, by component, at each of the moments that may be the
 peak. Legend: V vocabulary, C channels, H heads, T tokens of a row, S reward-model tokens.
@@ -37,7 +37,6 @@ class PlannedModel:
     """A model of which only the sizes are known: its tensors are on PyTorch's "meta" device, without memory."""
 
     module: GPT | ActorCritic | RewardModel
-    dtype: torch.dtype
     on_gpu: bool
     dropout: float = 0.0
     checkpoint: bool = False
@@ -52,25 +51,30 @@ class PlannedModel:
         """The transformer without its head."""
         return self.module if isinstance(self.module, GPT) else self.module.gpt
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of weights, activations and gradients of the transformer. Its head is float32."""
+        return self.gpt.token_embedding.weight.dtype
+
     @cached_property
     def num_parameters(self) -> int:
         """Of the transformer and its head."""
         return sum(parameter.numel() for parameter in self.module.parameters())
 
-    @property
+    @cached_property
     def weights(self) -> int:
         """All parameters."""
-        return self.num_parameters * self.dtype.itemsize
+        return sum(parameter.nbytes for parameter in self.module.parameters())
 
     @property
     def embedding(self) -> int:
-        """The largest parameter: the embedding table, which is also the language-model head."""
-        return self.gpt.token_embedding.weight.numel() * self.dtype.itemsize
+        """The embedding table, which is also the language-model head."""
+        return self.gpt.token_embedding.weight.nbytes
 
-    @property
+    @cached_property
     def block(self) -> int:
         """The parameters of one block: 12 C^2 numbers, and a few vectors."""
-        return sum(parameter.numel() for parameter in self.gpt.blocks[0].parameters()) * self.dtype.itemsize
+        return sum(parameter.nbytes for parameter in self.gpt.blocks[0].parameters())
 
     def hidden(self, tokens: int) -> int:
         """C numbers for each of `tokens`: the unit in which activations are counted."""
@@ -108,13 +112,13 @@ class PlannedModel:
 
     def reading(self, rows: int, length: int) -> list[Moment]:
         """Scoring, which reads each text once, with a mask."""
-        return [Counter({"temporaries": self.forward(rows * length) + self.attention_bias(rows, length)})]
+        return [Counter(temporaries=self.forward(rows * length) + self.attention_bias(rows, length))]
 
     def predicting(self, tokens: int, predicted: int, at_once: int, bytes_per_logit: int) -> list[Moment]:
         """A forward pass over `tokens`, and the logits of those `predicted`, `at_once` of them at a time."""
         return [
-            Counter({"temporaries": self.forward(tokens)}),
-            Counter({"temporaries": self.hidden(predicted), "logits": self.logits(at_once, bytes_per_logit)}),
+            Counter(temporaries=self.forward(tokens)),
+            Counter(temporaries=self.hidden(predicted), logits=self.logits(at_once, bytes_per_logit)),
         ]
 
     # ------------------------------------------------------------------------------------------ backward
@@ -147,8 +151,10 @@ class PlannedModel:
         final norm (its input and its result, C numbers each) keep."""
         is_short = self.reads_one_position and layers == self.gpt.config.layers
         blocks = (layers - is_short) * (self.hidden(tokens) if self.checkpoint else self.saved_by_block(tokens))
-        last = 4 if is_short else 0 if self.reads_one_position else 2  # a short block: norm (2 C), keys and values (2 C)
-        return blocks + last * self.hidden(tokens) + self.dropped(tokens)
+        end = 0 if self.reads_one_position else 2
+        if is_short:  # its norm (2 C), keys and values (2 C)
+            end = 4
+        return blocks + end * self.hidden(tokens) + self.dropped(tokens)
 
     def through_block(self, tokens: int, layers: int) -> int:
         """What the backward pass through block `layers` needs besides what was kept: the gradients of the residual
@@ -167,11 +173,11 @@ class PlannedModel:
         in parts.
         """
         if not self.offload:
-            return Counter({"gradients": size + new})
+            return Counter(gradients=size + new)
         waiting = max(new, self.block) if self.on_gpu else new
-        part = min(new // self.dtype.itemsize, PART) * FLOAT32
-        parts = (self.dtype != torch.float32) + is_added * (1 + self.on_gpu)  # converted; the sum so far, and the new sum
-        return Counter({"gradients": waiting, "temporaries": parts * part})
+        # Of a part: float32, if it is not; the sum so far, if that is not on the device; and the new sum.
+        copies = (self.dtype != torch.float32) + is_added * (self.on_gpu + 1)
+        return Counter(gradients=waiting, temporaries=copies * min(new // self.dtype.itemsize, PART) * FLOAT32)
 
     def backward(self, tokens: int, before: int, lasting: int) -> list[Moment]:
         """The way back through the blocks, while `lasting` bytes of other temporaries exist.
@@ -182,15 +188,17 @@ class PlannedModel:
         L, is_added = self.gpt.config.layers, before == self.weights
         # The embedding table comes last. If it is the head as well, it has a gradient already, to which this is added.
         moments = [
-            Counter({"temporaries": lasting + 2 * self.hidden(tokens)})
+            Counter(temporaries=lasting + 2 * self.hidden(tokens))
             + self.gradients(self.weights, self.embedding if before else 0, before > 0)
         ]
-        for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; a short one may not be the peak
+        for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)
+            gradients = min(self.weights, before + passed * self.block)
+            temporaries = lasting + self.through_block(tokens, layers)
             moments.append(
-                Counter(activations=self.saved(tokens, layers), temporaries=lasting + self.through_block(tokens, layers))
-                # The MLP's last product is a third of a block, and gets its gradient first.
-                + self.gradients(min(self.weights, before + passed * self.block), self.block // 3, is_added)
+                Counter(activations=self.saved(tokens, layers), temporaries=temporaries)
+                # The first gradient of a block is that of the MLP's last product, a third of its weights.
+                + self.gradients(gradients, self.block // 3, is_added)
             )
         return moments
 
@@ -200,7 +208,5 @@ class PlannedModel:
         activations: Moment = Counter(activations=self.saved(tokens, self.gpt.config.layers), temporaries=lasting)
         return [
             activations + self.gradients(before, 0, True) + Counter(logits=self.logits(at_once, bytes_per_logit)),
-            activations
-            + self.gradients(before, self.embedding, True)
-            + Counter(logits=self.logits(at_once, FLOAT32)),
+            activations + self.gradients(before, self.embedding, True) + Counter(logits=self.logits(at_once, FLOAT32)),
         ]

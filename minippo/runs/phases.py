@@ -11,13 +11,19 @@ import torch
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
+from minippo.rollout import LOGIT_TOKENS
 from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 
 Usage = Counter[tuple[str, str]]
 """(where, component) -> bytes; where is "GPU" or "CPU"."""
 
-EVALUATION_ROWS, SCORING_ROWS, LM_CHUNK = 128, 64, 512
-"""Batch sizes of `Evaluator.answer` and `score_tokens`, and tokens whose logits `backward_in_chunks` has at once."""
+COMPONENTS = (
+    "weights", "gradients", "KV cache", "activations", "logits", "temporaries", "moments", "master weights",
+    "parked models", "waiting model",
+)  # fmt: skip
+"""What a phase may hold, in the order of the tables."""
+SCORING_ROWS, LM_CHUNK = 64, 512
+"""Rows that `score_tokens` reads, and tokens whose logits `backward_in_chunks` has, at the same time."""
 COMPLETIONS = {"reviews": 3}
 """Most completions of a comparison in a corpus, if not two."""
 
@@ -53,12 +59,11 @@ class Planner:
 
     def model(self, name: str, kind: Callable[[GPT], GPT | ActorCritic | RewardModel]) -> PlannedModel:
         """The backbone "policy" or "reward" with the head that `kind` adds."""
+        dtype = getattr(torch, getattr(self.config.model, name).dtype)
         with torch.device("meta"):
-            module = kind(GPT(self.architectures[name]))
+            module = kind(GPT(self.architectures[name]).to(dtype))  # heads are float32
         memory, dropout = self.config.memory, self.config.rm.dropout if kind is RewardModel else 0.0
-        return PlannedModel(
-            module, torch.float32, self.on_gpu, dropout, memory.checkpoint_activations, memory.offload_gradients
-        )
+        return PlannedModel(module, self.on_gpu, dropout, memory.checkpoint_activations, memory.offload_gradients)
 
     def trained(self, model: PlannedModel) -> Usage:
         """Weights, and what `CPUAdamW` keeps in CPU memory."""
@@ -89,11 +94,16 @@ class Planner:
 
     def sft(self) -> Iterator[Phase]:
         """Language-model training of one backbone after the other."""
-        for name in ("policy", "reward"):
-            model, config = self.model(name, lambda gpt: gpt), getattr(self.config.sft, name)
-            lasting, tokens = self.trained(model), max(config.batch_tokens, model.gpt.config.context)
+        models = {name: self.model(name, lambda gpt: gpt) for name in ("policy", "reward")}
+        for (name, model), other in zip(models.items(), reversed(models.values()), strict=True):
+            lasting, config = self.trained(model), getattr(self.config.sft, name)
+            # The policy, which comes first, waits with the gradients of its last step.
+            lasting["CPU", "waiting model"] = other.weights * (2 if name == "reward" and not other.offload else 1)
+            tokens = max(config.batch_tokens, model.gpt.config.context)
             yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
-            held_out = model.predicting(tokens, tokens, tokens, 2 * FLOAT32 + (model.dtype.itemsize if model.dtype != torch.float32 else 0))
+            # The logits, if they are not float32 already also as such, and their log-softmax.
+            per_logit = 2 * FLOAT32 + (0 if model.dtype == torch.float32 else model.dtype.itemsize)
+            held_out = model.predicting(tokens, tokens, tokens, per_logit)
             yield self.phase(f"{name}: held-out loss", lasting, held_out, left=model)
 
     def rm(self) -> Iterator[Phase]:
@@ -110,37 +120,45 @@ class Planner:
         yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring, left=model)
 
     def ppo(self) -> Iterator[Phase]:
-        """A rollout, phase by phase, and the update; then the evaluation, if its batches are larger."""
+        """A rollout, phase by phase, the update, and what an evaluation does differently."""
         config, M, R, T = self.config.ppo, self.config.ppo.microbatch_size, self.R, self.P + self.R
         policy = self.model("policy", lambda gpt: ActorCritic(gpt, config.value_head))
         reference = self.model("policy", ActorCritic)
         scorer = [] if config.scorer else [self.model("reward", RewardModel)]
         trained, rows = self.trained(policy), config.rollout_batch_size
         idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
-        yield self.phase("generation", idle, policy.generation(rows, self.P, R), left=policy)
-        logprobs = policy.predicting(M * T, M * R, M * R, self.per_logit(policy))
+        generation = policy.generation(rows, self.P, R)
+        logprobs = policy.predicting(M * T, M * T, self.response_tokens, self.per_logit(policy))
+        yield self.phase("generation", idle, generation, left=policy)
         yield self.phase("log-probabilities", idle, logprobs, left=policy)
         in_use = sum(map(self.frozen, scorer), trained + self.frozen(reference, in_use=True))
         yield self.phase("reference's log-probabilities", in_use, logprobs, left=policy)
         for reward in scorer:
-            in_use = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
-            yield self.phase("scoring", in_use, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
+            score = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
+            yield self.phase("scoring", score, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
         yield self.phase("update", idle, self.update(policy))
         yield self.phase("optimizer step", idle + self.step(policy), [Counter()], left=policy)
-        rows = min(EVALUATION_ROWS, max(self.config.eval.prompts, self.config.eval.final_prompts))
-        if rows > config.rollout_batch_size:
-            yield self.phase("evaluation", idle, policy.generation(rows, self.P, R), left=policy)
+        # The policy's own answers take what a rollout takes.
+        yield self.phase("evaluation: the reference's answers", in_use, generation, left=policy)
+
+    @property
+    def response_tokens(self) -> int:
+        """Response tokens of a chunk, whose logits are in memory at the same time (`rollout.head_chunks`)."""
+        return self.R * min(self.config.ppo.microbatch_size, max(1, LOGIT_TOKENS // self.R))
 
     def update(self, policy: PlannedModel) -> list[Moment]:
         """The backward passes of a minibatch, and of the demonstrations for the pretraining term."""
-        config, M, T = self.config.ppo, self.config.ppo.microbatch_size, self.P + self.R
-        is_whole = config.rollout_batch_size // config.num_minibatches == M
+        config, tokens = self.config.ppo, self.config.ppo.microbatch_size * (self.P + self.R)
+        is_whole = config.rollout_batch_size // config.num_minibatches == config.microbatch_size
         before = policy.embedding if is_whole else policy.weights
-        states = 2 * policy.hidden(M * self.R)  # the hidden states that predict a response token, and their gradients
-        moments = policy.head_backward(M * T, M * self.R, self.per_logit(policy), before, states)
-        moments += policy.backward(M * T, before, states)
+        gradient = policy.hidden(tokens)  # of the hidden states, to which each chunk adds another one
+        chunk = 2 * policy.hidden(self.response_tokens)
+        lasting, per_logit = 2 * gradient + chunk, self.per_logit(policy)
+        moments = policy.head_backward(tokens, self.response_tokens, per_logit, before, lasting)
+        moments += policy.backward(tokens, before, gradient)
         if config.ptx_coef:
-            moments += self.language_model(policy, M * policy.gpt.config.context, policy.weights)
+            rows = min(config.microbatch_size, config.ptx_batch_size)
+            moments += self.language_model(policy, rows * policy.gpt.config.context, policy.weights)
         return moments
 
     def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
@@ -153,9 +171,11 @@ class Planner:
         """What `CPUAdamW.step` computes for the largest parameter: its update and, unless it is there, its gradient in
         float32."""
         converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
-        size = FLOAT32 * model.embedding // model.dtype.itemsize
+        size = FLOAT32 * max(parameter.numel() for parameter in model.module.parameters())
         return Counter({("CPU", "temporaries"): size * (1 + converts)})
 
     def per_logit(self, policy: PlannedModel) -> int:
-        """Bytes per logit of log-probabilities and entropies: the logit, its log-softmax, exp of that, their product."""
-        return policy.dtype.itemsize + 3 * FLOAT32
+        """Bytes per logit of log-probabilities and entropies: the logit, what it is if it is not float32 or divided by
+        the temperature, log p, p, and p log p."""
+        converts = policy.dtype != torch.float32 or self.config.ppo.temperature != 1
+        return policy.dtype.itemsize + (3 + converts) * FLOAT32

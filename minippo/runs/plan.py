@@ -2,24 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import fields
+from operator import attrgetter
+from typing import Any
 
 import torch
 
 from minippo.config import Config
 from minippo.model import GPTConfig
 from minippo.runs.arguments import options_text, override
-from minippo.runs.phases import Phase, Planner
-from minippo.runs.presets import differences
+from minippo.runs.phases import COMPONENTS, Phase, Planner
 from minippo.runs.run import STAGES
 from minippo.runs.system import physical_memory
-from minippo.runs.validation import check_batches, check_context
+from minippo.runs.validation import check, check_context
 from minippo.tokenizer import make_tokenizer
 from minippo.weights import pretrained_config
 
-HALVED = ("sft.policy.batch_tokens", "sft.reward.batch_tokens", "rm.batch_size", "ppo.rollout_batch_size", "ppo.microbatch_size")  # fmt: skip
-"""Batch sizes, whose halves are tried."""
+HALVED = (
+    "sft.policy.batch_tokens",
+    "sft.reward.batch_tokens",
+    "rm.batch_size",
+    "ppo.rollout_batch_size",
+    "ppo.microbatch_size",
+)
+"""Batch sizes, of which half is tried."""
+EXPLANATION = (
+    "Texts are taken to be as long as data.query-length and data.response-length allow. Activations are kept for the "
+    "backward pass; temporaries live only while a block runs, or between two parts of a step. On a GPU, PyTorch itself "
+    "needs a few hundred MiB more, and gaps between tensors some percent."
+)
 
 
 def plan(stage: str, config: Config, device: str) -> str:
@@ -30,18 +42,14 @@ def plan(stage: str, config: Config, device: str) -> str:
     """
     has_gpu = torch.cuda.is_available()
     on_gpu = device == "cuda" or (device == "auto" and has_gpu)
-    models, where = architectures(config), "GPU" if on_gpu else "CPU"
+    limit = physical_memory() if not on_gpu else torch.cuda.mem_get_info()[0] if has_gpu else None
+    models, place = architectures(config), "GPU" if on_gpu else "CPU"
     phases = Planner(config, models, on_gpu).phases(stage)
-    limit = (torch.cuda.mem_get_info()[0] if has_gpu else None) if on_gpu else physical_memory()
-    return "\n\n".join(
-        [
-            f"Planned memory of `{STAGES[stage][1]}` {'on a GPU' if on_gpu else 'without a GPU'}, at the peak of each "
-            f"phase. Nothing has been loaded.",
-            *(f"{place} memory:\n\n{table(phases, place)}" for place in dict.fromkeys((where, "CPU"))),
-            verdict(phases, where, limit),
-            advice(stage, config, models, on_gpu),
-        ]
-    )
+    paragraphs = [f"Planned memory of {STAGES[stage][1]}, in each phase when it needs most. {EXPLANATION}"]
+    for where in dict.fromkeys([place, "CPU"]):
+        paragraphs += [f"{where} memory:", table(phases, where)]
+    paragraphs += [verdict(peak(phases, place), place, limit), advice(stage, config, models, place)]
+    return "\n\n".join(paragraphs)
 
 
 def architectures(config: Config) -> dict[str, GPTConfig]:
@@ -54,14 +62,15 @@ def architectures(config: Config) -> dict[str, GPTConfig]:
             check_context(config.data, name, found[name].context, f"model.{name}.weights {model.weights}")
             continue
         kind, _, size = model.tokenizer.partition(":")
-        vocab_size = int(size) if kind == "train" else make_tokenizer(model.tokenizer, ()).vocab_size
+        trained = kind == "train" and size.isdecimal()
+        vocab_size = int(size) if trained else make_tokenizer(model.tokenizer, ()).vocab_size
         found[name] = GPTConfig(
             vocab_size, model.context, model.layers, model.heads, model.channels, activation=model.activation
         )
     return found
 
 
-def peak(phases: list[Phase], where: str) -> Phase:
+def peak(phases: Sequence[Phase], where: str) -> Phase:
     """The phase that needs most memory there."""
     return max(phases, key=lambda phase: phase.total(where))
 
@@ -71,57 +80,54 @@ def amount(size: int) -> str:
     return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
 
 
-def table(phases: list[Phase], where: str) -> str:
+def table(phases: Sequence[Phase], where: str) -> str:
     """Phases and components in one place, as Markdown that is readable in a terminal."""
-    components = list(dict.fromkeys(part for phase in phases for place, part in phase.usage if place == where))
-    rows = [["phase", *components, "together"]]
+    parts = [part for part in COMPONENTS if any(phase.usage[where, part] for phase in phases)]
+    rows = [["phase", *parts, "together"]]
     for phase in phases:
-        sizes = [phase.usage[where, part] for part in components]
+        sizes = [phase.usage[where, part] for part in parts]
         rows.append([phase.name, *(amount(size) if size else "" for size in sizes), amount(phase.total(where))])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [[cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths, strict=True))] for row in rows]
-    lines.insert(1, ["-" * width for width in widths])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    first, *others = [max(map(len, column)) for column in zip(*rows, strict=True)]  # widths of the columns
+    rows.insert(1, ["-" * width for width in (first, *others)])
+    return "\n".join(
+        f"| {' | '.join([name.ljust(first), *(cell.rjust(w) for cell, w in zip(cells, others, strict=True))])} |"
+        for name, *cells in rows
+    )
 
 
-def verdict(phases: list[Phase], where: str, limit: int | None) -> str:
-    """The peak, and whether it is below the `limit` of the machine, if that is known."""
-    largest = peak(phases, where)
-    sentence = f"The peak on the {where} is {amount(largest.total(where))} ({largest.name})"
+def verdict(largest: Phase, place: str, limit: int | None) -> str:
+    """The peak of the stage, and whether it is within the `limit` of the machine, if that is known."""
+    sentence = f"The peak on the {place} is {amount(largest.total(place))} ({largest.name})"
     if limit is None:
         return f"{sentence}."
-    return f"{sentence}; it {'fits' if largest.total(where) <= limit else 'does not fit'} into the {amount(limit)} that are there."
+    fits = "fits" if largest.total(place) <= limit else "does not fit"
+    return f"{sentence}, which {fits} into the {amount(limit)} of this machine."
 
 
-def advice(stage: str, config: Config, models: Mapping[str, GPTConfig], on_gpu: bool) -> str:
-    """What the peak of the stage would be with other options, one line each."""
-    where = "GPU" if on_gpu else "CPU"
-    present = peak(Planner(config, models, on_gpu).phases(stage), where)
-    lines = []
-    for other in alternatives(config):
-        new = peak(Planner(other, models, on_gpu).phases(stage), where)
-        freed = present.total(where) - new.total(where)
-        if freed > 0.01 * present.total(where):
-            changed = options_text({name: value for name, (value, _) in differences(other, config).items()})
-            lines.append((freed, f"  {changed:40} frees {amount(freed)}; the peak is then {amount(new.total(where))} ({new.name})"))
-    if not lines:
-        return "No memory option lowers the peak."
-    return "\n".join(["Options that lower it:", *(line for _, line in sorted(lines, reverse=True))])
+def advice(stage: str, config: Config, models: Mapping[str, GPTConfig], place: str) -> str:
+    """The options that would lower the peak by at least 1 %, the most effective first."""
+    present = peak(Planner(config, models, place == "GPU").phases(stage), place).total(place)
+    found = []
+    for changes in changes_that_save(config):
+        other = peak(Planner(override(config, changes), models, place == "GPU").phases(stage), place)
+        freed = present - other.total(place)
+        if freed > 0.01 * present:
+            line = f"  {options_text(changes)}: {amount(freed)} less, {amount(other.total(place))} ({other.name})"
+            found.append((freed, line))
+    lines = [line for _, line in sorted(found, reverse=True)]
+    return "\n".join(["Options that lower it:", *lines] if lines else ["No option of this list lowers it."])
 
 
-def alternatives(config: Config) -> Iterator[Config]:
-    """`config` with each memory option switched on, with bfloat16 models, and with each batch size halved."""
-    for field in fields(config.memory):
-        yield override(config, {f"memory.{field.name}": True})
+def changes_that_save(config: Config) -> Iterator[dict[str, Any]]:
+    """Every memory option, alone and all together, bfloat16, and half of each batch size that can be halved."""
+    memory = {f"memory.{field.name}": True for field in fields(config.memory)}
+    yield from ({name: True} for name in memory)
+    yield memory
+    yield from ({f"model.{name}.dtype": "bfloat16"} for name in ("policy", "reward"))
     for name in HALVED:
-        section, _, last = name.rpartition(".")
-        value = config
-        for part in name.split("."):
-            value = getattr(value, part)
-        if value > 1:
-            smaller = override(config, {name: value // 2})
-            try:
-                check_batches(smaller)
-            except ValueError:
-                continue
-            yield smaller
+        changes = {name: attrgetter(name)(config) // 2}
+        try:
+            check(override(config, changes))
+        except ValueError:  # an odd number, or it no longer divides the minibatch
+            continue
+        yield changes

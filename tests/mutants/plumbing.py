@@ -27,6 +27,7 @@ OF_ROLLOUT = _files("rollout", "checks", "replay", "recomputed", "run_streams")
 OF_COMMANDS = _files("every_option", "generate", "pipeline")
 OF_EXPORT = _files("export", "every_option", "recomputed")
 OF_TRACE, OF_BENCH = _files("trace"), _files("bench")
+OF_PLAN = path_of("plan")
 OF_METRICS = _files("metrics", "pipeline")
 OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
@@ -497,8 +498,8 @@ PLUMBING = [
     Mutant("bench/machine.py", "if computing > moving", "if computing < moving", OF_BENCH),
     Mutant("bench/machine.py", "max(self.bandwidth, other.bandwidth)", "self.bandwidth", OF_BENCH),
     Mutant("bench/report.py", "for name in order if", "for name in reversed(order) if", OF_BENCH),
-    Mutant("bench/report.py", "{END}{after}\"", "{END}\"", OF_BENCH),  # the rest of the page is lost
-    Mutant("bench/report.py", "    if not begin or not end:", "    if not begin:", OF_BENCH),
+    Mutant("bench/report.py", "{end}{after}\"", "{end}\"", OF_BENCH),  # the rest of the page is lost
+    Mutant("bench/report.py", "    if not has_begin or not has_end:", "    if not has_begin:", OF_BENCH),
     Mutant("bench/models.py", "+ self.head_weights * predicted)", "+ self.head_weights * tokens)", OF_BENCH),
     Mutant("bench/models.py", "return 12 * self.layers", "return 8 * self.layers", OF_BENCH),
     Mutant("bench/ppo.py", "max_new_tokens=response_length, eos_id=-1", "max_new_tokens=response_length, eos_id=tokenizer.eos_id", OF_BENCH),  # early ends
@@ -507,6 +508,48 @@ PLUMBING = [
     Mutant("bench/reward.py", "if by_length else LONGEST", "if not by_length else LONGEST", OF_BENCH),
     Mutant("bench/scaling.py", "turn[\"peak memory\"] - turn[\"loaded memory\"] - models", "turn[\"peak memory\"] - turn[\"loaded memory\"]", OF_BENCH),
     Mutant("bench/scaling.py", "[spread(row).median for row in measured]), min", "[max(row) for row in measured]), min", OF_BENCH),
+    # ------------------------------------------------------------------ the memory plan
+    Mutant("minippo/runs/memory_model.py", "return 11 * self.hidden(tokens)", "return 9 * self.hidden(tokens)", OF_PLAN),  # the block's input and the attention's result
+    Mutant("minippo/runs/memory_model.py", "numbers = 12 if self.gpt.config.activation == \"relu\" else 16", "numbers = 16", OF_PLAN),  # ReLU keeps less
+    Mutant("minippo/runs/memory_model.py", "numbers = 12 if self.gpt.config.activation == \"relu\" else 16", "numbers = 12", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "(9 if self.gpt.config.activation == \"relu\" else 5) * self.hidden(tokens)", "0 * self.hidden(tokens)", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "rows * (query_length + response_length))  # keys and values", "rows * response_length)  # keys and values", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "cache = 2 * layers", "cache = layers", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "3 * FLOAT32 + 2 * FLOAT64", "3 * FLOAT32", OF_PLAN),  # the softmax in float64
+    Mutant("minippo/runs/memory_model.py", "0 if self.dropout == 0 else 1 if self.on_gpu else self.dtype.itemsize", "0 if self.dropout == 0 else self.dtype.itemsize", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "(self.hidden(tokens) if self.checkpoint else self.saved_by_block(tokens))", "self.saved_by_block(tokens)", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "again = self.saved_by_block(tokens) - self.hidden(tokens) if self.checkpoint else 0", "again = 0", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "return isinstance(self.module, RewardModel)", "return False", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "        if not self.offload:\n            return", "        if True:\n            return", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "waiting = max(new, self.block) if self.on_gpu else new", "waiting = new", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "self.weights, self.embedding if before else 0, before > 0)", "self.weights, 0, before > 0)", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "min(self.weights, before + passed * self.block)", "before", OF_PLAN),  # gradients appear on the way
+    Mutant("minippo/runs/phases.py", "GPT(self.architectures[name]).to(dtype)", "GPT(self.architectures[name])", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "(\"CPU\", \"moments\"): 2 * n", "(\"CPU\", \"moments\"): n", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "if self.on_gpu or model.dtype != torch.float32:", "if self.on_gpu:", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "if in_use or not parked:", "if not parked:", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "parked = self.on_gpu and self.config", "parked = self.config", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "largest[\"gradients\"] += left.weights if left and not left.offload else 0", "", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "largest = Counter(max(moments", "largest = Counter(min(moments", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "other.weights * (2 if name == \"reward\" and not other.offload else 1)", "other.weights", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
+    Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "in_use, generation, left=policy)", "idle, generation, left=policy)", OF_PLAN),
+    Mutant("minippo/evaluation.py", "self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size", "self.config.ppo.microbatch_size, self.config.ppo.microbatch_size", covering("evaluation")),
+    Mutant("minippo/runs/phases.py", "        if config.ptx_coef:\n", "        if False:\n", OF_PLAN),
+    Mutant("minippo/runs/phases.py", " or self.config.ppo.temperature != 1", " and self.config.ppo.temperature != 1", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "size * (1 + converts)", "size", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "scorer = [] if config.scorer else", "scorer =", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "on_gpu = device == \"cuda\" or (device == \"auto\" and has_gpu)", "on_gpu = has_gpu", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "torch.cuda.mem_get_info()[0]", "torch.cuda.mem_get_info()[1]", OF_PLAN),  # all memory, not what is free
+    Mutant("minippo/runs/plan.py", "int(size) if trained else", "1000 if trained else", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "if largest.total(place) <= limit", "if largest.total(place) >= limit", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "if freed > 0.01 * present:", "if freed < 0.01 * present:", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "sorted(found, reverse=True)", "found", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "            check(override(config, changes))\n", "            pass\n", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "            check_context(config.data, name, found[name].context, f\"model.{name}.weights {model.weights}\")\n", "", OF_PLAN),
+    Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
 ]  # fmt: skip
 
 EVERY_MUTANT = [*MUTANTS, *PLUMBING]

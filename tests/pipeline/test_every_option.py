@@ -350,6 +350,14 @@ def test_stage_builds_on_the_run_that_it_is_told(run, other, tmp_path, tiny_runs
     assert found[0] == contents(run.folder / "rm") != found[1]
 
 
+@shows(Options, "plan")
+def test_plan_trains_nothing(run, output, tmp_path):
+    for main in STAGES.values():
+        given = ("--config", run.folder / "config.yaml", "--run-dir", tmp_path / "run", "--plan")
+        assert "Planned memory" in output(main, *given)
+        assert not (tmp_path / "run").exists()
+
+
 # ---------------------------------------------------------------------------------------------- device, and the list
 
 

@@ -81,7 +81,8 @@ def answers_of(make_policy, queries, tokenizer, scorer, ppo_config):
         policy = policy or make_policy(0)
         reference = reference or make_policy(1)
         env = environment(reference, scorer, tokenizer, config)
-        return Evaluator(env, queries, split, None, settings(config, seed)).answer(policy, batch_size)
+        config = replace(config, rollout_batch_size=batch_size)
+        return Evaluator(env, queries, split, None, settings(config, seed)).answer(policy)
 
     return answered
 
