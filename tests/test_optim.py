@@ -4,12 +4,15 @@ import copy
 import math
 import subprocess
 import sys
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
 from torch import nn
 
-from minippo.optim import CPUAdamW, lr_schedule, param_groups, set_lr
+import minippo.optim
+from minippo.optim import CPUAdamW, in_threads, lr_schedule, param_groups, set_lr
 
 SHAPES = [(5, 4), (7,), (3, 2, 2)]
 
@@ -48,6 +51,62 @@ def test_sixty_steps_are_those_of_torch(hyperparameters):
         optimizer.step()
         expected.step()
         torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    """Blocks of three numbers, in as many threads."""
+    threads = torch.get_num_threads()
+    monkeypatch.setattr(minippo.optim, "BLOCK", 3)
+    torch.set_num_threads(3)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_blocks_in_threads_give_the_steps_of_whole_tensors(small_blocks, monkeypatch, dtype):
+    settings = {"lr": 1e-2, "betas": (0.9, 0.95), "eps": 1e-3, "weight_decay": 0.1}
+    ours, whole = make_parameters(dtype), make_parameters(dtype)
+    optimizers = CPUAdamW(ours, **settings), CPUAdamW(whole, **settings)
+    workers, update = set(), minippo.optim.adamw_update
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            minippo.optim, "adamw_update", lambda *block: workers.add(threading.get_ident()) or update(*block)
+        )
+        for step in range(5):
+            for parameters, optimizer, block in zip((ours, whole), optimizers, (3, 100), strict=True):
+                patch.setattr(minippo.optim, "BLOCK", block)
+                give_gradients(parameters, step)
+                optimizer.step()
+    assert len(workers) > 1  # which thread works when is up to the system
+    assert threading.get_ident() in workers  # the whole tensors are too small for threads
+    for parameter, expected in zip(ours, whole, strict=True):
+        assert torch.equal(parameter, expected)
+        for name, moment in optimizers[1].state[expected].items():
+            assert torch.equal(torch.as_tensor(optimizers[0].state[parameter][name]), torch.as_tensor(moment))
+
+
+def threads_of_a_new_thread() -> int:
+    """How many threads PyTorch uses in a thread that has just begun."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(torch.get_num_threads).result()
+
+
+def test_threads_make_every_call_once_with_one_thread_each_and_then_all_are_back(small_blocks):
+    made = []
+    in_threads(lambda x, index: made.append((index, torch.get_num_threads())), [(torch.ones(3), i) for i in range(50)])
+    assert sorted(made) == [(index, 1) for index in range(50)]
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 3
+
+
+def test_errors_in_a_thread_are_raised_and_the_threads_are_back(small_blocks):
+    def fails(x, index):
+        if index == 31:
+            raise ArithmeticError(index)
+
+    with pytest.raises(ArithmeticError, match="31"):
+        in_threads(fails, [(torch.ones(3), index) for index in range(50)])
+    assert torch.get_num_threads() == threads_of_a_new_thread() == 3
 
 
 def test_groups_have_learning_rates_and_decays_of_their_own():

@@ -105,7 +105,7 @@ MUTANTS = [
     Mutant("minippo/memory.py", "        gradient.record_stream(self.stream)", "        gradient", covering("memory")),  # memory is reused under the copy
     Mutant("minippo/memory.py", "            weakref.finalize(self, hook.remove)\n", "", covering("memory")),
     Mutant("minippo/optim.py", "dtype=torch.float32) for gradient in gradients]", "dtype=gradient.dtype).float() for gradient in gradients]", covering("memory")),  # a norm of 8 bits
-    Mutant("minippo/optim.py", ".clamp(max=1.0)  # stays", "  # stays", covering("memory")),  # small gradients grow
+    Mutant("minippo/optim.py", "        if norm > max_norm:  #", "        if True:  #", covering("memory")),  # small gradients grow
     Mutant("minippo/model.py", "if self.checkpoint_activations and torch.is_grad_enabled():", "if False:", covering("memory")),
     Mutant("minippo/model.py", "cache, use_reentrant=False)", "cache, use_reentrant=False, preserve_rng_state=False)", covering("memory")),  # another dropout in the second pass
     Mutant("minippo/state.py", "policy.gpt.checkpoint_activations = memory.checkpoint_activations", "pass", covering("memory")),
@@ -162,10 +162,14 @@ MUTANTS = [
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),
     # ------------------------------------------------------------------ optimizer
-    Mutant("minippo/optim.py", "        weight = parameter if on_cpu else state[\"master\"]\n", "        weight = parameter\n", covering("optim")),  # bfloat16 alone
-    Mutant("minippo/optim.py", "denominator = second.sqrt().div_(second_correction).add_(eps)", "denominator = second.sqrt().add_(eps).div_(second_correction)", covering("optim")),
+    Mutant("minippo/optim.py", "state.get(\"master\", parameter)", "parameter", covering("optim")),  # bfloat16 alone
+    Mutant("minippo/optim.py", "else group[\"eps\"] * second_correction", "else group[\"eps\"]", covering("optim")),
     Mutant("minippo/optim.py", "weight.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "gradient.add_(weight, alpha=group[\"weight_decay\"])", covering("optim")),  # Adam with L2
-    Mutant("minippo/optim.py", "        beta1, beta2 = group[\"betas\"]\n", "        beta2, beta1 = group[\"betas\"]\n", covering("optim")),
+    Mutant("minippo/optim.py", "    beta1, beta2 = group[\"betas\"]\n", "    beta2, beta1 = group[\"betas\"]\n", covering("optim")),
+    Mutant("minippo/optim.py", "calls[index::threads]", "calls[index :: threads + 1]", covering("optim", "threads")),  # some blocks are never updated
+    Mutant("minippo/optim.py", "initializer=torch.set_num_threads, initargs=(1,)", "initializer=torch.set_num_threads, initargs=(threads,)", covering("optim", "threads")),
+    Mutant("minippo/optim.py", "        torch.set_num_threads(threads)\n", "        pass\n", covering("optim", "threads")),  # the rest of training in one thread
+    Mutant("minippo/optim.py", "(*block, group, state[\"step\"])", "(*block, group, self.param_groups and max(s[\"step\"] for s in self.state.values()))", covering("optim")),
     Mutant("minippo/optim.py", "{k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}", "{k: v.to(parameter.dtype) if torch.is_tensor(v) else v for k, v in loaded.items()}", covering("optim")),
     Mutant("minippo/optim.py", "parameter.dim() < 2]", "parameter.dim() < 1]", covering("optim")),
     Mutant("minippo/optim.py", "    rising = (step + 1) / max(1.0, warmup * num_steps)", "    rising = step / max(1.0, warmup * num_steps)", covering("optim")),
