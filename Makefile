@@ -97,6 +97,9 @@ lint: install-dev            ## check style and format with ruff
 bench: install-dev            ## measure speed and memory next to transformers and TRL: make bench ARGS="rollout optimizer"
 	$(BIN)/python -m bench $(ARGS)
 
+bench-gpu: install-dev            ## measure PPO of GPT-2 XL, OPT-1.3b and OPT-2.7b with 11.3 GiB of GPU memory, next to the plan
+	$(BIN)/python -m bench gpu $(ARGS)
+
 tensorboard: install            ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
@@ -107,4 +110,4 @@ clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench tensorboard clean-runs clean
+.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench bench-gpu tensorboard clean-runs clean

@@ -6,7 +6,9 @@ import importlib.metadata
 import importlib.util
 import os
 import platform
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -21,7 +23,7 @@ class Rates:
     """The highest rates measured. Whatever else runs on the machine can only lower them."""
 
     flops: float
-    """FLOP/s of float32 matrix products; a multiplication and an addition are 2 FLOP."""
+    """FLOP/s of matrix products; a multiplication and an addition are 2 FLOP."""
     bandwidth: float
     """Bytes/s read and written while copying memory; a byte copied counts twice."""
 
@@ -45,17 +47,25 @@ class Work:
         return f"{computing:.0%} of FLOP/s" if computing > moving else f"{moving:.0%} of bandwidth"
 
 
-def measure_rates(device: str = "cpu", size: int = 2048, megabytes: int = 256, repetitions: int = 10) -> Rates:
-    """The best of some repetitions."""
-    a, b = torch.rand(2, size, size, device=device)
+def measure_rates(
+    device: str, dtype: torch.dtype, size: int = 2048, mebibytes: int = 256, repetitions: int = 10
+) -> Rates:
+    """The best of some repetitions: products of square matrices of this size and dtype, and copies of that many MiB."""
+    a, b = torch.rand(2, size, size, device=device, dtype=dtype)
     product = torch.empty_like(a)
-    source = torch.rand(megabytes * 2**18, device=device)  # larger than any cache
+    source = torch.rand(mebibytes * 2**18, device=device)  # larger than any cache
     target = torch.empty_like(source)
     multiply, copy = timed(lambda: torch.mm(a, b, out=product)), timed(lambda: target.copy_(source))
     return Rates(
         flops=2 * size**3 / min(multiply() for _ in range(repetitions)),
         bandwidth=2 * source.nbytes / min(copy() for _ in range(repetitions)),
     )
+
+
+def rates_of_machine(device: str, dtype: torch.dtype) -> Rates:
+    """`measure_rates` in a process of its own, which leaves no memory allocated on a GPU."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        return pool.submit(measure_rates, device, dtype).result()
 
 
 def machine() -> dict[str, str | int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, NamedTuple, TypeVar
 
 import torch
@@ -73,14 +74,19 @@ def timed(function: Callable[[], object]) -> Callable[[], float]:
 class Phases(dict[str, float]):
     """Seconds spent in each phase of a program, measured at the functions that a phase consists of."""
 
+    @contextmanager
+    def measure(self, phase: str) -> Iterator[None]:
+        """Add the time of what is done inside to `phase`."""
+        started = clock()
+        yield
+        self[phase] = self.get(phase, 0.0) + clock() - started
+
     def watch(self, owner: Any, name: str, phase: str | Callable[..., str]) -> None:
         """From now on, add the time of every call of `owner.name` to `phase`, which may depend on its arguments."""
         function = getattr(owner, name)
 
         def watched(*args: Any, **kwargs: Any) -> Any:
-            key, started = phase if isinstance(phase, str) else phase(*args), clock()
-            result = function(*args, **kwargs)
-            self[key] = self.get(key, 0.0) + clock() - started
-            return result
+            with self.measure(phase if isinstance(phase, str) else phase(*args)):
+                return function(*args, **kwargs)
 
         setattr(owner, name, watched)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import tiktoken
 import torch
@@ -15,12 +16,20 @@ from minippo.weights import save_pretrained
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A GPT-2-style model; heads have 64 channels."""
+    """A GPT-2-style model, or with the activation "relu" one of OPT's."""
 
     name: str
     layers: int
     channels: int
     vocab: int
+    head_channels: int = 64
+    activation: Literal["gelu_new", "relu"] = "gelu_new"
+
+    @property
+    def config(self) -> GPTConfig:
+        """The architecture."""
+        heads = max(1, self.channels // self.head_channels)
+        return GPTConfig(self.vocab, 1024, self.layers, heads, self.channels, activation=self.activation)
 
     @property
     def block_weights(self) -> int:
@@ -45,7 +54,7 @@ class ModelSize:
     def gpt(self) -> GPT:
         """The model, always with the same random weights."""
         torch.manual_seed(0)
-        return GPT(GPTConfig(self.vocab, 1024, self.layers, max(1, self.channels // 64), self.channels)).eval()
+        return GPT(self.config).eval()
 
     def save(self, folder: Path) -> Path:
         """Write the weights for programs that load them from `folder`, which is returned."""
@@ -70,4 +79,7 @@ TOY = ModelSize("toy", 2, 64, 256)
 S = ModelSize("S", 4, 128, 1024)
 M = ModelSize("M", 6, 384, 8192)
 L = ModelSize("L", 12, 768, 50257)
-SIZES = {size.name: size for size in (TOY, S, M, L)}
+XL = ModelSize("GPT-2 XL", 48, 1600, 50257)
+OPT_1B = ModelSize("OPT-1.3b", 24, 2048, 50272, activation="relu")
+OPT_3B = ModelSize("OPT-2.7b", 32, 2560, 50272, head_channels=80, activation="relu")
+SIZES = {size.name: size for size in (TOY, S, M, L, XL, OPT_1B, OPT_3B)}

@@ -17,7 +17,7 @@ from bench import ppo
 from bench.measuring import Spread, exponent, spread
 from bench.models import ModelSize
 from bench.report import Row, Section, ratio_cell
-from bench.workers import Measured, Worker
+from bench.workers import Measured, repeat
 
 MODELS = ("M",)
 BATCH, RESPONSE_LENGTH = 8, 64
@@ -40,7 +40,7 @@ def run(sizes: list[ModelSize], rounds: int) -> Section:
             "model size": ([m.weights for m in models], [(m, BATCH, RESPONSE_LENGTH) for m in models], all_tensors),
         }
         for axis, (values, shapes, memory) in series.items():
-            measured = [repeat(*shape, rounds) for shape in shapes]
+            measured = [iterations(*shape, rounds) for shape in shapes]
             section.rounds[f"{size.name}, {axis}"] = [
                 {"value": value, "rounds": turns} for value, turns in zip(values, measured, strict=True)
             ]
@@ -63,12 +63,10 @@ def scaled(size: ModelSize, thirds: int) -> ModelSize:
     return replace(size, layers=max(1, size.layers * thirds // 3), channels=size.channels * thirds // 3)
 
 
-def repeat(size: ModelSize, batch: int, response_length: int, rounds: int) -> list[Measured]:
-    """Iterations of one process, after one that warms up."""
+def iterations(size: ModelSize, batch: int, response_length: int, rounds: int) -> list[Measured]:
+    """PPO iterations of one shape, in a process of their own."""
     with tempfile.TemporaryDirectory() as name:
-        folder = size.save(Path(name))
-        with Worker("bench.ppo:work", folder, size, batch, response_length) as worker:
-            return [worker.turn() for _ in range(rounds + 1)][1:]
+        return repeat(rounds, "bench.ppo:work", size.save(Path(name)), size, batch, response_length)
 
 
 def all_tensors(turn: Measured) -> float:

@@ -55,6 +55,12 @@ class Worker:
         self.process.join()
 
 
+def repeat(rounds: int, target: str, *arguments: Any) -> list[Measured]:
+    """What a new process measures in `rounds` turns, after one that warms up."""
+    with Worker(target, *arguments) as worker:
+        return [worker.turn() for _ in range(rounds + 1)][1:]
+
+
 def _work(target: str, connection: Connection, arguments: tuple[Any, ...]) -> None:
     module, _, name = target.partition(":")
     with contextlib.suppress(EOFError, BrokenPipeError):

@@ -14,12 +14,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minippo.ppo
 import minippo.rollout
-from bench import measuring, ppo, report, reward, rollout, scaling
+from bench import gpu, measuring, ppo, report, reward, rollout, scaling
 from bench.__main__ import main
 from bench.machine import Rates, Work
 from bench.measuring import Phases, Spread, alternate, exponent, ratios, spread
-from bench.models import TOY, S
+from bench.models import SIZES, TOY, S
 from bench.report import BEGIN, END, Row, Section
+from minippo.optim import CPUAdamW
 
 aten = torch.ops.aten
 REPOSITORY = report.REPOSITORY
@@ -148,6 +149,45 @@ def test_a_ppo_iteration_has_full_responses_and_all_phases(tmp_path, monkeypatch
     assert [iterate(), iterate()] == [15, 15]
     assert set(phases) == {"generate", "log-probabilities", "scoring", "update"}
     assert all(seconds > 0 for seconds in phases.values())
+
+
+def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
+    size = replace(TOY, vocab=200, activation="relu")
+    monkeypatch.setattr(gpu, "L", TOY)
+    monkeypatch.setattr(gpu, "BATCH", 2)
+    monkeypatch.setattr(gpu, "MICROBATCH", 1)
+    allocated = iter(range(1, 1000))
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(allocated))
+    for owner, name in (
+        (minippo.rollout, "sample_responses"),
+        (minippo.rollout, "logprobs_and_values"),
+        (minippo.rollout, "score_texts"),
+        (minippo.ppo, "accumulate_gradient"),
+        (CPUAdamW, "clip_gradients"),
+        (CPUAdamW, "step"),
+    ):
+        monkeypatch.setattr(owner, name, getattr(owner, name))
+    iterate, reference = gpu.iteration(size, "cpu")
+    phases = gpu.watched_phases(reference)
+    iterate()
+    plan = gpu.planned(size)
+    assert list(phases) == [phase for phase in plan if phase != "evaluation"]
+    # Four phases once each; then four epochs of an update, clipping, and a step: the largest counts.
+    assert list(phases.peaks.values()) == [1, 2, 3, 4, 14, 16]
+    measured = [{"update": seconds, "update, bytes": plan["update"] * 1.5} for seconds in (1.0, 4.0, 3.0)]
+    (row,) = gpu.rows(size, measured, plan)
+    assert row.work.endswith("batch 2, microbatches of 1: update")
+    assert (row.minippo[:6], row.ratio) == ("3.00 s", "1.50 (1.50 to 1.50)")
+
+
+def test_the_large_models_have_their_sizes():
+    """As published, 1.56, 1.32 and 2.65 billion parameters; here without biases, gains and position embeddings."""
+    assert {name: round(SIZES[name].weights / 1e9, 2) for name in gpu.MODELS} == {
+        "GPT-2 XL": 1.55,
+        "OPT-1.3b": 1.31,
+        "OPT-2.7b": 2.65,
+    }
 
 
 def test_a_rollout_has_full_responses(monkeypatch):

@@ -494,7 +494,7 @@ PLUMBING = [
     Mutant("bench/measuring.py", "    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])", "    return spread([statistics.median(numerators) / statistics.median(denominators)])", OF_BENCH),
     Mutant("bench/measuring.py", "        functions[name]()\n    results", "        pass\n    results", OF_BENCH),  # no warm-up
     Mutant("bench/measuring.py", "        names.reverse()\n", "", OF_BENCH),
-    Mutant("bench/measuring.py", "self[key] = self.get(key, 0.0) + clock() - started", "self[key] = clock() - started", OF_BENCH),  # the last call only
+    Mutant("bench/measuring.py", "self[phase] = self.get(phase, 0.0) + clock() - started", "self[phase] = clock() - started", OF_BENCH),  # the last call only
     Mutant("bench/machine.py", "if computing > moving", "if computing < moving", OF_BENCH),
     Mutant("bench/machine.py", "max(self.bandwidth, other.bandwidth)", "self.bandwidth", OF_BENCH),
     Mutant("bench/report.py", "for name in order if", "for name in reversed(order) if", OF_BENCH),
@@ -506,6 +506,9 @@ PLUMBING = [
     Mutant("bench/ppo.py", "phases.watch(minippo.rollout, \"score_texts\", \"scoring\")", "pass", OF_BENCH),
     Mutant("bench/rollout.py", "min_new_tokens=R, eos_id=eos_id", "min_new_tokens=0, eos_id=eos_id", OF_BENCH),
     Mutant("bench/reward.py", "if by_length else LONGEST", "if not by_length else LONGEST", OF_BENCH),
+    Mutant("bench/gpu.py", "if policy is reference else", "if policy is not reference else", OF_BENCH),
+    Mutant("bench/gpu.py", "max(self.peaks.get(phase, 0), torch.cuda.max_memory_allocated())", "torch.cuda.max_memory_allocated() if phase not in self.peaks else self.peaks[phase]", OF_BENCH),  # the first, not the largest
+    Mutant("bench/gpu.py", "turn[peak_of(phase)] for turn", "plan[phase] for turn", OF_BENCH),
     Mutant("bench/scaling.py", "turn[\"peak memory\"] - turn[\"loaded memory\"] - models", "turn[\"peak memory\"] - turn[\"loaded memory\"]", OF_BENCH),
     Mutant("bench/scaling.py", "[spread(row).median for row in measured]), min", "[max(row) for row in measured]), min", OF_BENCH),
     # ------------------------------------------------------------------ the memory plan
