@@ -11,6 +11,7 @@ import torch
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
 from minippo.model import GPT, GPTConfig
+from minippo.optim import BLOCK
 from minippo.rollout import LOGIT_TOKENS
 from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 
@@ -168,11 +169,10 @@ class Planner:
         return head + model.backward(tokens, before, states)
 
     def step(self, model: PlannedModel) -> Usage:
-        """What `CPUAdamW.step` computes for the largest parameter: its update and, unless it is there, its gradient in
-        float32."""
+        """What `CPUAdamW.step` makes: float32 gradients on the CPU, unless they are there, and one block of numbers."""
         converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
-        size = FLOAT32 * max(parameter.numel() for parameter in model.module.parameters())
-        return Counter({("CPU", "temporaries"): size * (1 + converts)})
+        block = min(BLOCK, max(parameter.numel() for parameter in model.module.parameters()))
+        return Counter({("CPU", "temporaries"): FLOAT32 * (block + converts * model.num_parameters)})
 
     def per_logit(self, policy: PlannedModel) -> int:
         """Bytes per logit of log-probabilities and entropies: the logit, what it is if it is not float32 or divided by

@@ -542,7 +542,7 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size", "self.config.ppo.microbatch_size, self.config.ppo.microbatch_size", covering("evaluation")),
     Mutant("minippo/runs/phases.py", "        if config.ptx_coef:\n", "        if False:\n", OF_PLAN),
     Mutant("minippo/runs/phases.py", " or self.config.ppo.temperature != 1", " and self.config.ppo.temperature != 1", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "size * (1 + converts)", "size", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "(block + converts * model.num_parameters)", "block", OF_PLAN),
     Mutant("minippo/runs/phases.py", "scorer = [] if config.scorer else", "scorer =", OF_PLAN),
     Mutant("minippo/runs/plan.py", "on_gpu = device == \"cuda\" or (device == \"auto\" and has_gpu)", "on_gpu = has_gpu", OF_PLAN),
     Mutant("minippo/runs/plan.py", "torch.cuda.mem_get_info()[0]", "torch.cuda.mem_get_info()[1]", OF_PLAN),  # all memory, not what is free
