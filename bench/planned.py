@@ -5,6 +5,9 @@ python -m bench.planned
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+from bench.models import OPT_1B, OPT_3B, XL
 from bench.report import PAGE, replace_table
 from minippo.config import Config
 from minippo.model import GPTConfig
@@ -15,12 +18,9 @@ LIMIT = 11.3
 BEGIN, END = "<!-- planned: written by python -m bench.planned -->", "<!-- end of planned -->"
 REWARD = GPTConfig(50272, 2048, layers=12, heads=12, channels=768, activation="relu")  # OPT-125m
 POLICIES = {
-    "GPT-2 XL": (GPTConfig(50257, 1024, layers=48, heads=25, channels=1600), {}),
-    "OPT-1.3b": (GPTConfig(50272, 2048, layers=24, heads=32, channels=2048, activation="relu"), {}),
-    "OPT-2.7b": (
-        GPTConfig(50272, 2048, layers=32, heads=32, channels=2560, activation="relu"),
-        {"ppo.rollout_batch_size": 16, "ppo.num_minibatches": 1},
-    ),
+    "GPT-2 XL": (XL.config, {}),
+    "OPT-1.3b": (replace(OPT_1B.config, context=2048), {}),
+    "OPT-2.7b": (replace(OPT_3B.config, context=2048), {"ppo.rollout_batch_size": 16, "ppo.num_minibatches": 1}),
 }
 """Architectures, and what differs from the preset imdb-12gb."""
 

@@ -172,7 +172,7 @@ def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
     phases = gpu.watched_phases(reference)
     iterate()
     plan = gpu.planned(size)
-    assert list(phases) == [phase for phase in plan if phase != "evaluation"]
+    assert list(phases) == [phase for phase in plan if not phase.startswith("evaluation")]
     # Four phases once each; then four epochs of an update, clipping, and a step: the largest counts.
     assert list(phases.peaks.values()) == [1, 2, 3, 4, 14, 16]
     measured = [{"update": seconds, "update, bytes": plan["update"] * 1.5} for seconds in (1.0, 4.0, 3.0)]
