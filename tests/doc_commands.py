@@ -194,6 +194,8 @@ class Shell:
 
     def stage(self, stage: str, arguments: list[str]) -> None:
         options = parse_options("", arguments)
+        if options.plan:  # needs nothing and writes nothing
+            return
         run = str(options.run_folder)
         if options.init_from is not None:
             assert self.stages[str(options.init_from)], f"no command has created {options.init_from} yet"
