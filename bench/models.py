@@ -16,20 +16,21 @@ from minippo.weights import save_pretrained
 
 @dataclass(frozen=True)
 class ModelSize:
-    """A GPT-2-style model, or with the activation "relu" one of OPT's."""
+    """A model as in GPT-2 or, with the activation "relu", as in OPT."""
 
     name: str
     layers: int
     channels: int
     vocab: int
     head_channels: int = 64
+    context: int = 1024
     activation: Literal["gelu_new", "relu"] = "gelu_new"
 
     @property
     def config(self) -> GPTConfig:
         """The architecture."""
         heads = max(1, self.channels // self.head_channels)
-        return GPTConfig(self.vocab, 1024, self.layers, heads, self.channels, activation=self.activation)
+        return GPTConfig(self.vocab, self.context, self.layers, heads, self.channels, activation=self.activation)
 
     @property
     def block_weights(self) -> int:
@@ -80,6 +81,7 @@ S = ModelSize("S", 4, 128, 1024)
 M = ModelSize("M", 6, 384, 8192)
 L = ModelSize("L", 12, 768, 50257)
 XL = ModelSize("GPT-2 XL", 48, 1600, 50257)
-OPT_1B = ModelSize("OPT-1.3b", 24, 2048, 50272, activation="relu")
-OPT_3B = ModelSize("OPT-2.7b", 32, 2560, 50272, head_channels=80, activation="relu")
-SIZES = {size.name: size for size in (TOY, S, M, L, XL, OPT_1B, OPT_3B)}
+OPT_125M = ModelSize("OPT-125m", 12, 768, 50272, context=2048, activation="relu")
+OPT_1B = ModelSize("OPT-1.3b", 24, 2048, 50272, context=2048, activation="relu")
+OPT_3B = ModelSize("OPT-2.7b", 32, 2560, 50272, head_channels=80, context=2048, activation="relu")
+SIZES = {size.name: size for size in (TOY, S, M, L, XL, OPT_125M, OPT_1B, OPT_3B)}

@@ -5,34 +5,27 @@ python -m bench.planned
 
 from __future__ import annotations
 
-from dataclasses import replace
-
-from bench.models import OPT_1B, OPT_3B, XL
+from bench.models import OPT_125M, SIZES
 from bench.report import PAGE, replace_table
 from minippo.config import Config
-from minippo.model import GPTConfig
 from minippo.runs import Phase, Planner, load_config, override
 
 LIMIT = 11.3
 """GiB that a GPU with 12 GB has left for tensors."""
 BEGIN, END = "<!-- planned: written by python -m bench.planned -->", "<!-- end of planned -->"
-REWARD = GPTConfig(50272, 2048, layers=12, heads=12, channels=768, activation="relu")  # OPT-125m
-POLICIES = {
-    "GPT-2 XL": (XL.config, {}),
-    "OPT-1.3b": (replace(OPT_1B.config, context=2048), {}),
-    "OPT-2.7b": (replace(OPT_3B.config, context=2048), {"ppo.rollout_batch_size": 16, "ppo.num_minibatches": 1}),
-}
-"""Architectures, and what differs from the preset imdb-12gb."""
+REWARD = OPT_125M
+POLICIES = {"GPT-2 XL": {}, "OPT-1.3b": {}, "OPT-2.7b": {"ppo.rollout_batch_size": 16, "ppo.num_minibatches": 1}}
+"""What differs from the preset imdb-12gb."""
 
 
 def settings(name: str) -> Config:
     """The settings with which a policy is planned."""
-    return override(load_config("imdb-12gb"), POLICIES[name][1])
+    return override(load_config("imdb-12gb"), POLICIES[name])
 
 
 def planned(name: str) -> dict[str, Phase]:
     """All phases of the three stages by name, for a policy."""
-    planner = Planner(settings(name), {"policy": POLICIES[name][0], "reward": REWARD}, on_gpu=True)
+    planner = Planner(settings(name), {"policy": SIZES[name].config, "reward": REWARD.config}, on_gpu=True)
     return {f"{stage}: {phase.name}": phase for stage in ("sft", "rm", "ppo") for phase in planner.phases(stage)}
 
 

@@ -194,7 +194,7 @@ class Shell:
 
     def stage(self, stage: str, arguments: list[str]) -> None:
         options = parse_options("", arguments)
-        if options.plan:  # needs no earlier stage, and trains none
+        if options.plan:  # needs nothing and writes nothing
             return
         run = str(options.run_folder)
         if options.init_from is not None:

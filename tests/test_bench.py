@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 import minippo.ppo
 import minippo.rollout
-from bench import gpu, measuring, ppo, report, reward, rollout, scaling
+from bench import gpu, measuring, planned, ppo, report, reward, rollout, scaling
 from bench.__main__ import main
 from bench.machine import Rates, Work
 from bench.measuring import Phases, Spread, alternate, exponent, ratios, spread
@@ -152,10 +152,9 @@ def test_a_ppo_iteration_has_full_responses_and_all_phases(tmp_path, monkeypatch
 
 
 def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
-    size = replace(TOY, vocab=200, activation="relu")
-    monkeypatch.setattr(gpu, "L", TOY)
-    monkeypatch.setattr(gpu, "BATCH", 2)
-    monkeypatch.setattr(gpu, "MICROBATCH", 1)
+    smaller = {"ppo.rollout_batch_size": 2, "ppo.microbatch_size": 1, "ppo.num_minibatches": 1}
+    monkeypatch.setitem(planned.POLICIES, "toy", smaller)
+    monkeypatch.setattr(gpu, "REWARD", TOY)
     allocated = iter(range(1, 1000))
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda: None)
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda: next(allocated))
@@ -168,17 +167,20 @@ def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
         (CPUAdamW, "step"),
     ):
         monkeypatch.setattr(owner, name, getattr(owner, name))
-    iterate, reference = gpu.iteration(size, "cpu")
+    iterate, reference = gpu.iteration(TOY, "cpu")
     phases = gpu.watched_phases(reference)
     iterate()
-    plan = gpu.planned(size)
-    assert list(phases) == [phase for phase in plan if not phase.startswith("evaluation")]
-    # Four phases once each; then four epochs of an update, clipping, and a step: the largest counts.
-    assert list(phases.peaks.values()) == [1, 2, 3, 4, 14, 16]
-    measured = [{"update": seconds, "update, bytes": plan["update"] * 1.5} for seconds in (1.0, 4.0, 3.0)]
-    (row,) = gpu.rows(size, measured, plan)
-    assert row.work.endswith("batch 2, microbatches of 1: update")
+    plan = planned.planned("toy")
+    assert list(phases) == [phase for phase in plan if phase.startswith("ppo: ") and "evaluation" not in phase]
+    # Four phases once each; then two epochs of an update, clipping, and a step: the largest counts.
+    assert list(phases.peaks.values()) == [1, 2, 3, 4, 8, 10]
+    update = "ppo: update"
+    expected = plan[update].total("GPU")
+    measured = [{update: seconds, f"{update}, bytes": expected * 1.5} for seconds in (1.0, 4.0, 3.0)]
+    (row,) = gpu.rows(TOY, measured, plan)
+    assert row.work == "toy, 10 + 128 tokens, batch 2, ppo: update"
     assert (row.minippo[:6], row.ratio) == ("3.00 s", "1.50 (1.50 to 1.50)")
+    assert row.limited == Work(3.0, flops=2 * 3 * TOY.forward_flops(2 * 138, 2 * 128))
 
 
 def test_the_large_models_have_their_sizes():

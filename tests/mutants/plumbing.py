@@ -508,7 +508,7 @@ PLUMBING = [
     Mutant("bench/reward.py", "if by_length else LONGEST", "if not by_length else LONGEST", OF_BENCH),
     Mutant("bench/gpu.py", "if policy is reference else", "if policy is not reference else", OF_BENCH),
     Mutant("bench/gpu.py", "max(self.peaks.get(phase, 0), torch.cuda.max_memory_allocated())", "torch.cuda.max_memory_allocated() if phase not in self.peaks else self.peaks[phase]", OF_BENCH),  # the first, not the largest
-    Mutant("bench/gpu.py", "turn[peak_of(phase)] for turn", "plan[phase] for turn", OF_BENCH),
+    Mutant("bench/gpu.py", "[expected] * len(peaks)", "peaks", OF_BENCH),
     Mutant("bench/scaling.py", "turn[\"peak memory\"] - turn[\"loaded memory\"] - models", "turn[\"peak memory\"] - turn[\"loaded memory\"]", OF_BENCH),
     Mutant("bench/scaling.py", "[spread(row).median for row in measured]), min", "[max(row) for row in measured]), min", OF_BENCH),
     # ------------------------------------------------------------------ the memory plan

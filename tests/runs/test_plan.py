@@ -16,6 +16,7 @@ import torch
 import train_ppo
 import train_rm
 from bench import planned
+from bench.models import SIZES
 from minippo import sft
 from minippo.config import Config
 from minippo.equations import ranking_loss
@@ -471,7 +472,7 @@ def test_preset_for_12_gb_is_planned_with_the_sizes_of_its_models():
     assert config == load_config("imdb-12gb")
     assert (config.model.policy.weights, config.model.reward.weights) == ("gpt2-xl", "facebook/opt-125m")
     assert all(getattr(config.memory, field.name) for field in fields(config.memory))
-    xl, opt = planned.POLICIES["GPT-2 XL"][0], planned.REWARD
+    xl, opt = SIZES["GPT-2 XL"].config, planned.REWARD.config
     with torch.device("meta"):
         assert (numbers(GPT(xl)), numbers(GPT(opt))) == (
             1_557_611_200,
