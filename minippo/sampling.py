@@ -14,6 +14,7 @@ from torch import Tensor
 from minippo.errors import TrainingError
 from minippo.memory import phase
 from minippo.model import GPT, KVCache
+from minippo.packing import packed_linear
 
 
 @dataclass(frozen=True)
@@ -106,9 +107,11 @@ def generate(
     tokens, positions = queries, None  # the first step reads the whole prompt; its positions follow from the mask
     next_position = query_mask.sum(dim=1, keepdim=True)  # (A, 1); left padding does not count
     cache = KVCache(model.config, B, P + max_new_tokens, model.token_embedding.weight)
+    linear = packed_linear(model)  # keeps rearranged weights from step to step
     for step in range(max_new_tokens):
-        hidden = model.hidden(tokens, mask[:, : P + step], positions, cache)  # (A, P or 1, C)
-        logits = model.logits(hidden[:, -1]).float()  # (A, V), of the next token
+        with linear:
+            hidden = model.hidden(tokens, mask[:, : P + step], positions, cache)  # (A, P or 1, C)
+            logits = model.logits(hidden[:, -1]).float()  # (A, V), of the next token
         if step < min_new_tokens:
             logits[:, ends] = -torch.inf
         drawn = torch.where(alive, choose(logits, uniforms[rows, step], temperature, top_k, top_p), pad_id)  # (A,)
@@ -143,8 +146,9 @@ def choose(logits: Tensor, uniform: Tensor, temperature: float, top_k: int, top_
         raise TrainingError("the model's logits are NaN or infinite, so no token can be sampled")
     if temperature == 0:
         return logits.argmax(dim=-1)
-    # Subtract before dividing: dividing first could overflow, and a tiny temperature could round to 0.
-    logits = (logits - highest) / max(temperature, torch.finfo(logits.dtype).tiny)  # (A, V)
+    if temperature != 1:
+        # Subtract before dividing: dividing first could overflow, and a tiny temperature could round to 0.
+        logits = (logits - highest) / max(temperature, torch.finfo(logits.dtype).tiny)  # (A, V)
     if top_k:
         smallest = logits.topk(min(top_k, logits.shape[-1])).values[:, -1:]  # (A, 1)
         logits = logits.masked_fill(logits < smallest, -torch.inf)

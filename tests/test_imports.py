@@ -14,7 +14,7 @@ REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("config", "errors", "interruption", "exits", "streams", "splits", "storage", "masking", "batches", "optim"),
     ("equations", "model"),
-    ("memory", "heads", "sampling", "advantages", "language_model"),
+    ("memory", "heads", "packing", "sampling", "advantages", "language_model"),
     ("state", "scoring"),
     ("rollout",),
     ("ppo", "checks", "evaluation"),

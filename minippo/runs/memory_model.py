@@ -24,6 +24,7 @@ import torch
 from minippo.heads import ActorCritic, RewardModel
 from minippo.memory import PART
 from minippo.model import GPT
+from minippo.packing import SMALL
 
 Moment = Counter[str]
 """Component -> bytes on the device."""
@@ -76,6 +77,15 @@ class PlannedModel:
         """The parameters of one block: 12 C^2 numbers, and a few vectors."""
         return sum(parameter.nbytes for parameter in self.gpt.blocks[0].parameters())
 
+    @property
+    def packed(self) -> int:
+        """The copies of large weights that generation on a CPU makes (`packing.packed_linear`)."""
+        if self.on_gpu or self.dtype != torch.float32 or not torch.backends.mkldnn.is_available():
+            return 0
+        positions = self.gpt.position_embedding.weight
+        large = [p for p in self.gpt.parameters() if p.dim() == 2 and p.numel() > SMALL and p is not positions]
+        return sum(parameter.nbytes for parameter in large)
+
     def hidden(self, tokens: int) -> int:
         """C numbers for each of `tokens`: the unit in which activations are counted."""
         return tokens * self.gpt.config.channels * self.dtype.itemsize
@@ -104,10 +114,11 @@ class PlannedModel:
         logits = self.logits(rows, 3 * FLOAT32 + 2 * FLOAT64)
         # One layer at a time, once a quarter of the rows have finished.
         kept = cache // layers * 3 // 4
+        lasting = Counter({"KV cache": cache, "packed weights": self.packed})
         return [
-            Counter({"KV cache": cache, "temporaries": prompts}),
-            Counter({"KV cache": cache, "temporaries": states, "logits": logits}),
-            Counter({"KV cache": cache, "temporaries": states + kept}),
+            lasting + Counter({"temporaries": prompts}),
+            lasting + Counter({"temporaries": states, "logits": logits}),
+            lasting + Counter({"temporaries": states + kept}),
         ]
 
     def reading(self, rows: int, length: int) -> list[Moment]:

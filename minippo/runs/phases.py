@@ -19,8 +19,8 @@ Usage = Counter[tuple[str, str]]
 """(where, component) -> bytes; where is "GPU" or "CPU"."""
 
 COMPONENTS = (
-    "weights", "gradients", "KV cache", "activations", "logits", "temporaries", "moments", "master weights",
-    "parked models", "waiting model",
+    "weights", "packed weights", "gradients", "KV cache", "activations", "logits", "temporaries", "moments",
+    "master weights", "parked models", "waiting model",
 )  # fmt: skip
 """What a phase may hold, in the order of the tables."""
 SCORING_ROWS, LM_CHUNK = 64, 512
