@@ -79,7 +79,7 @@ test: install-test            ## run the tests (under five minutes)
 
 test-all: install-test            ## run all tests, including the slow ones, and the mutation tests
 	$(BIN)/python -m pytest -n 2 --dist loadfile
-	$(BIN)/python -m tests.mutants.run
+	$(BIN)/python -m tests.mutants.run --tests-passed
 
 mutants: install-test            ## mutation tests: insert bugs one by one and check that the tests catch each
 	$(BIN)/python -m tests.mutants.run

@@ -1,13 +1,18 @@
 """Apply each mutant to a copy of the tree, run the tests that concern it, and print which were killed.
 
     python -m tests.mutants.run [WORD ...]      only mutants whose file or text holds a WORD
+    python -m tests.mutants.run --record        also write which test has killed which mutant
+    python -m tests.mutants.run --tests-passed  do not run the tests without a mutant, because they have just passed
 
-Every child is forked from this process, which has loaded torch and whatever else is slow to import, but none of our own
+A mutant first meets the test that killed it when the kills were last recorded, in `killers.json`, and then all tests that
+concern it. Every child is forked from this process, which has loaded torch and whatever else is slow to import, but none of our own
 code: a mutant costs what its tests cost. Exit status 1 where one survived.
 """
 
 from __future__ import annotations
 
+import argparse
+import json
 import os
 import re
 import shutil
@@ -29,6 +34,8 @@ from tests.mutants.mutants import Mutant
 from tests.mutants.plumbing import EVERY_MUTANT
 
 REPOSITORY = Path(__file__).resolve().parents[2]
+KILLERS = Path(__file__).with_name("killers.json")
+"""Mutant -> the test that killed it."""
 TIME_LIMIT = 180
 """Seconds; a mutant that never ends is killed as well."""
 KILLED, SURVIVED = "killed", "SURVIVED"
@@ -53,8 +60,8 @@ def apply(mutant: Mutant, place: Path) -> None:
     path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
-def fork_tests(place: Path, tests: str, log: Path) -> int:
-    """Run the tests in a child, in `place`; returns its process id."""
+def fork_tests(place: Path, tests: str, killer: str, log: Path) -> int:
+    """Run the killer and, unless it fails, the tests in a child, in `place`; returns its process id."""
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -68,20 +75,10 @@ def fork_tests(place: Path, tests: str, log: Path) -> int:
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "minippo")]:
         del sys.modules[name]
     sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
-    status = pytest.main(
-        [
-            "-x",
-            "-q",
-            "-p",
-            "no:cacheprovider",
-            "-m",
-            "not slow",
-            "--tb=line",
-            "--rootdir",
-            str(place),
-            *(part.replace("_or_", " or ") for part in tests.split()),
-        ]
-    )
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line", "--rootdir", str(place)]
+    status = pytest.main([*options, killer]) if killer else 0
+    if status != pytest.ExitCode.TESTS_FAILED:  # it may have been renamed
+        status = pytest.main([*options, *(part.replace("_or_", " or ") for part in tests.split())])
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -94,7 +91,18 @@ def verdict(wait_status: int) -> str:
     return {0: SURVIVED, 1: KILLED}.get(code, f"ERROR {code}: the tests did not run")
 
 
-def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[str, str]:
+def key(mutant: Mutant) -> str:
+    """What a mutant is called in `killers.json`."""
+    return f"{mutant.file}: {mutant.old} -> {mutant.new}"
+
+
+def killer_of(log: Path) -> str:
+    """The test that failed, "" if none did."""
+    failed = re.search(r"^FAILED (tests/.*?)(?: - .*)?$", log.read_text(errors="replace"), re.MULTILINE)
+    return failed[1] if failed else ""
+
+
+def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path, killers: dict[str, str]) -> dict[str, str]:
     """Name -> verdict of all (name, mutant, tests), as many at a time as there are cores; prints each as it comes."""
     mutants_by_name = {name: mutant for name, mutant, _ in mutants}
     waiting, running, found = list(mutants), {}, {}
@@ -106,7 +114,8 @@ def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path) -> dict[st
             copy_tree(place)
             if mutant:
                 apply(mutant, place)
-            running[fork_tests(place, tests, scratch / f"{name}.log")] = (name, time.perf_counter())
+            killer = killers.get(key(mutant), "") if mutant else ""
+            running[fork_tests(place, tests, killer, scratch / f"{name}.log")] = (name, time.perf_counter())
         child, status = os.wait()
         name, started = running.pop(child)
         found[name] = verdict(status)
@@ -125,8 +134,14 @@ def row(outcome: str, seconds: float, mutant: Mutant | None) -> str:
 
 def main() -> None:
     """Print a table; exit with 1 unless the tests pass without mutants and fail with each."""
-    words = sys.argv[1:]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("words", nargs="*")
+    parser.add_argument("--record", action="store_true")
+    parser.add_argument("--tests-passed", action="store_true")
+    options = parser.parse_args()
+    words = options.words
     chosen = [m for m in EVERY_MUTANT if not words or any(word in m.file + m.old + m.new for word in words)]
+    killers: dict[str, str] = json.loads(KILLERS.read_text(encoding="utf-8")) if KILLERS.exists() else {}
     started = time.perf_counter()
     # One failing example is enough: no time goes into finding the smallest.
     hypothesis.settings.register_profile(
@@ -135,13 +150,18 @@ def main() -> None:
     hypothesis.settings.load_profile("mutants")
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
-        files = sorted({re.split(r"::| ", m.tests)[0] for m in chosen})
+        files = [] if options.tests_passed else sorted({re.split(r"::| ", m.tests)[0] for m in chosen})
         baseline = [(f"none-{i}", None, file) for i, file in enumerate(files)]
-        for name, outcome in run(baseline, scratch).items():  # a test that always fails would kill anything
+        for name, outcome in run(baseline, scratch, {}).items():  # a test that always fails would kill anything
             if outcome != SURVIVED:
                 sys.exit(f"tests fail without any mutant:\n{(scratch / f'{name}.log').read_text()[-3000:]}")
         jobs = [(f"mutant-{i}", mutant, mutant.tests) for i, mutant in enumerate(chosen)]
-        found = run(jobs, scratch)
+        found = run(jobs, scratch, killers)
+        if options.record:
+            known = {key(mutant) for mutant in EVERY_MUTANT}
+            new = {key(mutant): killer_of(scratch / f"{name}.log") for name, mutant, _ in jobs}
+            killers = {name: test for name, test in sorted((killers | new).items()) if name in known and test}
+            KILLERS.write_text(json.dumps(killers, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     bad = [name for name, outcome in found.items() if not outcome.startswith(KILLED)]
     print(f"{len(jobs) - len(bad)} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")
     sys.exit(len(bad) > 0)
