@@ -18,8 +18,9 @@ from minippo.runs import command_line
 
 SETTINGS = {
     "one thread": {"OMP_NUM_THREADS": "1"},
-    "two threads, active (OpenMP's default)": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"},
-    "two threads, passive (minippo's default)": {"OMP_NUM_THREADS": "2"},
+    "two threads that spin (OpenMP's default)": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "active"},
+    "two threads that sleep": {"OMP_NUM_THREADS": "2", "OMP_WAIT_POLICY": "passive"},
+    "two threads that spin, then sleep (minippo's default)": {"OMP_NUM_THREADS": "2"},
 }
 BUSY = "while True: pass"
 CHILD = """

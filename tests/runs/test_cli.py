@@ -502,9 +502,10 @@ def test_help_shows_the_defaults_of_the_chosen_preset(tmp_path, capsys, monkeypa
 
 @pytest.mark.parametrize("command", [["-m", "minippo", "sft"], ["train_rm.py"], ["train_ppo.py"]])
 @pytest.mark.parametrize("asked", [None, "active"])
-def test_openmp_threads_wait_passively_unless_the_environment_says_otherwise(command, asked):
+def test_openmp_threads_spin_briefly_and_then_sleep_unless_the_environment_says_otherwise(command, asked):
     """OpenMP prints its settings when it is loaded."""
-    environment = {k: v for k, v in os.environ.items() if k != "OMP_WAIT_POLICY"} | {"OMP_DISPLAY_ENV": "true"}
+    ours = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    environment = {k: v for k, v in os.environ.items() if k not in ours} | {"OMP_DISPLAY_ENV": "verbose"}
     if asked:
         environment["OMP_WAIT_POLICY"] = asked
     done = subprocess.run(
@@ -513,6 +514,7 @@ def test_openmp_threads_wait_passively_unless_the_environment_says_otherwise(com
     if "OMP_WAIT_POLICY" not in done.stderr:
         pytest.skip("this build of PyTorch does not use GNU OpenMP")
     assert f"OMP_WAIT_POLICY = '{(asked or 'passive').upper()}'" in done.stderr
+    assert ("GOMP_SPINCOUNT = '1500'" in done.stderr) == (asked is None)
 
 
 def test_a_text_may_begin_like_an_option():
