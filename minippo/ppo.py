@@ -49,6 +49,7 @@ def ppo_update(state: PPOState, rollout: Rollout, config: PPOConfig) -> Stats:
         # moved the policy too far from the one that drew the rollout.
         if exceeds(stats["policy/approxkl"], config.max_approx_kl):
             break
+    state.optimizer.zero_grad()  # gradients take as much memory as the weights, and the next rollout needs it
     if config.kl_target is not None:  # adaptive: the next rollout pays another price per nat
         state.kl_coef = equations.adaptive_kl_coef(
             state.kl_coef,
