@@ -163,6 +163,14 @@ def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, toke
     assert torch.equal(gradient(state), grad)
 
 
+@pytest.mark.parametrize("limit", [None, 0.0])
+def test_update_leaves_no_gradient_whether_its_last_step_was_taken_or_not(begin, ppo_config, limit):
+    state, rollout = begin(ppo_config)
+    figures = ppo_update(state, rollout, replace(ppo_config, max_approx_kl=limit))
+    assert (figures["policy/steps"] < ppo_config.num_epochs * ppo_config.num_minibatches) == (limit is not None)
+    assert all(parameter.grad is None for parameter in state.policy.parameters())
+
+
 def test_garbage_under_the_mask_changes_no_gradient(begin, ppo_config, tokenizer):
     config = replace(ppo_config, entropy_coef=0.1)
     state, rollout = begin(config, moved=0.03)

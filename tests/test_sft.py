@@ -130,6 +130,18 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, traine
     assert read_metrics(tmp_path, "sft-policy")[-1]["step"] == len(seen)
 
 
+def test_held_out_loss_is_measured_without_gradients(gpt, tokenizer, trained, monkeypatch):
+    measured = []
+
+    def checked(model: GPT, *rest) -> float:
+        measured.append(all(parameter.grad is None for parameter in model.parameters()))
+        return 0.0
+
+    monkeypatch.setattr(sft, "held_out_loss", checked)
+    trained(gpt, policy_rows(DEMONSTRATIONS, tokenizer), tokens=300)
+    assert measured == [True, True]  # on the validation and on the test rows
+
+
 def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, trained):
     before = {name: parameter.clone() for name, parameter in gpt.named_parameters()}
     rows = policy_rows(DEMONSTRATIONS, tokenizer)

@@ -86,7 +86,7 @@ class Planner:
 
     def phase(self, name: str, lasting: Usage, moments: list[Moment]) -> Phase:
         """The phase in which `moments` occur while `lasting` is there."""
-        largest = Counter(max(moments, key=lambda moment: sum(moment.values())))
+        largest = max(moments, key=lambda moment: sum(moment.values()))
         return Phase(name, lasting + Counter({(self.device, part): size for part, size in largest.items()}))
 
     # ------------------------------------------------------------------------------------------ stages
@@ -170,8 +170,9 @@ class Planner:
         gradients are not float32 on the CPU, a block of these."""
         converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
         block = min(BLOCK, max(parameter.numel() for parameter in model.module.parameters()))
-        usage = Counter({("CPU", "temporaries"): FLOAT32 * block * (1 + converts)})
-        usage[self.device, "gradients"] += 0 if model.offload else model.weights
+        usage: Usage = Counter({("CPU", "temporaries"): FLOAT32 * block * (1 + converts)})
+        if not model.offload:
+            usage[self.device, "gradients"] = model.weights
         return usage
 
     def per_logit(self, policy: PlannedModel) -> int:

@@ -158,6 +158,9 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "            loss.backward()\n", "            loss.backward()\n            state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged
     Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()\n", "", covering("ppo")),
+    Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()  # gradients take", "    # gradients take", covering("ppo", "leaves_no_gradient")),
+    Mutant("minippo/sft.py", "            optimizer.zero_grad()  #", "            step < num_steps and optimizer.zero_grad()  #", covering("sft", "without_gradients")),
+    Mutant("train_rm.py", "            optimizer.zero_grad()\n", "            step < num_steps and optimizer.zero_grad()\n", covering("train_rm", "without_gradients")),
     Mutant("minippo/ppo.py", "        batch.logprobs,\n", "        logprobs.detach(),\n", covering("ppo", "by_hand")),  # the clip never acts
     Mutant("minippo/ppo.py", "for epoch in range(config.num_epochs)\n", "for epoch in range(1)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", covering("ppo")),  # the tail

@@ -532,17 +532,18 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "if self.on_gpu or model.dtype != torch.float32:", "if self.on_gpu:", OF_PLAN),
     Mutant("minippo/runs/phases.py", "if in_use or not parked:", "if not parked:", OF_PLAN),
     Mutant("minippo/runs/phases.py", "parked = self.on_gpu and self.config", "parked = self.config", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "largest[\"gradients\"] += left.weights if left and not left.offload else 0", "", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "largest = Counter(max(moments", "largest = Counter(min(moments", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "other.weights * (2 if name == \"reward\" and not other.offload else 1)", "other.weights", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "            usage[self.device, \"gradients\"] = model.weights\n", "            pass\n", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "        if not model.offload:\n", "        if True:\n", OF_PLAN),  # offloaded gradients twice
+    Mutant("minippo/runs/phases.py", "largest = max(moments", "largest = min(moments", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "            lasting[\"CPU\", \"waiting model\"] = other.weights\n", "", OF_PLAN),
     Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
     Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "in_use, generation, left=policy)", "idle, generation, left=policy)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "in_use, generation)", "idle, generation)", OF_PLAN),
     Mutant("minippo/evaluation.py", "self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size", "self.config.ppo.microbatch_size, self.config.ppo.microbatch_size", covering("evaluation")),
     Mutant("minippo/runs/phases.py", "        if config.ptx_coef:\n", "        if False:\n", OF_PLAN),
     Mutant("minippo/runs/phases.py", " or self.config.ppo.temperature != 1", " and self.config.ppo.temperature != 1", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "(block + converts * model.num_parameters)", "block", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "FLOAT32 * block * (1 + converts)", "FLOAT32 * block", OF_PLAN),
     Mutant("minippo/runs/phases.py", "scorer = [] if config.scorer else", "scorer =", OF_PLAN),
     Mutant("minippo/runs/plan.py", "on_gpu = device == \"cuda\" or (device == \"auto\" and has_gpu)", "on_gpu = has_gpu", OF_PLAN),
     Mutant("minippo/runs/plan.py", "torch.cuda.mem_get_info()[0]", "torch.cuda.mem_get_info()[1]", OF_PLAN),  # all memory, not what is free
