@@ -14,7 +14,7 @@ import tiktoken
 import torch
 from safetensors.torch import load_file, save_file
 
-from minippo import sft
+from minippo import language_model, sft
 from minippo.config import BackboneConfig, Config, LMTrainConfig, SFTConfig
 from minippo.data import Demonstration, TokenRows, policy_rows, reward_rows
 from minippo.errors import TrainingError
@@ -72,7 +72,8 @@ def test_reward_rows_are_the_joined_text_then_the_end(tokenizer):
         assert row == [*tokenizer.encode(demonstration.prompt + demonstration.completion), tokenizer.eos_id]
 
 
-def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_rows):
+@pytest.mark.parametrize("logit_tokens", [1, 7, 1000])
+def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_rows, monkeypatch, logit_tokens):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     pieces = [row[: 3 + 2 * place] for place, row in enumerate(rows)]
     total = count = 0
@@ -83,10 +84,15 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
             count += len(piece) - 1
     gpt.set_dropout(0.5)
     gpt.train()
+    sizes, logits = [], GPT.logits
+    monkeypatch.setattr(GPT, "logits", lambda self, hidden: sizes.append(len(hidden)) or logits(self, hidden))
+    monkeypatch.setattr(language_model, "LOGIT_TOKENS", logit_tokens)
     for batch_tokens in (1, 50, 10_000):
-        assert held_out_loss(gpt, token_rows(pieces), tokenizer.pad_id, batch_tokens) == pytest.approx(
-            total / count, abs=1e-5
-        )
+        loss = held_out_loss(gpt, token_rows(pieces), tokenizer.pad_id, batch_tokens)
+        assert loss == pytest.approx(total / count, abs=1e-5)
+        assert sum(sizes) == count
+        assert max(sizes) <= logit_tokens
+        sizes.clear()
 
 
 def test_language_model_overfits_one_batch(gpt, tokenizer, trained, tmp_path):

@@ -10,9 +10,9 @@ import torch
 
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
+from minippo.language_model import LOGIT_TOKENS
 from minippo.model import GPT, GPTConfig
 from minippo.optim import BLOCK
-from minippo.rollout import LOGIT_TOKENS
 from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 
 Usage = Counter[tuple[str, str]]
@@ -23,8 +23,8 @@ COMPONENTS = (
     "master weights", "parked models", "waiting model",
 )  # fmt: skip
 """What a phase may hold, in the order of the tables."""
-SCORING_ROWS, LM_CHUNK = 64, 512
-"""Rows that `score_tokens` reads, and tokens whose logits `backward_in_chunks` has, at the same time."""
+SCORING_ROWS = 64
+"""Rows that `score_tokens` reads at the same time."""
 COMPLETIONS = {"reviews": 3}
 """Most completions of a comparison in a corpus, if not two."""
 
@@ -101,7 +101,7 @@ class Planner:
             yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
             # The logits, if they are not float32 already also as such, and their log-softmax.
             per_logit = 2 * FLOAT32 + (0 if model.dtype == torch.float32 else model.dtype.itemsize)
-            held_out = model.predicting(tokens, tokens, tokens, per_logit)
+            held_out = model.predicting(tokens, tokens, min(LOGIT_TOKENS, tokens), per_logit)
             yield self.phase(f"{name}: held-out loss", lasting, held_out)
 
     def rm(self) -> Iterator[Phase]:
@@ -162,7 +162,7 @@ class Planner:
     def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
         """`backward_in_chunks` over `tokens`, when there are gradients of `before` bytes."""
         states = 2 * model.hidden(tokens)  # the hidden states that predict a token, and their gradients
-        head = model.head_backward(tokens, min(LM_CHUNK, tokens), 3 * FLOAT32, before, states)
+        head = model.head_backward(tokens, min(LOGIT_TOKENS, tokens), 3 * FLOAT32, before, states)
         return head + model.backward(tokens, before, states)
 
     def step(self, model: PlannedModel) -> Usage:

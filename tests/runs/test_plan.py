@@ -27,7 +27,7 @@ from minippo.ppo import accumulate_gradient, ppo_update
 from minippo.rollout import Environment, collect_rollout, logprobs_and_values
 from minippo.runs import load_config
 from minippo.runs.arguments import override
-from minippo.runs.phases import COMPONENTS, LM_CHUNK, SCORING_ROWS, Phase, Planner
+from minippo.runs.phases import COMPONENTS, SCORING_ROWS, Phase, Planner
 from minippo.runs.plan import architectures
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import RewardScorer, score_tokens
@@ -452,12 +452,11 @@ def test_reward_model_is_left_out_if_a_function_scores():
     assert phases["generation"].usage["GPU", "weights"] == 2 * 4 * POLICY
 
 
-def test_sizes_of_batches_are_those_of_the_functions_that_run_them():
+def test_rows_of_scoring_are_those_of_the_functions_that_score():
     def default(function: Callable[..., Any], name: str) -> int:
         return inspect.signature(function).parameters[name].default
 
     assert default(score_tokens, "batch_size") == default(RewardScorer.__init__, "batch_size") == SCORING_ROWS
-    assert default(backward_in_chunks, "chunk_tokens") == LM_CHUNK
 
 
 def test_table_of_large_models_is_up_to_date_and_they_fit():
