@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Gradients:
     def of(self, parameter: Tensor) -> Tensor | None:
         """The gradient that has accumulated since `clear`. None: the parameter is frozen, or not part of the loss."""
         return parameter.grad
+
+    @contextmanager
+    def together(self, parameters: Iterable[Tensor]) -> Iterator[None]:
+        """Backward passes that add to the gradients of the same `parameters`: these may move once, at the end."""
+        yield
 
     def clear(self) -> None:
         """Forget all gradients, which would otherwise add up over the steps."""

@@ -218,7 +218,8 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
+            with optimizer.gradients.together([gpt.token_embedding.weight]):
+                loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
             grad_norm = optimizer.clip_gradients(config.max_grad_norm)
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm, "lr": lr}
             require_finite(stats)

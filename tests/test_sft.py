@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -21,6 +22,7 @@ from minippo.errors import TrainingError
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
+from minippo.optim import Gradients
 from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
@@ -134,6 +136,24 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, traine
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
     assert read_metrics(tmp_path, "sft-policy")[-1]["step"] == len(seen)
+
+
+def test_gradient_of_the_embedding_table_moves_once_a_step(gpt, tokenizer, trained, tmp_path, monkeypatch):
+    events, backward = [], sft.backward_in_chunks
+
+    @contextmanager
+    def together(self: Gradients, parameters: list[torch.Tensor]):
+        assert [parameter is gpt.token_embedding.weight for parameter in parameters] == [True]
+        events.append("begin")
+        yield
+        events.append("end")
+
+    monkeypatch.setattr(Gradients, "together", together)
+    monkeypatch.setattr(sft, "backward_in_chunks", lambda *given: events.append("backward") or backward(*given))
+    trained(gpt, policy_rows(DEMONSTRATIONS, tokenizer), tokens=300)
+    steps = read_metrics(tmp_path, "sft-policy")[-1]["step"]
+    assert steps > 1
+    assert events == ["begin", "backward", "end"] * steps
 
 
 def test_held_out_loss_is_measured_without_gradients(gpt, tokenizer, trained, monkeypatch):
