@@ -155,7 +155,6 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             model.train()
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            optimizer.zero_grad()
             scores = score_batch(model, groups, tokenizer.eos_id, config.token_dropout, hidden_tokens)  # (B, K)
             loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
@@ -168,6 +167,7 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             }
             require_finite(stats)
             optimizer.step()
+            optimizer.zero_grad()
         state.step = step
         if due(step, config.eval_every, num_steps):
             held_out = comparison_scores(model, inputs.validation_rows, tokenizer.pad_id)

@@ -30,6 +30,11 @@ class ActorCritic(nn.Module):
         nn.init.zeros_(last.bias)
         self.value_head = last if value_head == "linear" else nn.Sequential(nn.Linear(C, C), nn.GELU(), last)
 
+    @property
+    def head_parameters(self) -> list[nn.Parameter]:
+        """The weights of the two heads. The embedding table is that of the language-model head."""
+        return [self.gpt.token_embedding.weight, *self.value_head.parameters()]
+
     def forward(
         self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
     ) -> tuple[Tensor, Tensor]:

@@ -14,12 +14,16 @@ from minippo.masking import pad, predicted_tokens
 from minippo.memory import phase
 from minippo.model import GPT
 
+LOGIT_TOKENS = 512
+"""Tokens whose logits are in memory at a time. With what the loss computes from them, the logits of a whole batch would
+take more memory than anything else: V numbers per token, where the hidden states have C."""
+
 
 def backward_in_chunks(
     gpt: GPT,
     tokens: Tensor,
     mask: Tensor,
-    chunk_tokens: int = 512,
+    chunk_tokens: int = LOGIT_TOKENS,
     *,
     num_tokens: Tensor | None = None,
     weight: float = 1.0,
@@ -51,9 +55,9 @@ def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_toke
     lengths = np.array([len(piece) for piece in pieces])  # (pieces,)
     for batch in length_batches(lengths, batch_tokens, torch.Generator()):
         tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))  # (B, T)
-        num_tokens = int(mask[:, 1:].sum())
-        before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)
-        # Weighted by tokens: a mean of batch means would weigh the tokens of small batches more.
-        total += float(language_model_loss(gpt.logits(before), targets)) * num_tokens
-        count += num_tokens
+        before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)  # (N, C), (N,)
+        for states_part, targets_part in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True):
+            # Weighted by tokens: a mean of the means would weigh the tokens of small chunks more.
+            total += float(language_model_loss(gpt.logits(states_part), targets_part)) * len(targets_part)
+            count += len(targets_part)
     return total / max(1, count)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import weakref
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TypeVar
 
@@ -34,7 +34,7 @@ class OffloadedGradients(Gradients):
     So the GPU holds the gradients of about one block, instead of all. Several backward passes add up as they would in
     `parameter.grad`, in the same order, and in float32 even if the gradients are bfloat16. On a GPU the copies have a
     stream of their own, and the backward pass goes on meanwhile. It adds on the GPU, which is faster than the CPU
-    although the sum so far has to be copied there and back.
+    although the sum so far has to be copied there and back. Within `together`, the sums of a few parameters stay there.
     """
 
     def __init__(self, parameters: Sequence[Tensor]) -> None:
@@ -56,6 +56,20 @@ class OffloadedGradients(Gradients):
         if self.stream is not None:
             self.stream.synchronize()
         return self.buffers[parameter] if parameter in self.arrived else None
+
+    @contextmanager
+    def together(self, parameters: Iterable[Tensor]) -> Iterator[None]:
+        # Until the end, the buffers of these parameters are on the GPU. The frozen ones have none.
+        waiting = {p: self.buffers[p] for p in parameters if p in self.buffers}
+        with torch.cuda.stream(self.stream):  # does nothing if that is None
+            self.buffers |= {p: buffer.to(p.device, non_blocking=True) for p, buffer in waiting.items()}
+        try:
+            yield
+        finally:
+            with torch.cuda.stream(self.stream):
+                for parameter, buffer in waiting.items():
+                    buffer.copy_(self.buffers[parameter], non_blocking=True)
+            self.buffers |= waiting
 
     def clear(self) -> None:
         self.arrived.clear()  # the next gradient overwrites the buffer

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Gradients:
     def of(self, parameter: Tensor) -> Tensor | None:
         """The gradient that has accumulated since `clear`. None: the parameter is frozen, or not part of the loss."""
         return parameter.grad
+
+    @contextmanager
+    def together(self, parameters: Iterable[Tensor]) -> Iterator[None]:
+        """Backward passes that add to the gradients of the same `parameters`: these may move once, at the end."""
+        yield
 
     def clear(self) -> None:
         """Forget all gradients, which would otherwise add up over the steps."""
@@ -110,10 +116,10 @@ class CPUAdamW(Optimizer):
                     continue
                 state = self._state_of(parameter)
                 state["step"] += 1
-                updated.append((parameter, state.get("master", parameter)))
-                # A blocking copy, so that the gradient has arrived before the update reads it.
-                tensors = gradient.to("cpu", torch.float32), state["first_moment"], state["second_moment"]
-                parts = [tensor.detach().view(-1).split(BLOCK) for tensor in (updated[-1][1], *tensors)]
+                weight = state.get("master", parameter)
+                updated.append((parameter, weight))
+                tensors = weight, gradient.contiguous(), state["first_moment"], state["second_moment"]
+                parts = [tensor.detach().view(-1).split(BLOCK) for tensor in tensors]  # nothing is copied
                 blocks += [(*block, group, state["step"]) for block in zip(*parts, strict=True)]
         in_threads(adamw_update, blocks)
         for parameter, weight in updated:
@@ -163,8 +169,12 @@ class CPUAdamW(Optimizer):
 def adamw_update(
     weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, group: dict[str, Any], step: int
 ) -> None:
-    """AdamW's update of some weights and of their two moments, in place, all (n,); `step` counts from 1."""
+    """AdamW's update of some weights and of their two moments, in place, all (n,); `step` counts from 1.
+
+    The gradient may have another dtype and device.
+    """
     beta1, beta2 = group["betas"]
+    gradient = gradient.to("cpu", torch.float32)  # blocking, so that it has arrived before it is read
     if group["weight_decay"]:
         # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
         weight.mul_(1 - group["lr"] * group["weight_decay"])

@@ -49,6 +49,7 @@ def ppo_update(state: PPOState, rollout: Rollout, config: PPOConfig) -> Stats:
         # moved the policy too far from the one that drew the rollout.
         if exceeds(stats["policy/approxkl"], config.max_approx_kl):
             break
+    state.optimizer.zero_grad()  # gradients take as much memory as the weights, and the next rollout needs it
     if config.kl_target is not None:  # adaptive: the next rollout pays another price per nat
         state.kl_coef = equations.adaptive_kl_coef(
             state.kl_coef,
@@ -109,11 +110,12 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
         # Logits of a few rows at a time: the graph is cut at the hidden states, each chunk goes forward to its loss and
         # backward to its hidden states, and then the trunk goes backward once.
         states = hidden.detach().requires_grad_()
-        for chunk in head_chunks(microbatch):
-            loss, stats = partial_loss(state.policy, states[chunk], microbatch.select(chunk), num_tokens, config)
-            loss.backward()
-            totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
-        hidden.backward(states.grad)
+        with state.optimizer.gradients.together(state.policy.head_parameters):
+            for chunk in head_chunks(microbatch):
+                loss, stats = partial_loss(state.policy, states[chunk], microbatch.select(chunk), num_tokens, config)
+                loss.backward()
+                totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
+            hidden.backward(states.grad)  # reaches the embedding table once more
     # One transfer for the whole minibatch: on a GPU, reading each number at once would wait for the device every time.
     columns = zip(*torch.stack(totals).tolist(), strict=True)
     # The names in `stats` are those of the last chunk: they are the same for all.
@@ -125,13 +127,12 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
 
     Ouyang et al. 2022 (2203.02155) eq. 2: the policy should not forget what it was pretrained on.
     """
-    device = state.policy.gpt.token_embedding.weight.device
-    tokens, mask = (x.to(device) for x in pad(next(state.demonstrations), 0, "right"))  # (ptx_batch_size, T)
+    gpt, table = state.policy.gpt, state.policy.gpt.token_embedding.weight
+    tokens, mask = (x.to(table.device) for x in pad(next(state.demonstrations), 0, "right"))  # (ptx_batch_size, T)
     num_tokens, loss = mask[:, 1:].sum(), 0.0  # the first token of a row is not predicted
-    for rows in torch.arange(len(tokens), device=device).split(config.microbatch_size):
-        part = backward_in_chunks(
-            state.policy.gpt, tokens[rows], mask[rows], num_tokens=num_tokens, weight=config.ptx_coef
-        )
+    for rows in torch.arange(len(tokens), device=table.device).split(config.microbatch_size):
+        with state.optimizer.gradients.together([table]):
+            part = backward_in_chunks(gpt, tokens[rows], mask[rows], num_tokens=num_tokens, weight=config.ptx_coef)
         loss += part.item()
     return loss
 

@@ -17,6 +17,7 @@ from minippo import equations, masking
 from minippo.advantages import ESTIMATOR, ESTIMATORS, adjusted_scores, token_rewards
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
+from minippo.language_model import LOGIT_TOKENS
 from minippo.masking import pad
 from minippo.memory import loaded, phase
 from minippo.sampling import SamplingParams, generate
@@ -26,10 +27,6 @@ from minippo.streams import response_uniforms
 from minippo.tokenizer import Tokenizer
 
 Batch = TypeVar("Batch", bound="Responses")
-
-LOGIT_TOKENS = 512
-"""Tokens whose logits are in memory at a time, about. With what the loss computes from them, the logits of a whole
-microbatch would take more memory than anything else."""
 
 
 @dataclass(frozen=True)

@@ -218,12 +218,13 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
             tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
-            optimizer.zero_grad()  # gradients would add up over the steps
-            loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
+            with optimizer.gradients.together([gpt.token_embedding.weight]):
+                loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
             grad_norm = optimizer.clip_gradients(config.max_grad_norm)
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm, "lr": lr}
             require_finite(stats)
             optimizer.step()
+            optimizer.zero_grad()  # gradients would add up over the steps, and evaluations need their memory
         state.step = step
         if step == num_steps:
             # Only the validation loss is logged where settings are chosen; the test loss goes to the summary.

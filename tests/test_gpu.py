@@ -56,6 +56,24 @@ def test_offloaded_gradients_are_the_sums_of_those_on_the_gpu(dtype):
             assert torch.equal(gradient, total.cpu())
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_sums_that_stay_on_the_gpu_for_several_passes_are_the_same(dtype):
+    torch.manual_seed(0)
+    weight, other = (torch.nn.Parameter(torch.zeros(3000, 500, dtype=dtype, device="cuda")) for _ in range(2))
+    offloaded = OffloadedGradients([weight, other])
+    total = torch.zeros(3000, 500, device="cuda")
+    for _ in range(3):
+        with offloaded.together([weight]):
+            for _ in range(4):
+                value = torch.randn(3000, 500, device="cuda").to(dtype)
+                total.add_(value)
+                ((weight + other) * value).sum().backward()
+            assert offloaded.buffers[weight].is_cuda
+    for parameter in (weight, other):
+        assert offloaded.of(parameter).is_pinned()
+        assert torch.equal(offloaded.of(parameter), total.cpu())
+
+
 def test_offloading_leaves_few_gradients_on_the_gpu():
     layers = [torch.nn.Linear(1024, 1024, device="cuda") for _ in range(50)]
     offloaded = OffloadedGradients([p for layer in layers for p in layer.parameters()])

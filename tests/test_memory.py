@@ -18,6 +18,7 @@ from minippo.memory import OffloadedGradients
 from minippo.model import GPT, Block, GPTConfig
 from minippo.optim import CPUAdamW, Gradients
 from minippo.state import PPOState, TrainState
+from tests.traffic import count_traffic
 
 TOKENS = torch.randint(20, (3, 9), generator=torch.Generator().manual_seed(0))
 MASK = torch.arange(9) < torch.tensor([[9], [4], [7]])
@@ -163,6 +164,68 @@ def test_copies_wait_for_the_gradient_keep_its_memory_and_do_not_pile_up(monkeyp
     del stream.events[:]
     assert torch.equal(gradients.of(weight), torch.full((4,), 3.0))
     assert stream.events == ["finish"]  # the CPU reads what has arrived
+
+
+# ---------------------------------------------------------------------------------------------- sums that stay
+
+
+@pytest.mark.parametrize("part", [memory.PART, 5])
+def test_sums_that_stay_on_the_device_are_the_same_bit_for_bit_and_move_once(monkeypatch, part):
+    monkeypatch.setattr(memory, "PART", part)
+    expected, gpt = make_gpt(), make_gpt()
+    backward_passes(expected)
+    gradients = OffloadedGradients(list(gpt.parameters()))
+    table, buffers = gpt.token_embedding.weight, dict(gradients.buffers)
+    loads, stores = count_traffic(monkeypatch, gradients)
+    for rows, chunk_tokens in ((slice(0, 1), 5), (slice(1, 3), 3)):
+        with gradients.together([table]):
+            assert gradients.buffers[table] is not buffers[table]
+            backward_in_chunks(gpt, TOKENS[rows], MASK[rows], chunk_tokens=chunk_tokens)
+    assert gradients.buffers == buffers
+    for ours, theirs in zip(gpt.parameters(), expected.parameters(), strict=True):
+        assert torch.equal(gradients.of(ours), theirs.grad)
+    assert loads[table] == stores[table] == 2  # although five passes have reached it
+    if part == memory.PART:
+        others = [parameter for parameter in gpt.parameters() if parameter is not table]
+        assert {(loads[other], stores[other]) for other in others} == {(1, 2)}  # the first sum is that of nothing
+
+
+def test_sums_that_stay_are_float32_and_frozen_parameters_have_none(monkeypatch):
+    weight, frozen = nn.Parameter(torch.zeros(3, dtype=torch.bfloat16)), nn.Parameter(torch.ones(3), False)
+    gradients = OffloadedGradients([weight])
+    count_traffic(monkeypatch, gradients)
+    with gradients.together([frozen, weight]):
+        for number in (256.0, 1.0, 1.0):
+            (number * weight * frozen).sum().backward()
+    assert torch.equal(gradients.of(weight), torch.full((3,), 258.0))
+
+
+def test_sums_are_in_cpu_memory_again_after_a_pass_that_failed(monkeypatch):
+    weight = nn.Parameter(torch.ones(3))
+    gradients = OffloadedGradients([weight])
+    buffer = gradients.buffers[weight]
+    count_traffic(monkeypatch, gradients)
+    with pytest.raises(ZeroDivisionError), gradients.together([weight]):
+        raise ZeroDivisionError
+    assert gradients.buffers[weight] is buffer
+
+
+def test_sums_that_stay_are_copied_on_the_stream_of_the_copies_without_waiting(monkeypatch):
+    weight = nn.Parameter(torch.ones(4))
+    gradients = OffloadedGradients([weight])
+    gradients.stream = stream = Stream()
+
+    @contextmanager
+    def on_stream(chosen: Stream):
+        stream.events.append("on")
+        yield
+        stream.events.append("off")
+
+    monkeypatch.setattr(torch.cuda, "stream", on_stream)
+    count_traffic(monkeypatch, gradients, stream.events)
+    with gradients.together([weight]):
+        assert stream.events == ["on", "load, non_blocking=True", "off"]
+    assert stream.events[3:] == ["on", "store, non_blocking=True", "off"]
 
 
 # ---------------------------------------------------------------------------------------------- activations

@@ -14,12 +14,14 @@ import minippo.rollout
 from minippo import ppo
 from minippo.batches import BatchStream
 from minippo.errors import TrainingError
+from minippo.memory import OffloadedGradients
 from minippo.optim import CPUAdamW
-from minippo.ppo import accumulate_gradient, ppo_update, update_on_minibatch
+from minippo.ppo import accumulate_gradient, accumulate_pretraining_gradient, ppo_update, update_on_minibatch
 from minippo.rollout import Rollout, collect_rollout, response_logprobs
 from minippo.state import PPOState
 from tests.conftest import TEXTS
 from tests.environment import environment
+from tests.traffic import count_traffic
 
 
 @pytest.fixture
@@ -161,6 +163,39 @@ def test_gradients_of_the_last_step_are_gone_at_the_next(begin, ppo_config, toke
     grad = gradient(state)
     assert update_on_minibatch(state, rollout, config) == first
     assert torch.equal(gradient(state), grad)
+
+
+@pytest.mark.parametrize("limit", [None, 0.0])
+def test_update_leaves_no_gradient_whether_its_last_step_was_taken_or_not(begin, ppo_config, limit):
+    state, rollout = begin(ppo_config)
+    figures = ppo_update(state, rollout, replace(ppo_config, max_approx_kl=limit))
+    assert (figures["policy/steps"] < ppo_config.num_epochs * ppo_config.num_minibatches) == (limit is not None)
+    assert all(parameter.grad is None for parameter in state.policy.parameters())
+
+
+def test_offloaded_gradients_move_once_in_each_microbatch(begin, ppo_config, queries, monkeypatch):
+    """Also those of the heads, which are computed in several chunks."""
+    config = replace(ppo_config, microbatch_size=8, ptx_coef=0.5)
+    state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(queries, 12, 0, "demonstrations"))
+    monkeypatch.setattr(minippo.rollout, "LOGIT_TOKENS", 20)
+    microbatches = {"loss": 3, "pretraining": 2}
+
+    def pass_backward(state: PPOState) -> list[torch.Tensor]:
+        accumulate_gradient(state, rollout, config)
+        state.demonstrations = BatchStream(queries, 12, 0, "demonstrations")
+        accumulate_pretraining_gradient(state, config)
+        return [state.optimizer.gradients.of(p).clone() for p in state.policy.parameters()]
+
+    expected = pass_backward(state)
+    state.optimizer.zero_grad()
+    state.optimizer = CPUAdamW(state.policy.parameters(), gradients=OffloadedGradients)
+    _, stores = count_traffic(monkeypatch, state.optimizer.gradients)
+    for ours, theirs in zip(pass_backward(state), expected, strict=True):
+        assert torch.equal(ours, theirs)
+    for parameter in state.policy.value_head.parameters():
+        assert stores.pop(parameter) == microbatches["loss"]
+    assert set(stores) == set(state.policy.gpt.parameters())
+    assert set(stores.values()) == {sum(microbatches.values())}
 
 
 def test_garbage_under_the_mask_changes_no_gradient(begin, ppo_config, tokenizer):

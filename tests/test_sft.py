@@ -7,6 +7,7 @@ import json
 import math
 import re
 import shutil
+from contextlib import contextmanager
 from dataclasses import replace
 
 import pytest
@@ -14,13 +15,14 @@ import tiktoken
 import torch
 from safetensors.torch import load_file, save_file
 
-from minippo import sft
+from minippo import language_model, sft
 from minippo.config import BackboneConfig, Config, LMTrainConfig, SFTConfig
 from minippo.data import Demonstration, TokenRows, policy_rows, reward_rows
 from minippo.errors import TrainingError
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.masking import pad
 from minippo.model import GPT, GPTConfig
+from minippo.optim import Gradients
 from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.sft import Backbone, make_backbone, train_language_model
 from minippo.splits import SPLITS, Split, split_texts
@@ -72,7 +74,8 @@ def test_reward_rows_are_the_joined_text_then_the_end(tokenizer):
         assert row == [*tokenizer.encode(demonstration.prompt + demonstration.completion), tokenizer.eos_id]
 
 
-def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_rows):
+@pytest.mark.parametrize("logit_tokens", [1, 7, 1000])
+def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_rows, monkeypatch, logit_tokens):
     rows = policy_rows(DEMONSTRATIONS, tokenizer)
     pieces = [row[: 3 + 2 * place] for place, row in enumerate(rows)]
     total = count = 0
@@ -83,10 +86,15 @@ def test_held_out_loss_weighs_every_predicted_token_alike(gpt, tokenizer, token_
             count += len(piece) - 1
     gpt.set_dropout(0.5)
     gpt.train()
+    sizes, logits = [], GPT.logits
+    monkeypatch.setattr(GPT, "logits", lambda self, hidden: sizes.append(len(hidden)) or logits(self, hidden))
+    monkeypatch.setattr(language_model, "LOGIT_TOKENS", logit_tokens)
     for batch_tokens in (1, 50, 10_000):
-        assert held_out_loss(gpt, token_rows(pieces), tokenizer.pad_id, batch_tokens) == pytest.approx(
-            total / count, abs=1e-5
-        )
+        loss = held_out_loss(gpt, token_rows(pieces), tokenizer.pad_id, batch_tokens)
+        assert loss == pytest.approx(total / count, abs=1e-5)
+        assert sum(sizes) == count
+        assert max(sizes) <= logit_tokens
+        sizes.clear()
 
 
 def test_language_model_overfits_one_batch(gpt, tokenizer, trained, tmp_path):
@@ -128,6 +136,36 @@ def test_training_goes_through_so_many_tokens_and_no_more(gpt, tokenizer, traine
     assert all(B * T <= 300 for B, T in seen)
     assert sum(B * T for B, T in seen) == pytest.approx(2.5 * num_tokens, rel=0.1)
     assert read_metrics(tmp_path, "sft-policy")[-1]["step"] == len(seen)
+
+
+def test_gradient_of_the_embedding_table_moves_once_a_step(gpt, tokenizer, trained, tmp_path, monkeypatch):
+    events, backward = [], sft.backward_in_chunks
+
+    @contextmanager
+    def together(self: Gradients, parameters: list[torch.Tensor]):
+        assert [parameter is gpt.token_embedding.weight for parameter in parameters] == [True]
+        events.append("begin")
+        yield
+        events.append("end")
+
+    monkeypatch.setattr(Gradients, "together", together)
+    monkeypatch.setattr(sft, "backward_in_chunks", lambda *given: events.append("backward") or backward(*given))
+    trained(gpt, policy_rows(DEMONSTRATIONS, tokenizer), tokens=300)
+    steps = read_metrics(tmp_path, "sft-policy")[-1]["step"]
+    assert steps > 1
+    assert events == ["begin", "backward", "end"] * steps
+
+
+def test_held_out_loss_is_measured_without_gradients(gpt, tokenizer, trained, monkeypatch):
+    measured = []
+
+    def checked(model: GPT, *rest) -> float:
+        measured.append(all(parameter.grad is None for parameter in model.parameters()))
+        return 0.0
+
+    monkeypatch.setattr(sft, "held_out_loss", checked)
+    trained(gpt, policy_rows(DEMONSTRATIONS, tokenizer), tokens=300)
+    assert measured == [True, True]  # on the validation and on the test rows
 
 
 def test_no_tokens_leave_the_weights_alone(gpt, tokenizer, trained):

@@ -249,6 +249,20 @@ def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run,
     assert all({"loss/rm", "rm/accuracy", "rm/grad_norm", "lr"} <= line.keys() for line in lines)
 
 
+def test_held_out_accuracy_is_measured_without_gradients(run, tokenizer, monkeypatch):
+    model, corpus, measured = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS]), []
+    rows = tokenise(corpus.pairs, tokenizer, 64)
+
+    def checked(model: RewardModel, *rest) -> list[list[float]]:
+        measured.append(all(parameter.grad is None for parameter in model.parameters()))
+        return [[1.0, 0.0]]
+
+    monkeypatch.setattr(train_rm, "comparison_scores", checked)
+    train_rm.train_on_comparisons(run, inputs(model, corpus, rows, rows))
+    assert measured == [True] * 5
+    assert all(parameter.grad is None for parameter in model.parameters())  # nor is it normalised with them
+
+
 def test_training_twice_gives_the_same_figures_bit_for_bit(run, tokenizer):
     texts = []
     for _ in range(2):

@@ -86,6 +86,13 @@ class PlannedModel:
         large = [p for p in self.gpt.parameters() if p.dim() == 2 and p.numel() > SMALL and p is not positions]
         return sum(parameter.nbytes for parameter in large)
 
+    @property
+    def held(self) -> int:
+        """What stays on a GPU although gradients leave it: the embedding table's sum in float32, while several backward
+        passes of a microbatch add to it (`Gradients.together`). Through a reward model, there is only one."""
+        several = self.offload and self.on_gpu and not self.reads_one_position
+        return several * self.gpt.token_embedding.weight.numel() * FLOAT32
+
     def hidden(self, tokens: int) -> int:
         """C numbers for each of `tokens`: the unit in which activations are counted."""
         return tokens * self.gpt.config.channels * self.dtype.itemsize
@@ -176,19 +183,21 @@ class PlannedModel:
         again = self.saved_by_block(tokens) - self.hidden(tokens) if self.checkpoint else 0
         return again + (9 if self.gpt.config.activation == "relu" else 5) * self.hidden(tokens)
 
-    def gradients(self, size: int, new: int, is_added: bool) -> Moment:
+    def gradients(self, size: int, new: int, is_added: bool, is_table: bool = False) -> Moment:
         """Gradients of `size` bytes, and a `new` one that has just been computed: the first of its parameter, or one
         that is added to it.
 
-        On their way to the CPU, gradients wait for their copy. They become float32 there and are added on the device,
-        in parts.
+        On their way to the CPU, gradients wait for their copy. They become float32 and are added on the device, in
+        parts. The table's sum is there already.
         """
         if not self.offload:
             return Counter(gradients=size + new)
         waiting = max(new, self.block) if self.on_gpu else new
         # Of a part: float32, if it is not; the sum so far, if that is not on the device; and the new sum.
-        copies = (self.dtype != torch.float32) + is_added * (self.on_gpu + 1)
-        return Counter(gradients=waiting, temporaries=copies * min(new // self.dtype.itemsize, PART) * FLOAT32)
+        copies = (self.dtype != torch.float32) + is_added * ((self.on_gpu and not is_table) + 1)
+        return Counter(
+            gradients=waiting + self.held, temporaries=copies * min(new // self.dtype.itemsize, PART) * FLOAT32
+        )
 
     def backward(self, tokens: int, before: int, lasting: int) -> list[Moment]:
         """The way back through the blocks, while `lasting` bytes of other temporaries exist.
@@ -200,7 +209,7 @@ class PlannedModel:
         # The embedding table comes last. If it is the head as well, it has a gradient already, to which this is added.
         moments = [
             Counter(temporaries=lasting + 2 * self.hidden(tokens))
-            + self.gradients(self.weights, self.embedding if before else 0, before > 0)
+            + self.gradients(self.weights, self.embedding if before else 0, before > 0, is_table=before > 0)
         ]
         for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)
@@ -219,5 +228,7 @@ class PlannedModel:
         activations: Moment = Counter(activations=self.saved(tokens, self.gpt.config.layers), temporaries=lasting)
         return [
             activations + self.gradients(before, 0, True) + Counter(logits=self.logits(at_once, bytes_per_logit)),
-            activations + self.gradients(before, self.embedding, True) + Counter(logits=self.logits(at_once, FLOAT32)),
+            activations
+            + self.gradients(before, self.embedding, True, is_table=True)
+            + Counter(logits=self.logits(at_once, FLOAT32)),
         ]

@@ -10,9 +10,9 @@ import torch
 
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
+from minippo.language_model import LOGIT_TOKENS
 from minippo.model import GPT, GPTConfig
 from minippo.optim import BLOCK
-from minippo.rollout import LOGIT_TOKENS
 from minippo.runs.memory_model import FLOAT32, Moment, PlannedModel
 
 Usage = Counter[tuple[str, str]]
@@ -23,8 +23,8 @@ COMPONENTS = (
     "master weights", "parked models", "waiting model",
 )  # fmt: skip
 """What a phase may hold, in the order of the tables."""
-SCORING_ROWS, LM_CHUNK = 64, 512
-"""Rows that `score_tokens` reads, and tokens whose logits `backward_in_chunks` has, at the same time."""
+SCORING_ROWS = 64
+"""Rows that `score_tokens` reads at the same time."""
 COMPLETIONS = {"reviews": 3}
 """Most completions of a comparison in a corpus, if not two."""
 
@@ -84,11 +84,9 @@ class Planner:
             usage[self.device, "weights"] = model.weights
         return usage
 
-    def phase(self, name: str, lasting: Usage, moments: list[Moment], left: PlannedModel | None = None) -> Phase:
-        """The phase in which `moments` occur while `lasting` is there, and the gradients that the last step of `left`
-        has left behind: they are dropped when the next step begins."""
-        largest = Counter(max(moments, key=lambda moment: sum(moment.values())))
-        largest["gradients"] += left.weights if left and not left.offload else 0
+    def phase(self, name: str, lasting: Usage, moments: list[Moment]) -> Phase:
+        """The phase in which `moments` occur while `lasting` is there."""
+        largest = max(moments, key=lambda moment: sum(moment.values()))
         return Phase(name, lasting + Counter({(self.device, part): size for part, size in largest.items()}))
 
     # ------------------------------------------------------------------------------------------ stages
@@ -98,14 +96,13 @@ class Planner:
         models = {name: self.model(name, lambda gpt: gpt) for name in ("policy", "reward")}
         for (name, model), other in zip(models.items(), reversed(models.values()), strict=True):
             lasting, config = self.trained(model), getattr(self.config.sft, name)
-            # The policy, which comes first, waits with the gradients of its last step.
-            lasting["CPU", "waiting model"] = other.weights * (2 if name == "reward" and not other.offload else 1)
+            lasting["CPU", "waiting model"] = other.weights
             tokens = max(config.batch_tokens, model.gpt.config.context)
             yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
             # The logits, if they are not float32 already also as such, and their log-softmax.
             per_logit = 2 * FLOAT32 + (0 if model.dtype == torch.float32 else model.dtype.itemsize)
-            held_out = model.predicting(tokens, tokens, tokens, per_logit)
-            yield self.phase(f"{name}: held-out loss", lasting, held_out, left=model)
+            held_out = model.predicting(tokens, tokens, min(LOGIT_TOKENS, tokens), per_logit)
+            yield self.phase(f"{name}: held-out loss", lasting, held_out)
 
     def rm(self) -> Iterator[Phase]:
         """Reward-model training, and normalisation on samples of the reference."""
@@ -114,11 +111,11 @@ class Planner:
         rows = config.rm.batch_size * COMPLETIONS.get(config.data.source, 2)
         training = model.backward(rows * self.S, 0, model.attention_bias(rows, self.S))
         yield self.phase("training step", self.trained(model), training)
-        yield self.phase("evaluation", self.trained(model), scoring, left=model)
+        yield self.phase("evaluation", self.trained(model), scoring)
         samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
         weights: Usage = Counter({(self.device, "weights"): model.weights})
         lasting = weights + self.frozen(reference, in_use=True)
-        yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring, left=model)
+        yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring)
 
     def ppo(self) -> Iterator[Phase]:
         """A rollout, phase by phase, the update, and what an evaluation does differently."""
@@ -130,17 +127,17 @@ class Planner:
         idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
         generation = policy.generation(rows, self.P, R)
         logprobs = policy.predicting(M * T, M * T, self.response_tokens, self.per_logit(policy))
-        yield self.phase("generation", idle, generation, left=policy)
-        yield self.phase("log-probabilities", idle, logprobs, left=policy)
+        yield self.phase("generation", idle, generation)
+        yield self.phase("log-probabilities", idle, logprobs)
         in_use = sum(map(self.frozen, scorer), trained + self.frozen(reference, in_use=True))
-        yield self.phase("reference's log-probabilities", in_use, logprobs, left=policy)
+        yield self.phase("reference's log-probabilities", in_use, logprobs)
         for reward in scorer:
             score = trained + self.frozen(reference) + self.frozen(reward, in_use=True)
-            yield self.phase("scoring", score, reward.reading(min(rows, SCORING_ROWS), self.S), left=policy)
+            yield self.phase("scoring", score, reward.reading(min(rows, SCORING_ROWS), self.S))
         yield self.phase("update", idle, self.update(policy))
-        yield self.phase("optimizer step", idle + self.step(policy), [Counter()], left=policy)
+        yield self.phase("optimizer step", idle + self.step(policy), [Counter()])
         # The policy's own answers take what a rollout takes.
-        yield self.phase("evaluation: the reference's answers", in_use, generation, left=policy)
+        yield self.phase("evaluation: the reference's answers", in_use, generation)
 
     @property
     def response_tokens(self) -> int:
@@ -165,14 +162,18 @@ class Planner:
     def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
         """`backward_in_chunks` over `tokens`, when there are gradients of `before` bytes."""
         states = 2 * model.hidden(tokens)  # the hidden states that predict a token, and their gradients
-        head = model.head_backward(tokens, min(LM_CHUNK, tokens), 3 * FLOAT32, before, states)
+        head = model.head_backward(tokens, min(LOGIT_TOKENS, tokens), 3 * FLOAT32, before, states)
         return head + model.backward(tokens, before, states)
 
     def step(self, model: PlannedModel) -> Usage:
-        """What `CPUAdamW.step` makes: float32 gradients on the CPU, unless they are there, and one block of numbers."""
+        """The gradients, if they are not offloaded, and what `CPUAdamW.step` makes: one block of numbers, and, if the
+        gradients are not float32 on the CPU, a block of these."""
         converts = not model.offload and (self.on_gpu or model.dtype != torch.float32)
         block = min(BLOCK, max(parameter.numel() for parameter in model.module.parameters()))
-        return Counter({("CPU", "temporaries"): FLOAT32 * (block + converts * model.num_parameters)})
+        usage: Usage = Counter({("CPU", "temporaries"): FLOAT32 * block * (1 + converts)})
+        if not model.offload:
+            usage[self.device, "gradients"] = model.weights
+        return usage
 
     def per_logit(self, policy: PlannedModel) -> int:
         """Bytes per logit of log-probabilities and entropies: the logit, what it is if it is not float32 or divided by

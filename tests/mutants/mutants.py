@@ -104,6 +104,18 @@ MUTANTS = [
     Mutant("minippo/memory.py", "        self.stream.wait_stream(torch.cuda.current_stream(gradient.device))\n", "", covering("memory")),  # copied before it is computed
     Mutant("minippo/memory.py", "        gradient.record_stream(self.stream)", "        gradient", covering("memory")),  # memory is reused under the copy
     Mutant("minippo/memory.py", "            weakref.finalize(self, hook.remove)\n", "", covering("memory")),
+    Mutant("minippo/memory.py", "for p in parameters if p in self.buffers}", "for p in ()}", covering("memory", "sums_that_stay")),
+    Mutant("minippo/memory.py", "for p in parameters if p in self.buffers}", "for p in parameters}", covering("memory", "sums_that_stay")),
+    Mutant("minippo/memory.py", "                    buffer.copy_(self.buffers[parameter], non_blocking=True)\n", "                    pass\n", covering("memory", "sums_that_stay")),
+    Mutant("minippo/memory.py", "            self.buffers |= waiting\n", "            pass\n", covering("memory", "sums_that_stay are_in_cpu_memory")),  # on the GPU for good
+    Mutant("minippo/memory.py", "        with torch.cuda.stream(self.stream):  # does nothing", "        if True:  # does nothing", covering("memory", "sums_that_stay")),
+    Mutant("minippo/memory.py", "            with torch.cuda.stream(self.stream):\n                for parameter", "            if True:\n                for parameter", covering("memory", "sums_that_stay")),  # before the sums are there
+    Mutant("minippo/memory.py", "buffer.to(p.device, non_blocking=True) for", "buffer.to(p.device) for", covering("memory", "sums_that_stay")),
+    Mutant("minippo/ppo.py", "together(state.policy.head_parameters)", "together([])", covering("ppo", "move_once")),
+    Mutant("minippo/ppo.py", "            hidden.backward(states.grad)  #", "        hidden.backward(states.grad)  #", covering("ppo", "move_once")),  # the table moves twice
+    Mutant("minippo/ppo.py", "together([table])", "together([])", covering("ppo", "move_once")),
+    Mutant("minippo/heads.py", "[self.gpt.token_embedding.weight, *self.value_head.parameters()]", "[self.gpt.token_embedding.weight]", covering("ppo", "move_once")),
+    Mutant("minippo/sft.py", "together([gpt.token_embedding.weight])", "together([])", covering("sft", "moves_once")),
     Mutant("minippo/optim.py", "dtype=torch.float32) for gradient in gradients]", "dtype=gradient.dtype).float() for gradient in gradients]", covering("memory")),  # a norm of 8 bits
     Mutant("minippo/optim.py", "        if norm > max_norm:  #", "        if True:  #", covering("memory")),  # small gradients grow
     Mutant("minippo/model.py", "if self.checkpoint_activations and torch.is_grad_enabled():", "if False:", covering("memory")),
@@ -151,23 +163,29 @@ MUTANTS = [
     # ------------------------------------------------------------------ update
     Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()  #", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()  #", covering("ppo")),  # divided by microbatches
     Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
-    Mutant("minippo/ppo.py", "        hidden.backward(states.grad)\n", "", covering("ppo")),  # the trunk learns nothing
+    Mutant("minippo/ppo.py", "            hidden.backward(states.grad)  # reaches", "            # reaches", covering("ppo")),  # the trunk learns nothing
     Mutant("minippo/ppo.py", "        states = hidden.detach().requires_grad_()\n", "        states = hidden.detach()[:1].repeat(len(hidden), 1, 1).requires_grad_()\n", covering("ppo")),
     Mutant("minippo/rollout.py", "[slice(start, start + size) for start in range(0, M, size)]", "[slice(start, start + size) for start in range(0, M - size, size)] or [slice(0, size)]", covering("ppo", "few_logits")),
     Mutant("minippo/rollout.py", "max(1, LOGIT_TOKENS // R)", "max(1, LOGIT_TOKENS)", covering("ppo", "few_logits")),
-    Mutant("minippo/ppo.py", "            loss.backward()\n", "            loss.backward()\n            state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
+    Mutant("minippo/ppo.py", "                loss.backward()\n", "                loss.backward()\n                state.optimizer.clip_gradients(config.max_grad_norm)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "{name: sum(column) for name, column in zip(stats, ", "{name: column[-1] for name, column in zip(stats, ", covering("ppo", "microbatches figures")),  # the last one is logged
     Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()\n", "", covering("ppo")),
+    Mutant("minippo/ppo.py", "    state.optimizer.zero_grad()  # gradients take", "    # gradients take", covering("ppo", "leaves_no_gradient")),
+    Mutant("minippo/sft.py", "            optimizer.zero_grad()  #", "            step < num_steps and optimizer.zero_grad()  #", covering("sft", "without_gradients")),
+    Mutant("train_rm.py", "            optimizer.zero_grad()\n", "            step < num_steps and optimizer.zero_grad()\n", covering("train_rm", "without_gradients")),
     Mutant("minippo/ppo.py", "        batch.logprobs,\n", "        logprobs.detach(),\n", covering("ppo", "by_hand")),  # the clip never acts
     Mutant("minippo/ppo.py", "for epoch in range(config.num_epochs)\n", "for epoch in range(1)\n", covering("ppo")),
     Mutant("minippo/ppo.py", "for rows in order.split(B // config.num_minibatches)]", "for rows in order.split(B // config.num_minibatches)[:-1]]", covering("ppo")),  # the tail
     Mutant("minippo/ppo.py", "torch.randperm(B, generator=generator(state.seed, \"minibatches\", state.iteration + 1, epoch))", "torch.randperm(B)", covering("ppo")),
     Mutant("minippo/ppo.py", "        return stats\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", covering("ppo", "not_taken skip")),  # steps with a loss of 0
-    Mutant("minippo/ppo.py", "weight=config.ptx_coef\n", "weight=1.0\n", covering("ppo", "pretraining")),
+    Mutant("minippo/ppo.py", "weight=config.ptx_coef)", "weight=1.0)", covering("ppo", "pretraining")),
     Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo", "pretraining")),
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),
+    Mutant("minippo/language_model.py", "in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True)", "in [(before, targets)]", covering("sft", "held_out_loss")),  # all logits at once
+    Mutant("minippo/language_model.py", "targets_part)) * len(targets_part)", "targets_part)) * len(targets)", covering("sft", "held_out_loss")),
+    Mutant("minippo/language_model.py", "count += len(targets_part)", "count = len(targets_part)", covering("sft", "held_out_loss")),
     Mutant("minippo/language_model.py", "        (weight * part).backward()\n", "        part.backward()\n", covering("ppo", "pretraining")),
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),

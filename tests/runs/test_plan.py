@@ -23,11 +23,11 @@ from minippo.equations import ranking_loss
 from minippo.heads import ActorCritic, RewardModel
 from minippo.language_model import backward_in_chunks, held_out_loss
 from minippo.model import GPT, GPTConfig
-from minippo.ppo import ppo_update
+from minippo.ppo import accumulate_gradient, ppo_update
 from minippo.rollout import Environment, collect_rollout, logprobs_and_values
 from minippo.runs import load_config
 from minippo.runs.arguments import override
-from minippo.runs.phases import COMPONENTS, LM_CHUNK, SCORING_ROWS, Phase, Planner
+from minippo.runs.phases import COMPONENTS, SCORING_ROWS, Phase, Planner
 from minippo.runs.plan import architectures
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import RewardScorer, score_tokens
@@ -139,13 +139,10 @@ def test_language_model_training_takes_what_was_planned(model, batch_tokens, opt
         state = TrainState.initial(gpt, None, config.sft.policy, 0, config.memory)
 
         def step(state: TrainState = state) -> None:
-            state.optimizer.zero_grad()
             backward_in_chunks(state.model, tokens, torch.ones_like(tokens, dtype=torch.bool))
-            state.optimizer.clip_gradients(1.0)
-            state.optimizer.step()
+            finish_step(state)
 
         step()  # the moments are made in the first step
-        state.optimizer.zero_grad()
         with measured.phase(f"{name}: training step", *gpts.values(), state.optimizer):
             step()
         with measured.phase(f"{name}: held-out loss", *gpts.values(), state.optimizer):
@@ -187,14 +184,11 @@ def test_reward_model_training_takes_what_was_planned(model, batch_size, length,
     tokens = torch.randint(model.vocab_size, (2 * batch_size, length))
 
     def step(state: TrainState = state) -> None:
-        state.optimizer.zero_grad()
         scores = reward.train()(tokens, torch.ones_like(tokens, dtype=torch.bool)).view(-1, 2)
         ranking_loss(scores).backward()
-        state.optimizer.clip_gradients(1.0)
-        state.optimizer.step()
+        finish_step(state)
 
     step()
-    state.optimizer.zero_grad()
     with measured.phase("training step", reward, state.optimizer):
         step()
     reward.eval()
@@ -206,6 +200,12 @@ def test_reward_model_training_takes_what_was_planned(model, batch_size, length,
         sample(reference, 16, config)
         score_tokens(reward, [[1] * length] * 64, 0)
     measured.check()
+
+
+def finish_step(state: TrainState) -> None:
+    state.optimizer.clip_gradients(1.0)
+    state.optimizer.step()
+    state.optimizer.zero_grad()
 
 
 def sample(policy: ActorCritic, rows: int, config: Config) -> None:
@@ -271,13 +271,13 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
         logprobs_and_values(reference, rollout, M)
     with measured.phase("scoring", *everything):
         scorer([""] * B, [""] * B)
-    with measured.phase("optimizer step", *everything):
-        state.optimizer.step()
     with measured.phase("evaluation: the reference's answers", *everything):
         sample(reference, B, config)
-    state.optimizer.zero_grad()
     with measured.phase("update", *everything):
         ppo_update(state, rollout, config.ppo)
+    accumulate_gradient(state, rollout, config.ppo)
+    with measured.phase("optimizer step", *everything):
+        state.optimizer.step()
     measured.check()
 
 
@@ -306,10 +306,10 @@ def test_gpu_holds_what_the_cpu_would_and_the_cpu_the_optimizer(stage):
         if name == "reward: training step" or name == "reward: held-out loss":
             trained = REWARD - 128  # without the score head
         master = 0 if name == "normalisation" else 4 * trained
-        converted = 4 * POLICY if name == "optimizer step" else 0  # the gradients
-        assert more == master + converted
-        waiting, block = phase.usage["CPU", "waiting model"], 16 * DEEP.channels**2 * (name == "optimizer step")
-        assert phase.total("CPU") - waiting - block - converted == (0 if name == "normalisation" else 12 * trained)
+        block = 16 * DEEP.channels**2 * (name == "optimizer step")  # the largest parameter, which is updated at once
+        assert more == master + block  # its gradient, copied from the GPU
+        waiting = phase.usage["CPU", "waiting model"]
+        assert phase.total("CPU") - waiting - 2 * block == (0 if name == "normalisation" else 12 * trained)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
@@ -336,15 +336,16 @@ def test_offloaded_gradients_are_float32_on_the_cpu(stage):
     for name, phase in phases_of(stage, True, memory__offload_gradients=True, **options).items():
         assert phase.usage["CPU", "gradients"] == phase.usage["CPU", "master weights"]
         assert plain[name].usage["CPU", "gradients"] == 0
-        if name != "update" and "training step" not in name:
-            assert phase.usage["GPU", "gradients"] == 0
-            assert plain[name].usage["GPU", "gradients"] > 0
+        is_step, is_backward = name == "optimizer step", name == "update" or "training step" in name
+        assert (phase.usage["GPU", "gradients"] > 0) == is_backward  # on their way
+        assert (plain[name].usage["GPU", "gradients"] > 0) == (is_backward or is_step)
 
 
-def test_gradients_on_their_way_from_the_gpu_are_those_of_a_block():
+def test_offloaded_gradients_on_the_gpu_are_those_of_a_block_and_the_sum_of_the_table():
     update = phases_of("ppo", True, memory__offload_gradients=True, ppo__microbatch_size=1)["update"]
     block = 4 * sum(parameter.numel() for parameter in GPT(DEEP).blocks[0].parameters())
-    assert update.usage["GPU", "gradients"] == block
+    table = 4 * DEEP.vocab_size * DEEP.channels  # its sum, while the chunks of logits add to it
+    assert update.usage["GPU", "gradients"] == block + table
 
 
 def test_dropout_keeps_a_byte_per_number_on_a_gpu():
@@ -452,12 +453,11 @@ def test_reward_model_is_left_out_if_a_function_scores():
     assert phases["generation"].usage["GPU", "weights"] == 2 * 4 * POLICY
 
 
-def test_sizes_of_batches_are_those_of_the_functions_that_run_them():
+def test_rows_of_scoring_are_those_of_the_functions_that_score():
     def default(function: Callable[..., Any], name: str) -> int:
         return inspect.signature(function).parameters[name].default
 
     assert default(score_tokens, "batch_size") == default(RewardScorer.__init__, "batch_size") == SCORING_ROWS
-    assert default(backward_in_chunks, "chunk_tokens") == LM_CHUNK
 
 
 def test_table_of_large_models_is_up_to_date_and_they_fit():
