@@ -112,13 +112,14 @@ class PlannedModel:
         the attention's result and their sum (C numbers each), and 4 C before and 4 C after the activation."""
         return 11 * self.hidden(tokens)
 
-    def generation(self, rows: int, query_length: int, response_length: int) -> list[Moment]:
+    def generation(self, rows: int, query_length: int, response_length: int, temperature: float) -> list[Moment]:
         """Sampling with a cache: reading the prompts, choosing a token, and dropping finished rows from the cache."""
         layers, states = self.gpt.config.layers, self.hidden(rows * query_length)
         cache = 2 * layers * self.hidden(rows * (query_length + response_length))  # keys and values
         prompts = self.forward(rows * query_length) + self.attention_bias(rows, query_length)
-        # The logits, divided by the temperature, and their softmax; that and its running sum in float64.
-        logits = self.logits(rows, 3 * FLOAT32 + 2 * FLOAT64)
+        # The logits, also divided by the temperature, if it is not 1, and their softmax; that and its running sum in
+        # float64.
+        logits = self.logits(rows, (2 + (temperature != 1)) * FLOAT32 + 2 * FLOAT64)
         # One layer at a time, once a quarter of the rows have finished.
         kept = cache // layers * 3 // 4
         lasting = Counter({"KV cache": cache, "packed weights": self.packed})

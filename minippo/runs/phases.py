@@ -115,7 +115,8 @@ class Planner:
         samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
         weights: Usage = Counter({(self.device, "weights"): model.weights})
         lasting = weights + self.frozen(reference, in_use=True)
-        yield self.phase("normalisation", lasting, reference.generation(samples, self.P, self.R) + scoring)
+        generation = reference.generation(samples, self.P, self.R, config.ppo.temperature)
+        yield self.phase("normalisation", lasting, generation + scoring)
 
     def ppo(self) -> Iterator[Phase]:
         """A rollout, phase by phase, the update, and what an evaluation does differently."""
@@ -125,7 +126,7 @@ class Planner:
         scorer = [] if config.scorer else [self.model("reward", RewardModel)]
         trained, rows = self.trained(policy), config.rollout_batch_size
         idle = sum(map(self.frozen, scorer), trained + self.frozen(reference))
-        generation = policy.generation(rows, self.P, R)
+        generation = policy.generation(rows, self.P, R, config.temperature)
         logprobs = policy.predicting(M * T, M * T, self.response_tokens, self.per_logit(policy))
         yield self.phase("generation", idle, generation)
         yield self.phase("log-probabilities", idle, logprobs)

@@ -518,7 +518,11 @@ PLUMBING = [
     Mutant("minippo/runs/memory_model.py", "(9 if self.gpt.config.activation == \"relu\" else 5) * self.hidden(tokens)", "0 * self.hidden(tokens)", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "rows * (query_length + response_length))  # keys and values", "rows * response_length)  # keys and values", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "cache = 2 * layers", "cache = layers", OF_PLAN),
-    Mutant("minippo/runs/memory_model.py", "3 * FLOAT32 + 2 * FLOAT64", "3 * FLOAT32", OF_PLAN),  # the softmax in float64
+    Mutant("minippo/runs/memory_model.py", "* FLOAT32 + 2 * FLOAT64)", "* FLOAT32)", OF_PLAN),  # the softmax in float64
+    Mutant("minippo/runs/memory_model.py", "(2 + (temperature != 1)) * FLOAT32", "3 * FLOAT32", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "(2 + (temperature != 1)) * FLOAT32", "2 * FLOAT32", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "self.P, self.R, config.ppo.temperature)", "self.P, self.R, 0.5)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "self.P, R, config.temperature)", "self.P, R, 1.0)", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "0 if self.dropout == 0 else 1 if self.on_gpu else self.dtype.itemsize", "0 if self.dropout == 0 else self.dtype.itemsize", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "(self.hidden(tokens) if self.checkpoint else self.saved_by_block(tokens))", "self.saved_by_block(tokens)", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "again = self.saved_by_block(tokens) - self.hidden(tokens) if self.checkpoint else 0", "again = 0", OF_PLAN),

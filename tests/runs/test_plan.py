@@ -211,7 +211,10 @@ def finish_step(state: TrainState) -> None:
 def sample(policy: ActorCritic, rows: int, config: Config) -> None:
     queries = torch.ones(rows, config.data.query_length, dtype=torch.long)
     R = config.data.response_length
-    generate(policy.gpt, queries, queries > 0, max_new_tokens=R, eos_id=0, pad_id=0, min_new_tokens=R)
+    generate(
+        policy.gpt, queries, queries > 0,
+        max_new_tokens=R, eos_id=0, pad_id=0, min_new_tokens=R, temperature=config.ppo.temperature,
+    )  # fmt: skip
 
 
 @pytest.mark.parametrize(
