@@ -351,6 +351,19 @@ def test_offloaded_gradients_on_the_gpu_are_those_of_a_block_and_the_sum_of_the_
     assert update.usage["GPU", "gradients"] == block + table
 
 
+@pytest.mark.parametrize(("stage", "phase"), [("rm", "normalisation"), ("ppo", "generation")])
+def test_logits_divided_by_a_temperature_are_another_copy(stage, phase):
+    def logits(temperature: float) -> int:
+        config = settings(
+            data__query_length=6, data__response_length=12, ppo__rollout_batch_size=16, ppo__temperature=temperature
+        )
+        models = {"policy": WIDE_VOCABULARY, "reward": replace(GPT2, channels=4)}  # scoring takes less than generation
+        phases = Planner(config, models, False).phases(stage)
+        return {phase.name: phase for phase in phases}[phase].usage["CPU", "logits"]
+
+    assert logits(0.7) - logits(1.0) == 4 * 16 * WIDE_VOCABULARY.vocab_size
+
+
 def test_dropout_keeps_a_byte_per_number_on_a_gpu():
     def kept(on_gpu: bool, dropout: float) -> int:
         phase = phases_of("rm", on_gpu, rm__dropout=dropout, data__source="imdb", rm__batch_size=5)["training step"]
