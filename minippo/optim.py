@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-BLOCK = 2**18
+BLOCK = 2**20
 """Numbers that AdamW updates at a time: from one operation to the next, they stay in the processor's cache."""
 
 
@@ -108,7 +108,7 @@ class CPUAdamW(Optimizer):
         if closure is not None:  # part of PyTorch's interface for optimizers that evaluate the loss again
             with torch.enable_grad():
                 loss = closure()
-        updated, blocks = [], []
+        blocks = []
         for group in self.param_groups:
             for parameter in group["params"]:
                 gradient = self.gradients.of(parameter)
@@ -116,15 +116,11 @@ class CPUAdamW(Optimizer):
                     continue
                 state = self._state_of(parameter)
                 state["step"] += 1
-                weight = state.get("master", parameter)
-                updated.append((parameter, weight))
-                tensors = weight, gradient.contiguous(), state["first_moment"], state["second_moment"]
+                master = state.get("master", parameter)
+                tensors = parameter, master, gradient.contiguous(), state["first_moment"], state["second_moment"]
                 parts = [tensor.detach().view(-1).split(BLOCK) for tensor in tensors]  # nothing is copied
                 blocks += [(*block, group, state["step"]) for block in zip(*parts, strict=True)]
-        in_threads(adamw_update, blocks)
-        for parameter, weight in updated:
-            if weight is not parameter:  # to the device, rounded to the parameter's dtype
-                parameter.copy_(weight)
+        in_threads(update_block, blocks)
         return loss
 
     def _state_of(self, parameter: Tensor) -> dict[str, Any]:
@@ -134,9 +130,8 @@ class CPUAdamW(Optimizer):
             state["step"] = 0
             state["first_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
             state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
-            if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+            if needs_master(parameter):
                 state["master"] = parameter.detach().to("cpu", torch.float32, copy=True)
-            # otherwise the parameter itself is updated, in place
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -166,15 +161,23 @@ class CPUAdamW(Optimizer):
                 self.state[parameter] = {k: v.clone() if torch.is_tensor(v) else v for k, v in loaded.items()}
 
 
+def needs_master(parameter: Tensor) -> bool:
+    """Whether AdamW updates a float32 copy in CPU memory instead of the parameter itself."""
+    return parameter.device.type != "cpu" or parameter.dtype != torch.float32
+
+
+def update_block(parameter: Tensor, master: Tensor, gradient: Tensor, *rest: Any) -> None:
+    """AdamW's update of a block of numbers, (n,) each, on the CPU; then the parameter becomes its master copy."""
+    adamw_update(master, gradient.to("cpu", torch.float32), *rest)  # blocking: it has arrived before it is read
+    if needs_master(parameter):
+        parameter.copy_(master.to(parameter.dtype))  # rounded here: fewer bytes go to the device
+
+
 def adamw_update(
     weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, group: dict[str, Any], step: int
 ) -> None:
-    """AdamW's update of some weights and of their two moments, in place, all (n,); `step` counts from 1.
-
-    The gradient may have another dtype and device.
-    """
+    """AdamW's update of some weights and of their two moments, in place, all (n,); `step` counts from 1."""
     beta1, beta2 = group["betas"]
-    gradient = gradient.to("cpu", torch.float32)  # blocking, so that it has arrived before it is read
     if group["weight_decay"]:
         # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
         weight.mul_(1 - group["lr"] * group["weight_decay"])

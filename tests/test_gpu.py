@@ -23,7 +23,7 @@ def test_optimizer_keeps_its_states_in_cpu_memory_and_steps_as_on_the_cpu(dtype)
     start, gradients = torch.randn(64, 8), torch.randn(20, 64, 8)
     weights = {}
     for device in ("cpu", "cuda"):
-        weight = torch.nn.Parameter(start.to(device, dtype))
+        weight = torch.nn.Parameter(start.to(device, dtype, copy=True))
         optimizer = CPUAdamW([weight], lr=1e-3, betas=(0.9, 0.99), eps=1e-8, weight_decay=0.1)
         for gradient in gradients:
             weight.grad = gradient.to(device, dtype)

@@ -190,6 +190,7 @@ MUTANTS = [
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),
     # ------------------------------------------------------------------ optimizer
+    Mutant("minippo/optim.py", "        parameter.copy_(master.to(parameter.dtype))", "        master", covering("optim")),  # the model keeps its weights
     Mutant("minippo/optim.py", "state.get(\"master\", parameter)", "parameter", covering("optim")),  # bfloat16 alone
     Mutant("minippo/optim.py", "else group[\"eps\"] * second_correction", "else group[\"eps\"]", covering("optim")),
     Mutant("minippo/optim.py", "weight.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "gradient.add_(weight, alpha=group[\"weight_decay\"])", covering("optim")),  # Adam with L2

@@ -439,6 +439,7 @@ def test_halved_batches_are_only_proposed_if_they_are_valid(run_plan):
 def test_verdict_compares_with_the_memory_that_is_free(run_plan, monkeypatch, free, expected):
     monkeypatch.setattr("minippo.runs.plan.physical_memory", lambda: free)
     assert expected in run_plan("ppo", "--config", "smoke", "--device", "cpu")
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     assert "fit" not in run_plan("ppo", "--config", "smoke", "--device", "cuda").split("Options")[0]  # nothing is known
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2**41))
