@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.optim.optimizer import ParamsT
 
-BLOCK = 2**20
+BLOCK = 2**19
 """Numbers that AdamW updates at a time: from one operation to the next, they stay in the processor's cache."""
 
 
