@@ -119,7 +119,7 @@ class CPUAdamW(Optimizer):
                 weight = state.get("master", parameter)
                 updated.append((parameter, weight))
                 tensors = weight, gradient.contiguous(), state["first_moment"], state["second_moment"]
-                parts = [tensor.detach().view(-1).split(BLOCK) for tensor in tensors]  # nothing is copied
+                parts = [tensor.detach().view(-1).split(BLOCK) for tensor in tensors]  # no weight is copied
                 blocks += [(*block, group, state["step"]) for block in zip(*parts, strict=True)]
         in_threads(adamw_update, blocks)
         for parameter, weight in updated:
@@ -132,10 +132,12 @@ class CPUAdamW(Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = 0
-            state["first_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
-            state["second_moment"] = torch.zeros_like(parameter, dtype=torch.float32, device="cpu")
-            if parameter.device.type != "cpu" or parameter.dtype != torch.float32:
-                state["master"] = parameter.detach().to("cpu", torch.float32, copy=True)
+            state["first_moment"] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
+            state["second_moment"] = torch.zeros(parameter.shape, dtype=torch.float32, device="cpu")
+            # Numbers that are not in order, as those of a transposed matrix, cannot be divided into blocks in place.
+            if parameter.device.type != "cpu" or parameter.dtype != torch.float32 or not parameter.is_contiguous():
+                order = torch.contiguous_format
+                state["master"] = parameter.detach().to("cpu", torch.float32, copy=True, memory_format=order)
             # otherwise the parameter itself is updated, in place
         return state
 

@@ -86,6 +86,19 @@ def test_blocks_in_threads_give_the_steps_of_whole_tensors(small_blocks, monkeyp
             assert torch.equal(torch.as_tensor(optimizers[0].state[parameter][name]), torch.as_tensor(moment))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_transposed_weights_move_as_others(small_blocks, dtype):
+    ours, plain = (make_parameters(dtype)[:1] for _ in range(2))
+    ours[0].data = ours[0].data.t().contiguous().t()
+    optimizers = [CPUAdamW(parameters, lr=1e-2, weight_decay=0.1) for parameters in (ours, plain)]
+    for step in range(3):
+        for parameters, optimizer in zip((ours, plain), optimizers, strict=True):
+            give_gradients(parameters, step)
+            optimizer.step()
+    assert not ours[0].is_contiguous()
+    assert torch.equal(ours[0], plain[0])
+
+
 def threads_of_a_new_thread() -> int:
     """How many threads PyTorch uses in a thread that has just begun."""
     with ThreadPoolExecutor(1) as pool:
