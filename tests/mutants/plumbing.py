@@ -70,6 +70,7 @@ PLUMBING = [
     Mutant("minippo/weights/heads.py", "RewardModel(load_pretrained(folder, dtype))", "RewardModel(load_pretrained(folder))", OF_LOADING),
     Mutant("minippo/runs/stage.py", "+ (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else \"\")", "", path_of("out_of_memory")),
     Mutant("minippo/runs/out_of_memory.py", "if not getattr(config.memory, field.name) and", "if", path_of("out_of_memory")),  # what is on already
+    Mutant("minippo/runs/out_of_memory.py", " and phase in SAVES[field.name]", "", path_of("out_of_memory")),  # what does not help
     Mutant("minippo/runs/out_of_memory.py", 'if getattr(config.model, backbone).dtype == "float32":', "if True:", path_of("out_of_memory")),
     Mutant("minippo/exits.py", "        except GPUMemoryError as error:\n", "        except ZeroDivisionError as error:\n", path_of("out_of_memory")),
     Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
