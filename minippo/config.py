@@ -297,8 +297,8 @@ class EvalConfig:
 
 @dataclass(frozen=True)
 class MemoryConfig:
-    """What a GPU need not hold all the time. None of these options changes a result; without a GPU they save little.
-    They may change at any time, also when a run is resumed. docs/performance.md has figures."""
+    """What a GPU need not hold all the time. In float32, none of these options changes a result; without a GPU they
+    save little. They may change at any time, also when a run is resumed. docs/performance.md has figures."""
 
     checkpoint_activations: bool = False
     """Keep only the input of each transformer block for the backward pass, which computes the block again. Saves most
@@ -307,7 +307,7 @@ class MemoryConfig:
     offload_gradients: bool = False
     """Move each gradient to the CPU as soon as the backward pass has computed it, where they add up in float32. Saves
     the memory of one gradient per trained weight on the GPU; costs 4 bytes of CPU memory per weight, and copies that
-    overlap the backward pass."""
+    overlap the backward pass. With bfloat16, the sums are more precise and results differ."""
     park_models: bool = False
     """Keep the reference and the reward model in CPU memory, and put each on the GPU only while it is used. Saves
     their weights during sampling and updates; costs a copy of the weights per rollout and evaluation batch."""

@@ -1,6 +1,7 @@
 """Less memory on the GPU, for models that would not fit: gradients and frozen models that wait in CPU memory.
 
-Nothing here changes a result, and all of it works without a GPU as well. `phase` names what was computed when the
+Nothing here changes a result, except that gradients of bfloat16 weights add up in float32 once they are offloaded. All
+of it works without a GPU as well. `phase` names what was computed when the
 memory was not enough.
 """
 

@@ -77,6 +77,8 @@ class CPUAdamW(Optimizer):
         # Each parameter group may override these defaults; `param_groups` overrides the weight decay.
         defaults = {"lr": lr, "betas": betas, "eps": eps, "weight_decay": weight_decay}
         super().__init__(params, defaults | {"tensorflow_eps": tensorflow_eps})
+        if not all(parameter.is_contiguous() for group in self.param_groups for parameter in group["params"]):
+            raise ValueError("parameters must be contiguous, since a step updates them block by block")
         self.gradients = gradients([parameter for group in self.param_groups for parameter in group["params"]])
 
     def __getstate__(self) -> dict[str, Any]:

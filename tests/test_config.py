@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import typing
+from contextlib import nullcontext
 from dataclasses import FrozenInstanceError, fields, is_dataclass, replace
 
 import pytest
@@ -254,6 +255,16 @@ def test_sizes_are_compared_with_the_memory_of_this_machine(monkeypatch):
     monkeypatch.setattr("minippo.runs.validation.physical_memory", lambda: 2**20)
     with pytest.raises(ValueError, match="this machine has 0 GiB"):
         check(Config())
+
+
+def test_weights_and_moments_in_cpu_memory_are_enough_for_training_on_a_gpu(monkeypatch):
+    policy = replace(Config().model.policy, layers=1, channels=1024, heads=1, context=256)
+    config = replace(Config(), model=replace(Config().model, policy=policy))
+    num_weights = 12 * 1024**2 + 256 * 1024
+    for free, fits in ((11.9 * num_weights, False), (12.1 * num_weights, True)):
+        monkeypatch.setattr("minippo.runs.validation.physical_memory", lambda free=free: int(free))
+        with nullcontext() if fits else pytest.raises(ValueError, match=r"model\.policy\.layers"):
+            check(config)
 
 
 @pytest.mark.parametrize("value", [1e39, 1e31, 1e-31, 1e-300])

@@ -86,6 +86,11 @@ def test_blocks_in_threads_give_the_steps_of_whole_tensors(small_blocks, monkeyp
             assert torch.equal(torch.as_tensor(optimizers[0].state[parameter][name]), torch.as_tensor(moment))
 
 
+def test_transposed_weights_are_refused():
+    with pytest.raises(ValueError, match="parameters must be contiguous"):
+        CPUAdamW([nn.Parameter(torch.ones(3, 2).t())])
+
+
 def threads_of_a_new_thread() -> int:
     """How many threads PyTorch uses in a thread that has just begun."""
     with ThreadPoolExecutor(1) as pool:

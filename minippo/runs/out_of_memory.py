@@ -17,20 +17,27 @@ SIZES = {
     "reward-model step": "rm.batch_size",
 }
 """Phase -> the number of rows or tokens that it computes at a time."""
+TRAINING = ("update", "language-model step", "reward-model step")
+SAVES = {
+    "checkpoint_activations": TRAINING,
+    "offload_gradients": TRAINING,  # there are none in the other phases
+    "park_models": ("loading", "generation", "log-probabilities", "reference", "scoring", "update"),
+}
+"""Option in `memory` -> the phases in which it takes less memory."""
 REWARD_PHASES = ("scoring", "reward-model step")
 """Phases of the reward model; the others are those of the policy."""
 
 
 def remedies(run: Run, phase: str) -> str:
     """The end of the sentence about a phase that has run out of memory, "" if nothing is left to try."""
-    config, in_sft = run.config, phase in ("language-model step", "held-out loss")
+    config = run.config
     of_reward_model = phase in REWARD_PHASES or run.position.startswith("sft-reward")
     backbone = "reward" if of_reward_model else "policy"
     # These may change at any time: the run goes on from its last checkpoint.
     now = [
         f"--memory.{field.name}".replace("_", "-")
         for field in fields(config.memory)
-        if not getattr(config.memory, field.name) and not (in_sft and field.name == "park_models")
+        if not getattr(config.memory, field.name) and phase in SAVES[field.name]
     ]
     later = []  # these belong to the stage
     if phase in SIZES:

@@ -16,7 +16,7 @@ from minippo.runs.phases import COMPONENTS, Phase, Planner
 from minippo.runs.run import STAGES
 from minippo.runs.system import physical_memory
 from minippo.runs.validation import check, check_context
-from minippo.tokenizer import make_tokenizer
+from minippo.tokenizer import make_tokenizer, trained_size
 from minippo.weights import pretrained_config
 
 HALVED = (
@@ -42,13 +42,16 @@ def plan(stage: str, config: Config, device: str) -> str:
     """
     has_gpu = torch.cuda.is_available()
     on_gpu = device == "cuda" or (device == "auto" and has_gpu)
-    limit = physical_memory() if not on_gpu else torch.cuda.mem_get_info()[0] if has_gpu else None
     models, place = architectures(config), "GPU" if on_gpu else "CPU"
+    # Whoever plans for another machine does not care about the memory of this one.
+    limits = {"CPU": physical_memory()} if has_gpu or not on_gpu else {}
+    if has_gpu:
+        limits["GPU"] = torch.cuda.mem_get_info()[0]
     phases = Planner(config, models, on_gpu).phases(stage)
     paragraphs = [f"Planned memory of {STAGES[stage][1]}, in each phase when it needs most. {EXPLANATION}"]
     for where in dict.fromkeys([place, "CPU"]):
-        paragraphs += [f"{where} memory:", table(phases, where)]
-    paragraphs += [verdict(peak(phases, place), place, limit), advice(stage, config, models, place)]
+        paragraphs += [f"{where} memory:", table(phases, where), verdict(peak(phases, where), where, limits.get(where))]
+    paragraphs.append(advice(stage, config, models, place))
     return "\n\n".join(paragraphs)
 
 
@@ -61,9 +64,7 @@ def architectures(config: Config) -> dict[str, GPTConfig]:
             found[name] = pretrained_config(model.weights)
             check_context(config.data, name, found[name].context, f"model.{name}.weights {model.weights}")
             continue
-        kind, _, size = model.tokenizer.partition(":")
-        trained = kind == "train" and size.isdecimal()
-        vocab_size = int(size) if trained else make_tokenizer(model.tokenizer, ()).vocab_size
+        vocab_size = trained_size(model.tokenizer) or make_tokenizer(model.tokenizer, ()).vocab_size
         found[name] = GPTConfig(
             vocab_size, model.context, model.layers, model.heads, model.channels, activation=model.activation
         )
@@ -115,7 +116,11 @@ def advice(stage: str, config: Config, models: Mapping[str, GPTConfig], place: s
             line = f"  {options_text(changes)}: {amount(freed)} less, {amount(other.total(place))} ({other.name})"
             found.append((freed, line))
     lines = [line for _, line in sorted(found, reverse=True)]
-    return "\n".join(["Options that lower it:", *lines] if lines else ["No option of this list lowers it."])
+    return "\n".join(
+        [f"Options that lower the peak on the {place}:", *lines]
+        if lines
+        else [f"No option of this list lowers the peak on the {place}."]
+    )
 
 
 def changes_that_save(config: Config) -> Iterator[dict[str, Any]]:

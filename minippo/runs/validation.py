@@ -117,8 +117,9 @@ def check_memory(config: Config) -> None:
     for name, backbone in (("policy", config.model.policy), ("reward", config.model.reward)):
         if not backbone.weights:
             num_weights = 12 * backbone.layers * backbone.channels**2 + backbone.context * backbone.channels
-            # Weights, gradients and AdamW's two moments, in float32, and the Python objects of a block.
-            size = 16 * num_weights + 100_000 * backbone.layers
+            # AdamW's two moments and the float32 weights, which are in CPU memory even if the model is on a GPU, and
+            # the Python objects of a block.
+            size = 12 * num_weights + 100_000 * backbone.layers
             sizes[f"model.{name}.layers, model.{name}.channels, model.{name}.context"] = size
     text = 8 * (config.data.query_length + config.data.response_length)  # its tokens
     sizes["ppo.rollout-batch-size"] = ppo.rollout_batch_size * text

@@ -5,7 +5,7 @@ names of tiktoken or the Hugging Face hub; `train_bpe` trains one. `reward_token
 which need not share a tokenizer.
 """
 
-from minippo.tokenizer.loading import load_tokenizer, make_tokenizer, tokenizer_in, train_bpe
+from minippo.tokenizer.loading import load_tokenizer, make_tokenizer, tokenizer_in, train_bpe, trained_size
 from minippo.tokenizer.tokenizer import Tokenizer, reward_tokens, whole_characters
 
 __all__ = [
@@ -15,5 +15,6 @@ __all__ = [
     "reward_tokens",
     "tokenizer_in",
     "train_bpe",
+    "trained_size",
     "whole_characters",
 ]

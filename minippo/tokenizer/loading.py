@@ -106,7 +106,12 @@ def tokenizer_in(folder: Path) -> Tokenizer | None:
 
 def make_tokenizer(name: str, texts: Sequence[str]) -> Tokenizer:
     """The tokenizer that an option such as `model.policy.tokenizer` names; "train:4096" trains one on `texts`."""
-    kind, _, size = name.partition(":")
-    if kind == "train" and re.fullmatch(r"\d{1,9}", size, re.ASCII):
-        return train_bpe(texts, int(size))
+    if (size := trained_size(name)) is not None:
+        return train_bpe(texts, size)
     return load_tokenizer(bundled(name) if bundled(name).is_file() else name)
+
+
+def trained_size(name: str) -> int | None:
+    """The number of ids in the vocabulary that "train:4096" trains; None if `name` names a tokenizer that exists."""
+    match = re.fullmatch(r"train:(\d{1,9})", name, re.ASCII)
+    return int(match[1]) if match else None

@@ -70,6 +70,7 @@ PLUMBING = [
     Mutant("minippo/weights/heads.py", "RewardModel(load_pretrained(folder, dtype))", "RewardModel(load_pretrained(folder))", OF_LOADING),
     Mutant("minippo/runs/stage.py", "+ (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else \"\")", "", path_of("out_of_memory")),
     Mutant("minippo/runs/out_of_memory.py", "if not getattr(config.memory, field.name) and", "if", path_of("out_of_memory")),  # what is on already
+    Mutant("minippo/runs/out_of_memory.py", " and phase in SAVES[field.name]", "", path_of("out_of_memory")),  # what does not help
     Mutant("minippo/runs/out_of_memory.py", 'if getattr(config.model, backbone).dtype == "float32":', "if True:", path_of("out_of_memory")),
     Mutant("minippo/exits.py", "        except GPUMemoryError as error:\n", "        except ZeroDivisionError as error:\n", path_of("out_of_memory")),
     Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
@@ -555,7 +556,8 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "scorer = [] if config.scorer else", "scorer =", OF_PLAN),
     Mutant("minippo/runs/plan.py", "on_gpu = device == \"cuda\" or (device == \"auto\" and has_gpu)", "on_gpu = has_gpu", OF_PLAN),
     Mutant("minippo/runs/plan.py", "torch.cuda.mem_get_info()[0]", "torch.cuda.mem_get_info()[1]", OF_PLAN),  # all memory, not what is free
-    Mutant("minippo/runs/plan.py", "int(size) if trained else", "1000 if trained else", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "trained_size(model.tokenizer) or", "1000 or", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "if has_gpu or not on_gpu else {}", "if not on_gpu else {}", OF_PLAN),  # the CPU's peak on a GPU
     Mutant("minippo/runs/plan.py", "if largest.total(place) <= limit", "if largest.total(place) >= limit", OF_PLAN),
     Mutant("minippo/runs/plan.py", "if freed > 0.01 * present:", "if freed < 0.01 * present:", OF_PLAN),
     Mutant("minippo/runs/plan.py", "sorted(found, reverse=True)", "found", OF_PLAN),

@@ -21,8 +21,9 @@ MESSAGE = (
     "free. Of the allocated memory 10.42 GiB is allocated by PyTorch, and 419.37 MiB is reserved by PyTorch."
 )
 FIGURES = ": 10.42 GiB of 11.30 GiB were allocated, and 130.00 MiB more were needed"
-ALL = "--memory.checkpoint-activations --memory.offload-gradients --memory.park-models"
-NOW = f"; this run can go on with {ALL}"
+TRAIN, PARK = "--memory.checkpoint-activations --memory.offload-gradients", "--memory.park-models"
+ALL = f"{TRAIN} {PARK}"
+NOW = "; this run can go on with"
 BIGGER = "--model.policy.dtype bfloat16 needs less"
 
 
@@ -43,21 +44,21 @@ def fail(monkeypatch, module, name: str, *, call: int = 1) -> None:
     ("stage", "module", "name", "call", "where", "remedy"),
     [
         ("sft", sft, "backward_in_chunks", 6, "sft-policy, step 6: out of GPU memory (language-model step)",
-         "; this run can go on with --memory.checkpoint-activations --memory.offload-gradients; a new run with "
+         f"{NOW} {TRAIN}; a new run with "
          "--sft.policy.batch-tokens below 300 or --model.policy.dtype bfloat16 needs less"),
         ("rm", train_rm, "score_batch", 4, "rm, step 4: out of GPU memory (reward-model step)",
-         f"{NOW}; a new run with --rm.batch-size below 8 or --model.reward.dtype bfloat16 needs less"),
+         f"{NOW} {TRAIN}; a new run with --rm.batch-size below 8 or --model.reward.dtype bfloat16 needs less"),
         ("ppo", sampling, "choose", 30, "ppo, iteration {}: out of GPU memory (generation)",
-         f"{NOW}; a new run with --ppo.rollout-batch-size below 8 or {BIGGER}"),
+         f"{NOW} {PARK}; a new run with --ppo.rollout-batch-size below 8 or {BIGGER}"),
         ("ppo", rollout, "response_logprobs", 10, "ppo, iteration {}: out of GPU memory (log-probabilities)",
-         f"{NOW}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
+         f"{NOW} {PARK}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
         ("ppo", rollout, "response_logprobs", 12, "ppo, iteration {}: out of GPU memory (reference)",
-         f"{NOW}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
+         f"{NOW} {PARK}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
         ("ppo", scoring, "pad", 2, "ppo, iteration {}: out of GPU memory (scoring)",
-         f"{NOW}; a new run with --model.reward.dtype bfloat16 needs less"),
+         f"{NOW} {PARK}; a new run with --model.reward.dtype bfloat16 needs less"),
         ("ppo", ppo, "partial_loss", 9, "ppo, iteration {}: out of GPU memory (update)",
-         f"{NOW}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
-        ("ppo", pretrained, "_empty_model", 1, "out of GPU memory (loading)", f"{NOW}; a new run with {BIGGER}"),
+         f"{NOW} {ALL}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
+        ("ppo", pretrained, "_empty_model", 1, "out of GPU memory (loading)", f"{NOW} {PARK}; a new run with {BIGGER}"),
     ],
 )  # fmt: skip
 def test_stage_ends_with_one_sentence_and_its_last_checkpoint(
@@ -118,6 +119,7 @@ def test_only_what_is_not_used_yet_is_named(tmp_path):
     assert "offload" not in advice(config, "update")
     config = replace(Config(), memory=MemoryConfig(True, True, True))
     assert advice(config, "update") == f"; a new run with --ppo.microbatch-size below 32 or {BIGGER}"
+    assert "--memory" not in advice(Config(), "held-out loss", "sft-policy, step 3")
     config = changed(config, {"model.policy.dtype": "bfloat16"})
     assert advice(config, "update") == "; a new run with --ppo.microbatch-size below 32 needs less"
     assert advice(changed(config, {"ppo.microbatch_size": 1}), "update") == ""

@@ -443,8 +443,18 @@ def test_verdict_compares_with_the_memory_that_is_free(run_plan, monkeypatch, fr
     assert "fit" not in run_plan("ppo", "--config", "smoke", "--device", "cuda").split("Options")[0]  # nothing is known
     monkeypatch.setattr("torch.cuda.is_available", lambda: True)
     monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (free, 2**41))
+    monkeypatch.setattr("minippo.runs.plan.physical_memory", lambda: 2**20)
     for device in ("cuda", "auto"):
-        assert expected in run_plan("ppo", "--config", "smoke", "--device", device)
+        gpu, cpu = run_plan("ppo", "--config", "smoke", "--device", device).split("CPU memory:")
+        assert expected in gpu
+        assert "does not fit into the 1.0 MiB" in cpu  # which holds the optimizer's states
+
+
+def test_tokenizers_that_cannot_be_trained_are_refused_in_one_sentence(run_plan, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_plan("ppo", "--config", "smoke", "--model.policy.tokenizer", "train:99999999999999999999")
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("error: unknown tokenizer 'train:99999999999999999999': expected")
 
 
 def test_pretrained_weights_need_only_their_config(run_plan, tmp_path_factory):
