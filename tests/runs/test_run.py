@@ -503,7 +503,8 @@ def test_file_is_replaced_whole_or_not_at_all(tmp_path, monkeypatch):
 
 def test_every_section_of_the_configuration_shapes_a_stage():
     sections = {section for sections, _ in STAGES.values() for section in sections}
-    assert sections == set(Config.__dataclass_fields__)
+    # `memory` changes no result and belongs to no stage: a run can be resumed with other options.
+    assert sections == set(Config.__dataclass_fields__) - {"memory"}
 
 
 def test_stages_of_two_runs_are_not_mixed(tmp_path, refused):
