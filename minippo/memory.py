@@ -53,6 +53,10 @@ class OffloadedGradients(Gradients):
             hook = parameter.register_post_accumulate_grad_hook(lambda parameter: move()(parameter))
             weakref.finalize(self, hook.remove)
 
+    def __deepcopy__(self, memo: dict[int, object]) -> OffloadedGradients:
+        # The hooks stay with the original's parameters: a copy would never get a gradient.
+        raise TypeError("an optimizer whose gradients are offloaded cannot be copied")
+
     def of(self, parameter: Tensor) -> Tensor | None:
         if self.stream is not None:
             self.stream.synchronize()

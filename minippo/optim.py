@@ -95,6 +95,8 @@ class CPUAdamW(Optimizer):
         It is the norm of all parameters together: a factor for each would change the direction of the step.
         """
         gradients = [g for g in map(self.gradients.of, self.gradients.parameters) if g is not None]
+        if not gradients:
+            return 0.0
         # In float32 also if they are bfloat16: a sum of many squares needs more than 8 bits.
         norms = [torch.linalg.vector_norm(gradient, dtype=torch.float32) for gradient in gradients]  # () each
         norm = torch.linalg.vector_norm(torch.stack(norms)).item()

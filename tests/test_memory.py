@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import gc
 from contextlib import contextmanager
 
@@ -410,3 +411,14 @@ def test_innermost_phase_is_named_with_the_figures_of_pytorch(message, figures):
 def test_other_errors_pass_through_a_phase():
     with pytest.raises(RuntimeError, match=r"^shapes$"), memory.phase("update"):
         raise RuntimeError("shapes")
+
+
+def test_offloaded_gradients_refuse_to_be_copied():
+    parameter = nn.Parameter(torch.ones(3))
+    with pytest.raises(TypeError, match="cannot be copied"):
+        copy.deepcopy((parameter, CPUAdamW([parameter], gradients=OffloadedGradients)))
+
+
+@pytest.mark.parametrize("gradients", [Gradients, OffloadedGradients])
+def test_norm_of_no_gradients_is_zero(gradients):
+    assert CPUAdamW([nn.Parameter(torch.ones(3))], gradients=gradients).clip_gradients(1.0) == 0.0
