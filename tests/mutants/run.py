@@ -23,11 +23,13 @@ import time
 from pathlib import Path
 
 import datasets  # noqa: F401 - loaded once, here, for all children
+import huggingface_hub  # noqa: F401
 import hypothesis
 import pytest
 import scipy.special
 import scipy.stats  # noqa: F401
 import tiktoken  # noqa: F401
+import torch.utils.tensorboard  # noqa: F401
 import transformers  # noqa: F401
 
 from tests.mutants.mutants import Mutant
