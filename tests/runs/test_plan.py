@@ -27,6 +27,7 @@ from minippo.ppo import accumulate_gradient, ppo_update
 from minippo.rollout import Environment, collect_rollout, logprobs_and_values
 from minippo.runs import load_config
 from minippo.runs.arguments import override
+from minippo.runs.memory_model import PlannedModel
 from minippo.runs.phases import COMPONENTS, SCORING_ROWS, Phase, Planner
 from minippo.runs.plan import architectures
 from minippo.sampling import SamplingParams, generate
@@ -505,3 +506,11 @@ def test_preset_for_12_gb_is_planned_with_the_sizes_of_its_models():
             1_557_611_200,
             125_239_296 - 2 * 768,
         )  # as published, OPT's less 2 rows
+
+
+def test_table_of_offloaded_gradients_stays_on_a_gpu_while_several_passes_add_to_it():
+    gpt = GPT(GPTConfig(50, 8, 1, 2, 12))
+    assert PlannedModel(gpt, on_gpu=True, offload=True).held == 50 * 12 * 4
+    assert PlannedModel(gpt, on_gpu=False, offload=True).held == 0  # it is in CPU memory anyway
+    assert PlannedModel(gpt, on_gpu=True).held == 0
+    assert PlannedModel(RewardModel(gpt), on_gpu=True, offload=True).held == 0
