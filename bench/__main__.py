@@ -1,4 +1,4 @@
-"""Speed and memory of minippo, next to its peers (transformers and TRL) where there are any.
+"""Speed and memory of minippo, compared with transformers and TRL.
 
     python -m bench                                    # all sections but gpu
     python -m bench rollout optimizer                  # some of them
