@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 SMALL = 2**17
-"""Weights with at most this many numbers are not rearranged: they fit into the processor's cache, so it gains nothing."""
+"""Weights of at most this many numbers are not rearranged: they fit into the processor's cache anyway."""
 
 
 def packed_linear(model: nn.Module) -> AbstractContextManager[object]:

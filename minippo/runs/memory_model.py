@@ -189,7 +189,7 @@ class PlannedModel:
         that is added to it.
 
         On their way to the CPU, gradients wait for their copy. They become float32 and are added on the device, in
-        parts. The table's sum is there already.
+        parts. The sum of the table is on the GPU by then (`held`).
         """
         if not self.offload:
             return Counter(gradients=size + new)
