@@ -275,11 +275,15 @@ class GPT(nn.Module):
 
         Tied weights: a token's output embedding is its input embedding, which saves V x C parameters.
         """
-        logits = F.linear(hidden, self.token_embedding.weight)
+        logits = self.unembed(hidden)
         if self.config.suppress_tokens:
             # In place, since logits are the largest tensor of a forward pass; and not -inf, whose entropy would be NaN.
             logits.index_fill_(-1, self.suppressed, max(FORBIDDEN_LOGIT, torch.finfo(logits.dtype).min))
         return logits
+
+    def unembed(self, hidden: Tensor) -> Tensor:
+        """The matrix product of `logits`."""
+        return F.linear(hidden, self.token_embedding.weight)
 
 
 def position_ids(attention_mask: Tensor | None, tokens: Tensor, seen: int) -> Tensor:

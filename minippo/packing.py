@@ -7,59 +7,61 @@ PyTorch, can keep the rearranged weights.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
+
+from minippo.model import GPT
 
 SMALL = 2**17
 """Weights of at most this many numbers are not rearranged: they fit into the processor's cache anyway."""
 
 
-def packed_linear(model: nn.Module) -> AbstractContextManager[object]:
-    """A context in which `F.linear` rearranges each large weight of the model once, and keeps the copy.
+@contextmanager
+def packed_linear(model: nn.Module) -> Iterator[None]:
+    """A context in which the model's linear layers and its output embedding read rearranged copies of large weights.
 
-    It can be entered several times, as long as the weights do not change. It takes as much CPU memory again as these
-    weights. Results differ by rounding. Nothing changes on a GPU, in bfloat16, or if PyTorch was built without oneDNN.
+    The weights must not change inside, and there are no gradients. The copies take as much CPU memory as the weights.
+    Results differ by rounding. Nothing changes on a GPU, in bfloat16, or if PyTorch was built without oneDNN.
     """
-    return PackedLinear() if any(map(is_packable, model.parameters())) else nullcontext()
+    products = [
+        (module, name, packed_product(weight, bias))
+        for module in model.modules()
+        for name, weight, bias in weights(module)
+        if is_packable(weight)
+    ]
+    for module, name, product in products:
+        setattr(module, name, product)  # an attribute of the object hides the method of its class
+    try:
+        yield
+    finally:
+        for module, name, _ in products:
+            delattr(module, name)
 
 
-class PackedLinear(TorchFunctionMode):
-    """`F.linear` with rearranged weights, see `packed_linear`."""
+def weights(module: nn.Module) -> Iterator[tuple[str, Tensor, Tensor | None]]:
+    """The method of this module that is a matrix product, with its weight and bias, if it has one."""
+    if isinstance(module, nn.Linear):
+        yield "forward", module.weight, module.bias
+    if isinstance(module, GPT):
+        yield "unembed", module.token_embedding.weight, None
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.packed: dict[Tensor, Tensor] = {}
 
-    def __torch_function__(
-        self, function: Callable[..., Any], types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        """Called by PyTorch instead of each of its functions while the context is active."""
-        if function is F.linear and not kwargs and is_packable(args[1]):
-            return self.linear(*args)
-        return function(*args, **(kwargs or {}))
-
-    def linear(self, x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        """`F.linear(x, weight, bias)`."""
-        if weight not in self.packed:
-            # The layout is the same for all numbers of rows but 1; 16 stands for them.
-            self.packed[weight] = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 16)
-        return torch.ops.mkldnn._linear_pointwise(x, self.packed[weight], bias, "none", [], "")
+def packed_product(weight: Tensor, bias: Tensor | None) -> Callable[[Tensor], Tensor]:
+    """The function x -> x @ weight.T + bias, with a rearranged copy of `weight`."""
+    # The layout is the same for all numbers of rows but 1; 16 stands for them.
+    packed = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), 16)
+    multiply = torch.ops.mkldnn._linear_pointwise.default
+    return lambda x: multiply(x, packed, bias, "none", [], "")
 
 
 def is_packable(weight: Tensor) -> bool:
-    """Whether `PackedLinear` rearranges this weight."""
+    """Whether `packed_linear` rearranges this weight."""
     return (
-        isinstance(weight, nn.Parameter)  # parts of a weight are new tensors each time
-        and weight.device.type == "cpu"
+        weight.device.type == "cpu"
         and weight.dtype == torch.float32
-        and weight.dim() == 2
         and weight.numel() > SMALL
         and torch.backends.mkldnn.is_available()
-        and not torch.is_grad_enabled()
     )

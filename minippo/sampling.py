@@ -107,28 +107,27 @@ def generate(
     tokens, positions = queries, None  # the first step reads the whole prompt; its positions follow from the mask
     next_position = query_mask.sum(dim=1, keepdim=True)  # (A, 1); left padding does not count
     cache = KVCache(model.config, B, P + max_new_tokens, model.token_embedding.weight)
-    linear = packed_linear(model)  # keeps rearranged weights from step to step
-    for step in range(max_new_tokens):
-        with linear:
+    with packed_linear(model):
+        for step in range(max_new_tokens):
             hidden = model.hidden(tokens, mask[:, : P + step], positions, cache)  # (A, P or 1, C)
             logits = model.logits(hidden[:, -1]).float()  # (A, V), of the next token
-        if step < min_new_tokens:
-            logits[:, ends] = -torch.inf
-        drawn = torch.where(alive, choose(logits, uniforms[rows, step], temperature, top_k, top_p), pad_id)  # (A,)
-        responses[rows, step], response_mask[rows, step] = drawn, alive
-        if on_token is not None:
-            on_token(step, responses[:, step])
-        alive = alive & ~torch.isin(drawn, ends)
-        num_alive = int(alive.sum())
-        if num_alive == 0:
-            break
-        tokens, positions = drawn.unsqueeze(1), next_position + step  # (A, 1): one new token each, the rest is cached
-        # Finished rows waste compute, but dropping them copies the cache; that pays once a quarter has finished.
-        if num_alive <= 0.75 * len(rows):
-            kept = alive.nonzero().squeeze(1)
-            rows, alive, mask, next_position = rows[kept], alive[kept], mask[kept], next_position[kept]
-            tokens, positions = tokens[kept], positions[kept]
-            cache.keep_rows(kept)
+            if step < min_new_tokens:
+                logits[:, ends] = -torch.inf
+            drawn = torch.where(alive, choose(logits, uniforms[rows, step], temperature, top_k, top_p), pad_id)  # (A,)
+            responses[rows, step], response_mask[rows, step] = drawn, alive
+            if on_token is not None:
+                on_token(step, responses[:, step])
+            alive = alive & ~torch.isin(drawn, ends)
+            num_alive = int(alive.sum())
+            if num_alive == 0:
+                break
+            tokens, positions = drawn.unsqueeze(1), next_position + step  # (A, 1) each; earlier tokens are cached
+            # Finished rows waste compute, but dropping them copies the cache; that pays once a quarter has finished.
+            if num_alive <= 0.75 * len(rows):
+                kept = alive.nonzero().squeeze(1)
+                rows, alive, mask, next_position = rows[kept], alive[kept], mask[kept], next_position[kept]
+                tokens, positions = tokens[kept], positions[kept]
+                cache.keep_rows(kept)
     return responses, response_mask
 
 

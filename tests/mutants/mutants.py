@@ -131,14 +131,11 @@ MUTANTS = [
     Mutant("minippo/heads.py", "self.value_head(hidden.to(dtype))", "self.value_head.to(hidden.dtype)(hidden)", covering("heads")),  # values of 8 bits
     Mutant("minippo/heads.py", "self.score_head(last_hidden.to(self.score_head.weight.dtype))", "self.score_head.to(last_hidden.dtype)(last_hidden)", covering("heads")),
     # ------------------------------------------------------------------ packing
-    Mutant("minippo/packing.py", "        if weight not in self.packed:\n", "        if True:\n", covering("packing")),  # slower, not faster
-    Mutant("minippo/packing.py", "        isinstance(weight, nn.Parameter)  # parts of a weight are new tensors each time\n        and weight.device", "        weight.device", covering("packing")),
-    Mutant("minippo/packing.py", "        and not torch.is_grad_enabled()\n", "", covering("packing")),
     Mutant("minippo/packing.py", "        and weight.dtype == torch.float32\n", "", covering("packing")),
-    Mutant("minippo/packing.py", "and not kwargs and", "and", covering("packing")),
     Mutant("minippo/packing.py", "weight.numel() > SMALL", "weight.numel() >= SMALL", covering("packing")),
-    Mutant("minippo/packing.py", "self.packed[weight], bias,", "self.packed[weight], None,", covering("packing")),
-    Mutant("minippo/sampling.py", "        with linear:\n", "        with packed_linear(model):\n", covering("packing")),  # rearranges all weights in each step
+    Mutant("minippo/packing.py", "(x, packed, bias,", "(x, packed, None,", covering("packing")),
+    Mutant("minippo/packing.py", "            delattr(module, name)", "            pass", covering("packing")),  # the next generation would use old weights
+    Mutant("minippo/sampling.py", "    with packed_linear(model):\n", "    if True:\n", covering("packing")),
     Mutant("minippo/sampling.py", "    if temperature != 1:\n", "    if temperature > 1:\n", covering("sampling")),
     # ------------------------------------------------------------------ sampling
     Mutant("minippo/sampling.py", "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", covering("sampling")),
