@@ -44,7 +44,7 @@ present test split was generated afterwards, so its stream is the "second test".
 
 STATISTICS_BEGIN, STATISTICS_END = "<!-- statistics -->", "<!-- end of statistics -->"
 
-VOCABULARIES = {"policy": 1280, "reward": 1472}
+VOCABULARIES = {"policy": 1527, "reward": 1472}
 """Number of ids of each tokenizer, including end-of-text. They differ, so that text has to cross between the models."""
 
 Row = dict[str, Any]
