@@ -163,9 +163,10 @@ class LMTrainConfig(OptimizerConfig):
 
 @dataclass(frozen=True)
 class SFTConfig:
-    """Stage 1: language-model training on the demonstrations."""
+    """Stage 1: language-model training on the demonstrations. The policy learns to predict completions, the backbone of
+    the reward model also prompts."""
 
-    policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=1_000_000, lr=8e-3))
+    policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=2_000_000, batch_tokens=1024))
     """Trains the reference policy."""
     reward: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=500_000))
     """Warm-starts the backbone of the reward model, with the reward model's own tokenizer."""
