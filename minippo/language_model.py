@@ -10,7 +10,7 @@ from torch import Tensor
 
 from minippo.batches import length_batches
 from minippo.equations import language_model_loss
-from minippo.masking import pad, predicted_tokens
+from minippo.masking import completion_mask, pad, predicted_tokens
 from minippo.memory import phase
 from minippo.model import GPT
 
@@ -47,14 +47,17 @@ def backward_in_chunks(
 
 @phase("held-out loss")
 @torch.no_grad()
-def held_out_loss(gpt: GPT, pieces: Sequence[list[int]], pad_id: int, batch_tokens: int) -> float:
-    """Mean loss per token over `pieces`, in nats, with dropout off."""
+def held_out_loss(
+    gpt: GPT, pieces: Sequence[list[int]], prompt_lengths: np.ndarray, pad_id: int, batch_tokens: int
+) -> float:
+    """Mean loss per token over `pieces` without their prompts, of `prompt_lengths` (pieces,), in nats; dropout off."""
     gpt.eval()
     device = gpt.token_embedding.weight.device
     total, count = 0.0, 0
     lengths = np.array([len(piece) for piece in pieces])  # (pieces,)
     for batch in length_batches(lengths, batch_tokens, torch.Generator()):
-        tokens, mask = (t.to(device) for t in pad([pieces[i] for i in batch], pad_id, "right"))  # (B, T)
+        tokens, mask = pad([pieces[i] for i in batch], pad_id, "right")  # (B, T)
+        tokens, mask = tokens.to(device), completion_mask(mask, prompt_lengths[batch]).to(device)
         before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)  # (N, C), (N,)
         for states_part, targets_part in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True):
             # Weighted by tokens: a mean of the means would weigh the tokens of small chunks more.

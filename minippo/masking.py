@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -27,6 +28,12 @@ def pad(rows: Sequence[Sequence[int]], pad_id: int, side: Literal["left", "right
         tokens[index, columns] = torch.tensor(row, dtype=torch.long)
         mask[index, columns] = True
     return tokens, mask
+
+
+def completion_mask(mask: Tensor, prompt_lengths: Sequence[int] | np.ndarray) -> Tensor:
+    """`mask` (B, T) of rows padded on the right, without the first `prompt_lengths` (B,) tokens of each row."""
+    prompt = torch.arange(mask.shape[1]) < torch.as_tensor(prompt_lengths).unsqueeze(1)  # (B, T)
+    return mask & ~prompt
 
 
 def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal, get_args
 
+import numpy as np
 import torch
 
 from minippo.batches import EpochStream, length_batches
@@ -32,7 +33,7 @@ from minippo.data import (
 )
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks, held_out_loss
-from minippo.masking import pad
+from minippo.masking import completion_mask, pad
 from minippo.memory import phase
 from minippo.model import GPT, GPTConfig
 from minippo.optim import lr_schedule, set_lr
@@ -198,6 +199,9 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
     pieces = {split: windows(rows, gpt.config.context) for split, rows in backbone.rows.items()}
     lengths = pieces["train"].lengths  # (pieces,)
 
+    def held_out(split: Split) -> float:
+        return held_out_loss(gpt, pieces[split], pieces[split].prompt_lengths, pad_id, config.batch_tokens)
+
     def epoch_batches(epoch: int) -> Iterator[list[int]]:
         return length_batches(lengths, config.batch_tokens, generator(seed, f"sft {name}", epoch + 1))
 
@@ -209,17 +213,18 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
         print(resumed_line(state, config, num_steps))
     metrics, optimizer = Metrics(run, f"sft-{name}", start=state.step), state.optimizer
     if num_steps == 0:
-        metrics.log(0, {"eval/loss": held_out_loss(gpt, pieces["validation"], pad_id, config.batch_tokens)})
+        metrics.log(0, {"eval/loss": held_out("validation")})
     for step in metrics.progress(state.step + 1, num_steps):
         gpt.train()
         seed_global(seed, f"sft {name}: dropout", step)  # public weights may ask for dropout; new models have none
         with metrics.timer("step"), phase("language-model step"):
-            rows = [pieces["train"][index] for index in next(state.batches)]
-            tokens, mask = (x.to(device) for x in pad(rows, pad_id, "right"))  # (B, T)
+            batch = pieces["train"][np.array(next(state.batches))]
+            tokens, mask = pad(batch, pad_id, "right")  # (B, T)
+            tokens, predicted = tokens.to(device), completion_mask(mask, batch.prompt_lengths).to(device)
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             with optimizer.gradients.together([gpt.token_embedding.weight]):
-                loss = backward_in_chunks(gpt, tokens, mask)  # (), and the gradients
+                loss = backward_in_chunks(gpt, tokens, predicted)  # (), and the gradients
             grad_norm = optimizer.clip_gradients(config.max_grad_norm)
             stats = {"loss/lm": loss.item(), "train/grad_norm": grad_norm, "lr": lr}
             require_finite(stats)
@@ -228,13 +233,13 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
         state.step = step
         if step == num_steps:
             # Only the validation loss is logged where settings are chosen; the test loss goes to the summary.
-            stats["eval/loss"] = held_out_loss(gpt, pieces["validation"], pad_id, config.batch_tokens)
+            stats["eval/loss"] = held_out("validation")
         if due(step, 10, num_steps):
             metrics.log(step, stats, num_tokens=int(mask.sum()))
         if checkpoints.due(step, config.save_every, num_steps):
             checkpoints.save(state)
     metrics.close()
-    return held_out_loss(gpt, pieces["test"], pad_id, config.batch_tokens)
+    return held_out("test")
 
 
 def main() -> None:

@@ -48,12 +48,13 @@ def tokenizer() -> Tokenizer:
 
 @pytest.fixture(scope="session")
 def token_rows() -> Callable[[Sequence[list[int]]], TokenRows]:
-    """Rows of ids in memory."""
+    """Rows of ids in memory, without prompts unless their lengths are given."""
 
-    def make(rows: Sequence[list[int]]) -> TokenRows:
+    def make(rows: Sequence[list[int]], prompt_lengths: Sequence[int] | None = None) -> TokenRows:
         ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
         starts = ends - np.array([len(row) for row in rows], np.int64)
-        return TokenRows(np.array([token for row in rows for token in row], np.uint16), starts, ends)
+        prompts = np.zeros_like(ends) if prompt_lengths is None else np.array(prompt_lengths)
+        return TokenRows(np.array([token for row in rows for token in row], np.uint16), starts, ends, prompts)
 
     return make
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -127,20 +128,26 @@ def policy_rows(demonstrations: Texts[Demonstration], tokenizer: Tokenizer) -> T
     """Encode demonstrations for the policy: prompt, completion and end-of-text.
 
     Prompt and completion are encoded separately, because in PPO the policy continues the prompt's tokens: no token of
-    a response can span both.
+    a response can span both. The rows have the lengths of the prompts, because the policy learns to answer them, not
+    to write them.
     """
+    prompt_lengths = array("q")
 
     def rows() -> Iterator[list[int]]:
         for chunk in demonstrations.chunks():
             prompts = tokenizer.encode_batch([d.prompt for d in chunk])
             completions = tokenizer.encode_batch([d.completion for d in chunk])
+            prompt_lengths.extend(map(len, prompts))
             yield from (p + c + [tokenizer.eos_id] for p, c in zip(prompts, completions, strict=True))
 
-    return cached_rows(("demonstrations, policy", demonstrations.fingerprint), tokenizer, rows())
+    return cached_rows(("demonstrations, policy", demonstrations.fingerprint), tokenizer, rows(), prompt_lengths)
 
 
 def reward_rows(demonstrations: Texts[Demonstration], tokenizer: Tokenizer) -> TokenRows:
-    """Encode demonstrations for the reward model: prompt and completion as one text, as in scoring."""
+    """Encode demonstrations for the reward model: prompt and completion as one text, as in scoring.
+
+    It has to read both, so its backbone learns to predict both.
+    """
     rows = (
         ids
         for chunk in demonstrations.chunks()

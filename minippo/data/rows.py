@@ -24,6 +24,7 @@ class TokenRows(Sequence[list[int]]):
     ids: np.ndarray  # (N,) uint16 or uint32, all rows one after another
     starts: np.ndarray  # (rows,) index into `ids` of a row's first id
     ends: np.ndarray  # (rows,) index after its last id
+    prompt_lengths: np.ndarray  # (rows,) ids of its prompt, which a language model reads but is not trained to predict
 
     @property
     def lengths(self) -> np.ndarray:
@@ -41,7 +42,7 @@ class TokenRows(Sequence[list[int]]):
 
     def __getitem__(self, index: int | slice | np.ndarray) -> list[int] | TokenRows:
         if isinstance(index, slice | np.ndarray):
-            return TokenRows(self.ids, self.starts[index], self.ends[index])
+            return TokenRows(self.ids, self.starts[index], self.ends[index], self.prompt_lengths[index])
         return self.ids[self.starts[index] : self.ends[index]].tolist()
 
 
@@ -71,24 +72,28 @@ class TokenGroups(Sequence[list[list[int]]]):
 
 
 def windows(rows: TokenRows, length: int) -> TokenRows:
-    """Cut every row into pieces of at most `length` ids. A piece of one id is left out: it has no token to predict."""
+    """Cut every row into pieces of at most `length` ids. A piece with no token to predict is left out: it has only one
+    id, or only ids of the prompt."""
     pieces = -(-rows.lengths // length)  # (rows,) number of pieces, rounded up
     position = np.arange(pieces.sum()) - np.repeat(pieces.cumsum() - pieces, pieces)  # (pieces,) 0, 1, ... in its row
     starts = np.repeat(rows.starts, pieces) + position * length  # (pieces,)
     ends = np.minimum(starts + length, np.repeat(rows.ends, pieces))  # (pieces,)
-    kept = ends - starts > 1
-    return TokenRows(rows.ids, starts[kept], ends[kept])
+    prompt_lengths = (np.repeat(rows.prompt_lengths, pieces) - position * length).clip(0)  # (pieces,)
+    kept = ends - starts > prompt_lengths.clip(1)
+    return TokenRows(rows.ids, starts[kept], ends[kept], prompt_lengths[kept])
 
 
 # ---------------------------------------------------------------------------------------------- the cache
 
 
-def cached_rows(key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]]) -> TokenRows:
+def cached_rows(
+    key: Sequence[object], tokenizer: Tokenizer, rows: Iterable[list[int]], prompt_lengths: array | None = None
+) -> TokenRows:
     """Return `rows`, which `key` and the tokenizer must determine, from the cache; if they are not there, write them.
 
-    `rows` is only iterated over in the second case.
+    `rows` is only iterated over in the second case. It may append the length of each row's prompt to `prompt_lengths`.
     """
-    token_rows, _ = _cached(key, tokenizer, rows, {})
+    token_rows, _ = _cached(key, tokenizer, rows, {} if prompt_lengths is None else {"prompt_lengths": prompt_lengths})
     return token_rows
 
 
@@ -126,7 +131,8 @@ def _cached(
         bounds = _write(ids_path, bounds_path, dtype, rows, more)
     ends = bounds["lengths"].cumsum()
     ids = np.memmap(ids_path, dtype, mode="r") if ends.any() else np.zeros(0, dtype)  # an empty file cannot be mapped
-    return TokenRows(ids, ends - bounds["lengths"], ends), bounds
+    prompt_lengths = bounds.get("prompt_lengths", np.zeros_like(ends))
+    return TokenRows(ids, ends - bounds["lengths"], ends, prompt_lengths), bounds
 
 
 def _read_bounds(ids_path: Path, bounds_path: Path, names: Sequence[str]) -> dict[str, np.ndarray] | None:

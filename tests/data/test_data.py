@@ -113,6 +113,20 @@ def test_windows_cover_every_row_in_order_except_single_ids(token_rows, rows, le
         kept = row[:-1] if len(row) % length == 1 else row
         expected += kept
     assert list(itertools.chain(*pieces)) == expected
+    assert not pieces.prompt_lengths.any()
+
+
+@given(
+    lengths=st.lists(st.tuples(st.integers(0, 9), st.integers(1, 9)), min_size=1, max_size=5), length=st.integers(2, 5)
+)
+def test_windows_know_which_of_their_ids_belong_to_the_prompt(token_rows, lengths, length):
+    """Every id of a completion is predicted once, unless its window begins with it; no id of a prompt is."""
+    rows = [[*range(prompt), *range(50, 50 + completion)] for prompt, completion in lengths]
+    pieces = windows(token_rows(rows, [prompt for prompt, _ in lengths]), length)
+    predicted = [ids[max(1, n) :] for ids, n in zip(pieces, pieces.prompt_lengths.tolist(), strict=True)]
+    assert all(predicted)
+    expected = [i for row in rows for place, i in enumerate(row) if i >= 50 and place % length > 0]
+    assert list(itertools.chain(*predicted)) == expected
 
 
 @given(lengths=st.lists(st.integers(1, 30), min_size=1, max_size=40), budget=st.integers(1, 80), seed=st.integers(0, 9))

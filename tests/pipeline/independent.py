@@ -101,16 +101,30 @@ def prompts(settings: Settings, tokenizer: Tokenizer) -> dict[str, list[Ids]]:
     return kept
 
 
-def demonstration_ids(tokenizer: Tokenizer, name: str, prompt: str, completion: str) -> Ids:
-    """A demonstration as a model reads it: the policy its two parts apart, the reward model one text."""
-    apart = (prompt, completion) if name == "policy" else (prompt + completion,)
-    return [i for text in apart for i in tokenizer.ids(text)] + [tokenizer.end]
+class Answered(list):
+    """Ids that begin with a prompt, which is not to be predicted."""
+
+    def __init__(self, prompt: Ids, answer: Ids) -> None:
+        super().__init__(prompt + answer)
+        self.prompt = prompt
+        self.first_predicted = max(1, len(prompt))  # nothing predicts the first id of a text
+
+    def piece(self, start: int, end: int) -> Answered:
+        prompt = self.prompt[start:end]
+        return Answered(prompt, self[start + len(prompt) : end])
 
 
-def windows(rows: list[Ids], length: int) -> list[Ids]:
-    """The rows in pieces of at most `length` ids and at least two."""
-    pieces = [ids[start : start + length] for ids in rows for start in range(0, len(ids), length)]
-    return [piece for piece in pieces if len(piece) > 1]
+def demonstration_ids(tokenizer: Tokenizer, name: str, prompt: str, completion: str) -> Answered:
+    """A demonstration as a model reads it: the policy its two parts apart, of which it predicts the second; the reward
+    model one text."""
+    apart = (prompt, completion) if name == "policy" else ("", prompt + completion)
+    return Answered(tokenizer.ids(apart[0]), [*tokenizer.ids(apart[1]), tokenizer.end])
+
+
+def windows(rows: list[Answered], length: int) -> list[Answered]:
+    """The rows in pieces of at most `length` ids, of which at least one is predicted."""
+    pieces = [ids.piece(start, start + length) for ids in rows for start in range(0, len(ids), length)]
+    return [piece for piece in pieces if len(piece) > piece.first_predicted]
 
 
 def drawn(rows: list[Ids], seed: int, name: str) -> Iterator[Ids]:
@@ -326,11 +340,12 @@ def compared_scores(model: RewardModel, rows: list[list[Ids]]) -> list[list[floa
     return [list(islice(scores, len(row))) for row in rows]
 
 
-def language_model_loss(policy: Policy, rows: list[Ids]) -> Tensor:
+def language_model_loss(policy: Policy, rows: list[Answered]) -> Tensor:
     """Nats per predicted token, ()."""
-    hidden = policy.hidden(rows)
-    losses = [F.cross_entropy(policy.logits(x[: len(ids) - 1]), torch.tensor(ids[1:]), reduction="none")
-              for x, ids in zip(hidden, rows, strict=True)]  # fmt: skip
+    losses = []
+    for x, ids in zip(policy.hidden(rows), rows, strict=True):
+        logits = policy.logits(x[ids.first_predicted - 1 : len(ids) - 1])
+        losses.append(F.cross_entropy(logits, torch.tensor(ids[ids.first_predicted :]), reduction="none"))
     return torch.cat(losses).mean()
 
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from tests.pipeline.independent import (
+    Answered,
     Ids,
     Policy,
     RewardModel,
@@ -254,7 +255,10 @@ def train_ppo(
             if ppo.max_ratio is not None and figures["policy/ratio"] > ppo.max_ratio:
                 continue
             if ppo.ptx_coef > 0:
-                pretraining = language_model_loss(policy, list(islice(texts, ppo.ptx_batch_size)))
+                # All of their ids, also those of the prompts.
+                pretraining = language_model_loss(
+                    policy, [Answered([], ids) for ids in islice(texts, ppo.ptx_batch_size)]
+                )
                 figures["loss/ptx"] = pretraining.item()
                 loss = loss + ppo.ptx_coef * pretraining
             steps += 1

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields, replace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -147,7 +148,7 @@ def test_language_model_training_takes_what_was_planned(model, batch_tokens, opt
         with measured.phase(f"{name}: training step", *gpts.values(), state.optimizer):
             step()
         with measured.phase(f"{name}: held-out loss", *gpts.values(), state.optimizer):
-            held_out_loss(gpt, tokens.tolist(), 0, batch_tokens)
+            held_out_loss(gpt, tokens.tolist(), np.zeros(len(tokens), int), 0, batch_tokens)
     measured.check(tolerance)
 
 
