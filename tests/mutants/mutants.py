@@ -273,7 +273,12 @@ MUTANTS = [
     Mutant("minippo/masking.py", "mask = torch.zeros(tokens.shape, dtype=torch.bool)", "mask = torch.full(tokens.shape, pad_id).bool()", covering("data")),  # padded with the pad's id
     Mutant("minippo/batches.py", "if epoch != self._epoch:", "if self._epoch < 0:", covering("data")),
     Mutant("minippo/data/encode.py", "np.flatnonzero(lengths <= most)", "np.flatnonzero(lengths < most)", covering("token_rows")),
-    Mutant("minippo/data/rows.py", "    kept = ends - starts > 1\n", "    kept = ends - starts > 0\n", covering("data")),
+    Mutant("minippo/data/rows.py", "ends - starts > prompt_lengths.clip(1)\n", "ends - starts > prompt_lengths\n", covering("data")),
+    Mutant("minippo/data/rows.py", "ends - starts > prompt_lengths.clip(1)\n", "ends - starts > 1\n", covering("data")),  # windows with nothing to predict
+    Mutant("minippo/data/rows.py", " - position * length).clip(0)", ").clip(0)", covering("data")),
+    Mutant("minippo/data/encode.py", "            prompt_lengths.extend(map(len, prompts))\n", "            prompt_lengths.extend(map(len, completions))\n", covering("sft", "policy_rows")),
+    Mutant("minippo/masking.py", "    return mask & ~prompt\n", "    return mask\n", covering("sft", "held_out_loss")),
+    Mutant("minippo/sft.py", "backward_in_chunks(gpt, tokens, predicted)", "backward_in_chunks(gpt, tokens, mask.to(device))", covering("sft", "overfits")),  # trained on the prompts, too
     Mutant("minippo/batches.py", "(position + 1 - starts[-1]) * length > batch_tokens", "(position - starts[-1]) * length > batch_tokens", covering("data", "by_length")),
     Mutant("minippo/data/texts.py", "self.read(start + first, start + last)", "self.read(first, last)", covering("token_rows")),
     Mutant("minippo/data/rows.py", "fingerprint_of(\"tokens\", *key, tokenizer.fingerprint)", "fingerprint_of(\"tokens\", *key)", covering("token_rows")),  # another tokenizer's ids

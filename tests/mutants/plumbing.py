@@ -45,8 +45,8 @@ PLUMBING = [
     # ------------------------------------------------------------------ sft.py: stage 1
     Mutant("minippo/sft.py", "config: LMTrainConfig = getattr(run.config.sft, name)", "config: LMTrainConfig = run.config.sft.policy", EFFECTS),  # sft.reward unread
     Mutant("minippo/sft.py", "    lengths = pieces[\"train\"].lengths", "    pieces[\"train\"] = pieces[\"test\"]\n    lengths = pieces[\"train\"].lengths", covering("sft", "learning_rate")),  # trains on what is held out
-    Mutant("minippo/sft.py", "    return held_out_loss(gpt, pieces[\"test\"], ", "    return held_out_loss(gpt, pieces[\"train\"], ", covering("sft", "no_tokens")),  # measured on training rows
-    Mutant("minippo/sft.py", "return held_out_loss(gpt, pieces[\"test\"], ", "return held_out_loss(gpt, pieces[\"validation\"], ", _files("sft")),  # the reported loss is the one that settings are chosen by
+    Mutant("minippo/sft.py", "    return held_out(\"test\")", "    return held_out(\"train\")", covering("sft", "no_tokens")),  # measured on training rows
+    Mutant("minippo/sft.py", "return held_out(\"test\")", "return held_out(\"validation\")", _files("sft")),  # the reported loss is the one that settings are chosen by
     Mutant("minippo/sft.py", "for d in demonstrations[\"train\"][:TOKENIZER_TEXTS]", "for d in demonstrations[\"test\"][:TOKENIZER_TEXTS]", _files("held_out")),  # a tokenizer that has seen what is held out
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), config.lr)", EFFECTS),
     Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", EFFECTS),
@@ -450,7 +450,7 @@ PLUMBING = [
     Mutant("minippo/sft.py", "        seed_global(seed, f\"sft {name}: dropout\", step)", "        step or seed_global(seed, f\"sft {name}: dropout\", step)", covering("sft", "resumed")),
     Mutant("minippo/sft.py", "Metrics(run, f\"sft-{name}\", start=state.step)", "Metrics(run, f\"sft-{name}\")", covering("sft", "resumed")),
     Mutant("minippo/sft.py", "checkpoints.due(step, config.save_every, num_steps)", "checkpoints.due(step, 500, num_steps)", EFFECTS),
-    Mutant("minippo/sft.py", "stats[\"eval/loss\"] = held_out_loss(gpt, pieces[\"validation\"]", "stats[\"eval/loss\"] = held_out_loss(gpt, pieces[\"test\"]", HELD_OUT_ROWS),
+    Mutant("minippo/sft.py", "stats[\"eval/loss\"] = held_out(\"validation\")", "stats[\"eval/loss\"] = held_out(\"test\")", HELD_OUT_ROWS),
     Mutant("train_rm.py", "seed_global(seed, \"rm dropout\", step)", "seed_global(seed, \"rm dropout\")", RUN_STREAMS),
     Mutant("train_rm.py", "        seed_global(seed, \"rm dropout\", step)", "        step or seed_global(seed, \"rm dropout\", step)", covering("train_rm", "resumed")),
     Mutant("train_rm.py", "generator(seed, \"rm hidden tokens\", step)", "generator(seed, \"rm hidden tokens\")", RUN_STREAMS),
