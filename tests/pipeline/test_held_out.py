@@ -188,12 +188,13 @@ def test_logged_loss_is_of_validation_demonstrations_and_reported_loss_of_test_d
         for split in HELD_OUT:
             sums, count = 0.0, 0
             for demonstration in corpus.demonstrations(split):
-                ids = tokenizer.encode(demonstration.prompt) + tokenizer.encode(demonstration.completion)
-                ids = torch.tensor([*ids, tokenizer.eos_id])
+                prompt = tokenizer.encode(demonstration.prompt)
+                ids = torch.tensor([*prompt, *tokenizer.encode(demonstration.completion), tokenizer.eos_id])
+                first = max(1, len(prompt)) if name == "policy" else 1  # the other predicts prompts, too
                 with torch.no_grad():
                     logprobs = gpt(ids[None])[0].double().log_softmax(dim=-1)
-                sums -= float(logprobs[torch.arange(len(ids) - 1), ids[1:]].sum())
-                count += len(ids) - 1
+                sums -= float(logprobs[torch.arange(first - 1, len(ids) - 1), ids[first:]].sum())
+                count += len(ids) - first
             losses[split] = sums / count
         assert losses["validation"] != pytest.approx(losses["test"], abs=1e-4)
         logged = [line["eval/loss"] for line in read_metrics(finished.folder, f"sft-{name}") if "eval/loss" in line]
