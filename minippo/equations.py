@@ -240,7 +240,7 @@ def value_loss(
     squared = (new_values - returns) ** 2
     worst = squared  # (B, R)
     if clip is not None:
-        worst = torch.maximum(squared, (values + (new_values - values).clamp(-clip, clip) - returns) ** 2)
+        worst = torch.maximum(squared, (new_values.clamp(values - clip, values + clip) - returns) ** 2)
     loss = 0.5 * masked_sum(worst, response_mask) / divisor
     with torch.no_grad():
         statistics = {

@@ -669,6 +669,15 @@ def test_value_loss_is_half_the_larger_squared_error_token_by_token(seed, clip):
     assert figures["error"].item() == pytest.approx(np.mean(errors), abs=1e-10)
 
 
+def test_values_that_moved_by_less_than_the_clip_are_not_counted_as_clipped():
+    """`values + (new_values - values)` differs from `new_values` by rounding, and half of these errors are larger."""
+    values, new_values = torch.rand(2, 50, 60, generator=torch.Generator().manual_seed(0)) * 0.2  # (50, 60) each
+    mask = torch.ones_like(values, dtype=torch.bool)
+    loss, stats = equations.value_loss(new_values, values, torch.ones(50, 60), mask, clip=0.2)
+    assert stats["clipfrac"] == 0
+    assert loss == 0.5 * ((new_values - 1) ** 2).sum() / mask.sum()
+
+
 def test_value_loss_without_clip_is_half_the_mean_squared_error():
     new_values, values, returns, mask = update_inputs(shift=5.0)
     loss, figures = equations.value_loss(new_values, values, returns, mask, clip=None)

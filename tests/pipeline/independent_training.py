@@ -297,7 +297,9 @@ def minibatch_loss(
     gain, limited = ratio * a, ratio.clamp(1 - ppo.clip_low, 1 + ppo.clip_high) * a
     errors = limited_errors = (values - target) ** 2
     if ppo.value_clip is not None:
-        limited_errors = (old + (values - old).clamp(-ppo.value_clip, ppo.value_clip) - target) ** 2
+        change = values - old
+        held = torch.where(change.abs() > ppo.value_clip, old + ppo.value_clip * change.sign(), values)
+        limited_errors = (held - target) ** 2
     policy_loss = -torch.minimum(gain, limited).mean()
     value_loss = torch.maximum(errors, limited_errors).mean() / 2
     entropy = entropies.mean()
