@@ -59,14 +59,17 @@ def test_gae_discounts_by_gamma_and_weighs_by_gamma_times_lambda():
 
 @pytest.mark.parametrize("name", ESTIMATORS)
 def test_estimators_ignore_what_is_masked_and_give_0_there(name):
-    config = PPOConfig(gamma=0.9, lam=0.5)
+    config = PPOConfig(gamma=0.9, lam=0.5, samples_per_prompt=2)
     rewards, values = torch.randn(2, 2, 3, generator=torch.Generator().manual_seed(0))
-    garbage = ~MASK * 1e6
-    for ours, theirs in zip(
-        ESTIMATORS[name](rewards, values, MASK, config),
-        ESTIMATORS[name](rewards + garbage, values - garbage, MASK, config),
-        strict=True,
-    ):
-        torch.testing.assert_close(ours[MASK], theirs[MASK])
-        assert not ours[~MASK].any()
-        assert not theirs[~MASK].any()
+    estimator, garbage = ESTIMATORS[name], torch.where(MASK, 0, torch.nan)
+    others = values + garbage
+    if not estimator.has_critic:
+        values = others = None
+    found = estimator.estimate(rewards, values, MASK, config)
+    for ours, theirs in zip(found, estimator.estimate(rewards + garbage, others, MASK, config), strict=True):
+        assert (ours is None) == (theirs is None) == (ours is not found[0] and not estimator.has_critic)
+        if ours is not None:
+            torch.testing.assert_close(ours[MASK], theirs[MASK])
+            assert ours[MASK].any()
+            assert not ours[~MASK].any()
+            assert not theirs[~MASK].any()
