@@ -128,7 +128,8 @@ def kl_penalised_rewards(
     `kind` is that of `kl_estimate`. So rewards + kl_coef * kl sum to the score in every row. Ziegler et al. 2019
     (1909.08593) eq. 2.
     """
-    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs, kind), 0)  # (B, R)
+    logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (logprobs, ref_logprobs))
+    kl = kl_estimate(logprobs, ref_logprobs, kind)  # (B, R)
     # The score judges the whole response, so it arrives with the last token: end-of-text, if the response has one.
     last = last_response_index(response_mask).unsqueeze(1)  # (B, 1)
     return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
@@ -251,6 +252,7 @@ def kl_loss(
     All of this given the tokens before. A token does not pay for the KL of later tokens that it leads to, as it does in
     the reward; and from the second step on, the tokens come from the policy of the rollout instead of p.
     """
+    new_logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (new_logprobs, ref_logprobs))
     return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask, num_tokens)
 
 

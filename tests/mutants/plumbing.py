@@ -124,7 +124,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
     Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
     Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", RUN_STREAMS),
-    Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
+    Mutant("minippo/state.py", "config.samples_per_prompt, seed, \"ppo prompts\"", "config.samples_per_prompt, 1, \"ppo prompts\"", OF_STATE),
     Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
     Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", EFFECTS),  # no pretraining term
     Mutant("minippo/state.py", "config.ptx_batch_size, seed", "config.rollout_batch_size, seed", OF_STATE),
@@ -134,7 +134,7 @@ PLUMBING = [
     Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", HELD_OUT_ROWS),  # held-out demonstrations are trained on
     Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), env.tokenizer)", "policy_rows(corpus.demonstrations(\"train\"), run.tokenizers()[1])", EFFECTS),
     Mutant("minippo/runs/loading.py", "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", OF_LOADING),
-    Mutant("train_ppo.py", "load_policy(run, \"sft\", config.value_head)", "load_policy(run, \"sft\")", EFFECTS),
+    Mutant("train_ppo.py", "load_policy(run, \"sft\", value_head(config))", "load_policy(run, \"sft\")", EFFECTS),
     Mutant("train_ppo.py", "queries[\"validation\"][: config.eval.prompts]", "queries[\"validation\"][: config.eval.final_prompts]", EFFECTS),
     Mutant("train_ppo.py", "queries[\"test\"][: config.eval.final_prompts]", "queries[\"test\"][: config.eval.prompts]", EFFECTS),
     Mutant("train_ppo.py", "evaluator.answer(state.policy)", "evaluator.answer(env.reference)", RECOMPUTED),  # evaluations sample the reference
@@ -254,7 +254,7 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
     Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
-    Mutant("minippo/rollout.py", "ESTIMATORS[ESTIMATOR](rewards, ", "ESTIMATORS[ESTIMATOR](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
+    Mutant("minippo/rollout.py", "ESTIMATORS[config.advantage].estimate(rewards, ", "ESTIMATORS[config.advantage].estimate(equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
     Mutant("minippo/advantages.py", "missing_eos_score=config.missing_eos_score", "missing_eos_score=-1.0", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "raw_scores=raw_scores,", "raw_scores=scores,", OF_ROLLOUT),
     Mutant("minippo/rollout.py", "ref_logprobs, _ = logprobs_and_values(env.reference, ", "ref_logprobs, _ = logprobs_and_values(state.policy, ", covering("rollout", "kl")),
@@ -322,7 +322,7 @@ PLUMBING = [
     Mutant("minippo/advantages.py", "        scores = scores.clamp(-config.score_clip, config.score_clip)\n    return equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n", "        pass\n    scores = equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n    return scores if config.score_clip is None else scores.clamp(-config.score_clip, config.score_clip)\n", OF_ADVANTAGES),  # the penalty is clipped too
     Mutant("minippo/advantages.py", "scores.clamp(-config.score_clip, config.score_clip)", "scores.clamp(max=config.score_clip)", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "mode=config.missing_eos, ", "mode=\"replace\", ", OF_ADVANTAGES),
-    Mutant("minippo/advantages.py", "kl_coef=kl_coef)", "kl_coef=config.kl_coef)", OF_ADVANTAGES),  # where it starts, not where it has adapted to
+    Mutant("minippo/advantages.py", "kl_coef=kl_coef, kind", "kl_coef=config.kl_coef, kind", OF_ADVANTAGES),  # where it starts, not where it has adapted to
     Mutant("minippo/advantages.py", "    if config.whiten_rewards:\n", "    if False:\n", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "    return rewards, kl\n", "    return rewards, kl_coef * kl\n", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "gamma=config.gamma, ", "gamma=1.0, ", OF_ADVANTAGES),
@@ -347,7 +347,7 @@ PLUMBING = [
     Mutant("minippo/scoring.py", "f\"response {response!r} to {prompt!r}\"", "f\"response {prompt!r} to {response!r}\"", covering("scoring", "finite")),
     # ------------------------------------------------------------------ state.py: where PPO begins
     Mutant("minippo/state.py", "            config.lr,\n", "            1e-3,\n", OF_STATE),
-    Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size, ", "BatchStream(prompts, config.ptx_batch_size, ", OF_STATE),
+    Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size // ", "BatchStream(prompts, config.ptx_batch_size // ", OF_STATE),
     Mutant("minippo/state.py", "seed, \"ppo prompts\"", "seed, \"ppo demonstrations\"", OF_STATE),  # two purposes draw the same numbers
     Mutant("minippo/state.py", "config.ptx_batch_size, seed, ", "config.ptx_batch_size, 1, ", OF_STATE),
     Mutant("minippo/state.py", "            if len(demonstrations)\n", "            if config.ptx_coef > 0 and len(demonstrations)\n", OF_STATE),  # two places decide
@@ -487,7 +487,7 @@ PLUMBING = [
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
     Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
     Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "rollout.logprobs, advantages, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
     Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
     Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
     # ------------------------------------------------------------------ bench/
