@@ -241,8 +241,8 @@ def kl_loss(
 ) -> Tensor:
     """Mean KL estimate of the tokens, (), as a term of the loss; GRPO uses k3 (Shao et al. 2024, 2402.03300, eq. 3, 4).
 
-    Here the estimate is differentiated, which differs from estimating the gradient. With p the policy and q the
-    reference, grad k = k'(log p - log q) * grad log p, of which tokens that p drew take the mean:
+    Here the estimate is differentiated, which is not the same as estimating a gradient. With p the policy and q the
+    reference, these are the gradients of the estimates and their means over the tokens that p draws:
 
     - k1: grad log p, of mean 0. There is only noise, and no penalty.
     - k2: (log p - log q) * grad log p, of mean grad KL(p || q), although the value of k2 is biased.

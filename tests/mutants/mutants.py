@@ -76,6 +76,23 @@ MUTANTS = [
     Mutant("minippo/equations.py", "average((clipped > unclipped).float(), ", "average((clipped >= unclipped).float(), ", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "0.5 * average(worst, ", "average(worst, ", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "torch.maximum(squared,", "torch.minimum(squared,", covering("equations", "masked policy value clip ratio microbatch")),
+    # ------------------------------------------------------------------ variants
+    Mutant("minippo/equations.py", "        return masked_sum(x / divisor, mask)\n", "        return masked_sum(x, mask) / divisor.sum()\n", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),  # all responses weigh by their tokens
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), ", "    return average(kl_estimate(ref_logprobs, new_logprobs, kind), ", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), ", "    return average(kl_estimate(new_logprobs, ref_logprobs), ", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),  # k1: no penalty
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask, num_tokens)", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask)", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    kl = kl_estimate(logprobs, ref_logprobs, kind)  #", "    kl = kl_estimate(logprobs, ref_logprobs)  #", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    new_logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (new_logprobs, ref_logprobs))\n", "", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/advantages.py", "centred = returns - returns.mean(dim=1, keepdim=True)", "centred = returns - returns.mean()", covering("advantages")),  # with the batch's mean
+    Mutant("minippo/advantages.py", "torch.rsqrt((centred**2).mean(dim=1, keepdim=True) + 1e-8)", "torch.rsqrt((centred**2).mean() + 1e-8)", covering("advantages")),  # the deviation of the batch
+    Mutant("minippo/advantages.py", "(centred**2).mean(dim=1, keepdim=True) + 1e-8)", "(centred**2).mean(dim=1, keepdim=True))", covering("advantages")),  # 0 / 0 where all returns are the same
+    Mutant("minippo/advantages.py", "    return centred * torch.rsqrt", "    return centred * torch.sqrt", covering("advantages")),
+    Mutant("minippo/advantages.py", "(returns.sum(dim=1, keepdim=True) - returns) / (returns.shape[1] - 1)", "returns.sum(dim=1, keepdim=True) / returns.shape[1]", covering("advantages")),  # the mean of all: biased
+    Mutant("minippo/advantages.py", "(returns.sum(dim=1, keepdim=True) - returns) / (returns.shape[1] - 1)", "(returns.sum(dim=1, keepdim=True) - returns) / returns.shape[1]", covering("advantages")),
+    Mutant("minippo/advantages.py", "    return returns - returns.mean()\n", "    return returns - returns.mean(dim=1, keepdim=True)\n", covering("advantages")),  # 0 if K is 1
+    Mutant("minippo/advantages.py", "returns = torch.where(response_mask, rewards, 0).sum(dim=1)", "returns = rewards.sum(dim=1)", covering("advantages")),
+    Mutant("minippo/advantages.py", "returns.view(-1, config.samples_per_prompt))", "returns.view(config.samples_per_prompt, -1).T)", covering("advantages")),  # groups of other prompts
+    Mutant("minippo/advantages.py", "torch.where(response_mask, advantages.view(-1, 1), 0), None", "advantages.view(-1, 1).expand_as(rewards), None", covering("advantages")),
     # ------------------------------------------------------------------ transformer
     Mutant("minippo/model.py", "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1], device=tokens.device).expand_as(attention_mask)", covering("model")),  # counts pads
     Mutant("minippo/model.py", "return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)", "return (attention_mask[:, None, :] & causal).unsqueeze(1)", covering("model")),  # softmax over nothing

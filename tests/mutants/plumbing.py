@@ -327,6 +327,31 @@ PLUMBING = [
     Mutant("minippo/advantages.py", "    return rewards, kl\n", "    return rewards, kl_coef * kl\n", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "gamma=config.gamma, ", "gamma=1.0, ", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "lam=config.lam)", "lam=0.98)", OF_ADVANTAGES),
+    # ------------------------------------------------------------------ variants
+    Mutant("minippo/advantages.py", "    if config.kl_placement == \"loss\":\n", "    if False:\n", OF_ADVANTAGES),  # in both places
+    Mutant("minippo/advantages.py", "kl_coef=kl_coef, kind=config.kl_estimate", "kl_coef=kl_coef", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "equations.kl_estimate(logprobs, ref_logprobs), 0)", "equations.kl_estimate(logprobs, ref_logprobs, config.kl_estimate), 0)", OF_ADVANTAGES),  # the controller's KL
+    Mutant("minippo/advantages.py", "    return config.value_head if ESTIMATORS[config.advantage].has_critic else None", "    return config.value_head", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "    \"batch\": Estimator(of_responses(batch)),", "    \"batch\": Estimator(of_responses(leave_one_out)),", OF_ADVANTAGES),
+    Mutant("minippo/rollout.py", "for query in queries for _ in range(config.samples_per_prompt)]", "for _ in range(config.samples_per_prompt) for query in queries]", covering("rollout", "adjacent without_a_critic")),  # groups of other prompts
+    Mutant("minippo/rollout.py", "            if x is not None  # what a critic would have computed\n", "            if x is not None and name != \"kl\"\n", covering("rollout", "selected")),
+    Mutant("minippo/rollout.py", "        if self.values is not None:\n", "        if True:\n", covering("rollout", "adjacent without_a_critic")),
+    Mutant("minippo/state.py", "config.rollout_batch_size // config.samples_per_prompt, seed", "config.rollout_batch_size, seed", OF_STATE),  # K times as many responses
+    Mutant("minippo/ppo.py", "len(minibatch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", "len(batch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", covering("ppo", "by_hand microbatches")),  # microbatches weigh more
+    Mutant("minippo/ppo.py", "len(minibatch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", "len(minibatch.queries) * batch.response_mask.shape[1] * torch.ones_like(batch.scores).unsqueeze(1)", covering("ppo", "by_hand microbatches")),  # divided by the longest length: Dr. GRPO, not GRPO
+    Mutant("minippo/ppo.py", "    if config.loss_normalisation == \"token\":\n", "    if True:\n", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/ppo.py", "        loss = loss + state.kl_coef * kl_loss\n", "        loss = loss + config.kl_coef * kl_loss\n", covering("ppo", "by_hand microbatches")),  # where it starts, not where it has adapted to
+    Mutant("minippo/ppo.py", "        loss = loss + state.kl_coef * kl_loss\n", "", covering("ppo", "by_hand microbatches")),  # logged, not trained
+    Mutant("minippo/ppo.py", "equations.kl_loss(logprobs, batch.ref_logprobs, ", "equations.kl_loss(logprobs, batch.logprobs, ", covering("ppo", "by_hand microbatches")),  # to the rollout's policy
+    Mutant("minippo/ppo.py", "kind=config.kl_estimate, ", "kind=\"k3\", ", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/ppo.py", "    if config.kl_placement == \"loss\":\n", "    if True:\n", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/runs/validation.py", "    if B % K:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "    if fewest > K:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "    if ppo.advantage not in ESTIMATORS:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "if ppo.kl_placement == \"loss\" and ppo.kl_estimate == \"k1\":", "if ppo.kl_estimate == \"k1\" and False:", covering("config", "cannot_work allowed")),
+    Mutant("minippo/weights/heads.py", "\"linear\") if heads else None", "\"linear\")", covering("variants")),
+    Mutant("minippo/runs/phases.py", "ActorCritic(gpt, value_head(config)))", "ActorCritic(gpt, config.value_head))", OF_PLAN),
+    Mutant("minippo/tools/trace.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants")),
     # ------------------------------------------------------------------ loading.py: how responses are drawn, and by which models
     Mutant("minippo/runs/loading.py", "pad_id=tokenizer.pad_id", "pad_id=eos_id", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        stop_ids=tuple(stop_ids),\n", "", OF_LOADING),
