@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from minippo.advantages import value_head
 from minippo.checks import check_first_rollout
 from minippo.data import TokenRows, load_corpus, policy_rows, prompt_rows, windows
 from minippo.evaluation import Evaluator, Judge
@@ -79,7 +80,7 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     """Run PPO from the last checkpoint. Returns the entries of summary.json."""
     config, env, checkpoints = run.config.ppo, inputs.env, Checkpoints(run.unfinished("ppo"), inputs.data)
     seed_global(run.config.seed, "value head")
-    policy = load_policy(run, "sft", config.value_head)
+    policy = load_policy(run, "sft", value_head(config))
     # A run is two objects: `env` never changes, `state` is everything that does, and is what a checkpoint contains.
     state = PPOState.initial(policy, inputs.prompts, inputs.demonstrations, config, run.config.seed, run.config.memory)
     if checkpoints.restore_latest(state):

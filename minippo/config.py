@@ -221,7 +221,13 @@ class PPOConfig(OptimizerConfig):
     num_iterations: Count = 56
     """Number of iterations. Each one samples a rollout and updates the policy on it."""
     rollout_batch_size: Count = 128
-    """B, the number of prompts per rollout."""
+    """B, the number of responses per rollout."""
+    samples_per_prompt: Count = 1
+    """K, the responses to each prompt of a rollout, which then has B / K prompts. Must divide `rollout_batch_size`."""
+    advantage: str = "gae"
+    """Advantage estimator, a row of the table in minippo/advantages.py: "gae", with a critic; or, without one, "group"
+    (GRPO), "leave-one-out" (RLOO) or "batch" (REINFORCE), for which the options of the value function mean nothing. See
+    docs/variants.md."""
     num_epochs: Count = 2
     """Passes over each rollout."""
     num_minibatches: Count = 2
@@ -235,18 +241,29 @@ class PPOConfig(OptimizerConfig):
     the coefficient fixed."""
     kl_horizon: Positive = 10_000
     """Time constant of the adaptation, in sequences. At least one rollout is used."""
+    kl_placement: Literal["reward", "loss"] = "reward"
+    """Where the KL penalty is: in the reward of each token, which the advantages are computed from (Ziegler et al.
+    2019), or a term of the loss, next to advantages of the score alone (GRPO, Shao et al. 2024)."""
+    kl_estimate: Literal["k1", "k2", "k3"] = "k1"
+    """Estimate of the KL in the penalty (Schulman 2020). The penalty's gradient is that of the KL with k1 in the reward
+    and with k2 in the loss; others differ (docs/variants.md). GRPO uses k3 in the loss; k1 there would have no effect
+    and is refused."""
     gamma: Fraction = 1.0
-    """Discount factor per token."""
+    """Discount factor per token. Only GAE discounts."""
     lam: Fraction = 0.98
     """GAE's lambda. 0 relies on the value function (low variance), 1 on the observed rewards (low bias)."""
     whiten_advantages: bool = True
-    """Normalise the advantages of each minibatch to mean 0 and variance 1."""
+    """Normalise the advantages of each minibatch to mean 0 and variance 1. GRPO and RLOO do not: their advantages are
+    centred already."""
     whiten_rewards: bool = False
     """Scale the rewards of each rollout to variance 1, keeping their mean."""
     clip_low: Fraction = 0.2
     """The probability ratio is clipped below at 1 - clip_low."""
     clip_high: NonNegative = 0.2
     """The probability ratio is clipped above at 1 + clip_high."""
+    loss_normalisation: Literal["token", "sequence"] = "token"
+    """Average the losses and statistics of a minibatch over all its tokens, or over the tokens of each response and
+    then over the responses (GRPO, Shao et al. 2024, eq. 3), so that tokens of short responses have more weight."""
     value_clip: PositiveOrNone = 0.2
     """Clip the change of a value within one iteration to this range in the value loss. None: no clipping."""
     value_coef: NonNegative = 0.5

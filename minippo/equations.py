@@ -52,8 +52,15 @@ def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | No
     )
 
 
-def _divisor(mask: Tensor, num_tokens: Tensor | float | None) -> Tensor | float:
-    return mask.sum().clamp(min=1) if num_tokens is None else num_tokens
+def average(x: Tensor, mask: Tensor, divisor: Tensor | float | None = None) -> Tensor:
+    """Sum of the real entries of `x` (B, R), divided by their number or by `divisor`, ().
+
+    The update passes the tokens of a whole minibatch, so that the averages of its microbatches add up; or a divisor for
+    each row, (B, 1), which gives the rows of a minibatch other weights (`ppo.loss_divisor`).
+    """
+    if isinstance(divisor, Tensor) and divisor.dim() > 0:
+        return masked_sum(x / divisor, mask)
+    return masked_sum(x, mask) / (mask.sum().clamp(min=1) if divisor is None else divisor)
 
 
 def whiten(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
@@ -94,7 +101,8 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 
     With p the policy and q the reference: k1 = log p - log q is unbiased, but can be negative and varies most. k2 =
     k1^2 / 2 is biased, but never negative. k3 = q/p - 1 + k1 is unbiased and never negative. Schulman 2020,
-    http://joschu.net/blog/kl-approx.html; `advantages.token_rewards` explains why the reward uses k1.
+    http://joschu.net/blog/kl-approx.html. They estimate one number, but as penalties they have different gradients:
+    `advantages.token_rewards` is about the reward, `kl_loss` about the loss.
     """
     k1 = logprobs - ref_logprobs  # (B, R)
     if kind == "k1":
@@ -107,13 +115,21 @@ def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Ten
 
 
 def kl_penalised_rewards(
-    scores: Tensor, logprobs: Tensor, ref_logprobs: Tensor, response_mask: Tensor, *, kl_coef: float
+    scores: Tensor,
+    logprobs: Tensor,
+    ref_logprobs: Tensor,
+    response_mask: Tensor,
+    *,
+    kl_coef: float,
+    kind: str = "k1",
 ) -> tuple[Tensor, Tensor]:
-    """Rewards and KL of each token, (B, R): -kl_coef * k1 at every token, plus the score (B,) at the last one.
+    """Rewards and KL of each token, (B, R): -kl_coef * kl at every token, plus the score (B,) at the last one.
 
-    So rewards + kl_coef * kl sum to the score in every row. Ziegler et al. 2019 (1909.08593) eq. 2.
+    `kind` is that of `kl_estimate`. So rewards + kl_coef * kl sum to the score in every row. Ziegler et al. 2019
+    (1909.08593) eq. 2.
     """
-    kl = torch.where(response_mask, kl_estimate(logprobs, ref_logprobs), 0)  # (B, R)
+    logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (logprobs, ref_logprobs))
+    kl = kl_estimate(logprobs, ref_logprobs, kind)  # (B, R)
     # The score judges the whole response, so it arrives with the last token: end-of-text, if the response has one.
     last = last_response_index(response_mask).unsqueeze(1)  # (B, 1)
     return (-kl_coef * kl).scatter_add(1, last, scores.unsqueeze(1).to(kl.dtype)), kl
@@ -198,22 +214,46 @@ def policy_loss(
     The maximum of the clipped and the unclipped loss makes the clip one-sided: a token whose probability has already
     moved far enough in the direction of its advantage has gradient 0, but one that moved the wrong way is pulled back.
 
-    `num_tokens` is the divisor, by default the unmasked tokens; the update passes the tokens of the whole minibatch, so
-    that its microbatches add up to it. Statistics, with the same divisor: `ratio`, `clipfrac` (share of tokens at which
-    the clip is active) and `approxkl` (half the mean squared log-ratio, Ziegler et al. 2019).
+    `num_tokens` is the divisor of `average`, by default the unmasked tokens. Statistics, with the same divisor:
+    `ratio`, `clipfrac` (share of tokens at which the clip is active) and `approxkl` (half the mean squared log-ratio,
+    Ziegler et al. 2019).
     """
-    divisor = _divisor(response_mask, num_tokens)
     log_ratio = torch.where(response_mask, new_logprobs - logprobs, 0)  # (B, R)
     ratio = log_ratio.exp()  # p_new / p_old of the sampled token: importance sampling, since p_old drew it
     unclipped, clipped = -advantages * ratio, -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    loss = masked_sum(torch.maximum(unclipped, clipped), response_mask) / divisor
+    loss = average(torch.maximum(unclipped, clipped), response_mask, num_tokens)
     with torch.no_grad():
         statistics = {
-            "ratio": masked_sum(ratio, response_mask) / divisor,
-            "clipfrac": masked_sum((clipped > unclipped).float(), response_mask) / divisor,
-            "approxkl": masked_sum(0.5 * log_ratio**2, response_mask) / divisor,
+            "ratio": average(ratio, response_mask, num_tokens),
+            "clipfrac": average((clipped > unclipped).float(), response_mask, num_tokens),
+            "approxkl": average(0.5 * log_ratio**2, response_mask, num_tokens),
         }
     return loss, statistics
+
+
+def kl_loss(
+    new_logprobs: Tensor,
+    ref_logprobs: Tensor,
+    response_mask: Tensor,
+    *,
+    kind: str,
+    num_tokens: Tensor | float | None = None,
+) -> Tensor:
+    """Mean KL estimate of the tokens, (), as a term of the loss; GRPO uses k3 (Shao et al. 2024, 2402.03300, eq. 3, 4).
+
+    Here the estimate is differentiated, which is not the same as estimating a gradient. With p the policy and q the
+    reference, these are the gradients of the estimates and their means over the tokens that p draws:
+
+    - k1: grad log p, of mean 0. There is only noise, and no penalty.
+    - k2: (log p - log q) * grad log p, of mean grad KL(p || q), although the value of k2 is biased.
+    - k3: (1 - q/p) * grad log p, of mean -E_q[grad log p] = grad KL(q || p), although the value of k3 estimates
+      KL(p || q). It is at most 1 where p exceeds q, and large where p has lost the mass that q has.
+
+    All of this given the tokens before. A token does not pay for the KL of later tokens that it leads to, as it does in
+    the reward; and from the second step on, the tokens come from the policy of the rollout instead of p.
+    """
+    new_logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (new_logprobs, ref_logprobs))
+    return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask, num_tokens)
 
 
 def value_loss(
@@ -234,17 +274,16 @@ def value_loss(
 
     Statistics, with the divisor of `policy_loss`: `clipfrac`, and `error`, the mean squared error without clip and 1/2.
     """
-    divisor = _divisor(response_mask, num_tokens)
     # Mask before squaring: the gradient of a masked square is 0 * 2x, which is NaN if x is.
     new_values, values, returns = (torch.where(response_mask, x, 0) for x in (new_values, values, returns))
     squared = (new_values - returns) ** 2
     worst = squared  # (B, R)
     if clip is not None:
         worst = torch.maximum(squared, (new_values.clamp(values - clip, values + clip) - returns) ** 2)
-    loss = 0.5 * masked_sum(worst, response_mask) / divisor
+    loss = 0.5 * average(worst, response_mask, num_tokens)
     with torch.no_grad():
         statistics = {
-            "clipfrac": masked_sum((worst > squared).float(), response_mask) / divisor,
-            "error": masked_sum(squared, response_mask) / divisor,
+            "clipfrac": average((worst > squared).float(), response_mask, num_tokens),
+            "error": average(squared, response_mask, num_tokens),
         }
     return loss, statistics

@@ -17,12 +17,14 @@ class ActorCritic(nn.Module):
 
     The value head is a "linear" layer, or an "mlp" of two layers with a GELU between them. Its last layer starts at
     zero: the first values are 0, so the first advantages are the rewards-to-go and do not depend on an untrained
-    critic.
+    critic. None is a policy without a critic: its values are None.
     """
 
-    def __init__(self, gpt: GPT, value_head: str = "linear") -> None:
+    def __init__(self, gpt: GPT, value_head: str | None = "linear") -> None:
         super().__init__()
-        self.gpt = gpt
+        self.gpt, self.value_head = gpt, None
+        if value_head is None:
+            return
         C = gpt.config.channels
         last = nn.Linear(C, 1)  # one value per token
         # Zero weights still get a gradient: it is the hidden state times the error of the value.
@@ -33,11 +35,12 @@ class ActorCritic(nn.Module):
     @property
     def head_parameters(self) -> list[nn.Parameter]:
         """The weights of the two heads. The embedding table is that of the language-model head."""
-        return [self.gpt.token_embedding.weight, *self.value_head.parameters()]
+        critic = () if self.value_head is None else self.value_head.parameters()
+        return [self.gpt.token_embedding.weight, *critic]
 
     def forward(
         self, tokens: Tensor, attention_mask: Tensor | None = None, positions: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor | None]:
         """Logits (B, T, V) and values (B, T) at each of `tokens` (B, T).
 
         The value at a token estimates the return of the tokens after it.
@@ -45,9 +48,11 @@ class ActorCritic(nn.Module):
         hidden = self.gpt.hidden(tokens, attention_mask, positions)  # (B, T, C), computed once for both heads
         return self.gpt.logits(hidden), self.values(hidden)
 
-    def values(self, hidden: Tensor) -> Tensor:
+    def values(self, hidden: Tensor) -> Tensor | None:
         """Hidden states (..., C) -> values (...), in float32 whatever the model's dtype: returns are sums over
-        tokens."""
+        tokens. None without a critic."""
+        if self.value_head is None:
+            return None
         dtype = next(self.value_head.parameters()).dtype  # float32 on a bfloat16 transformer, too
         return self.value_head(hidden.to(dtype)).squeeze(-1).float()
 

@@ -13,7 +13,6 @@ from torch import Tensor
 from minippo import equations, masking
 from minippo.config import PPOConfig
 from minippo.errors import require_finite
-from minippo.heads import ActorCritic
 from minippo.language_model import backward_in_chunks
 from minippo.masking import pad
 from minippo.memory import phase
@@ -91,12 +90,8 @@ def update_on_minibatch(state: PPOState, batch: Rollout, config: PPOConfig) -> S
 
 
 def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> Stats:
-    """Backward passes over the microbatches of a minibatch; their gradients add up to the minibatch's.
-
-    Every loss is divided by the tokens of the whole minibatch, so that every token has the same weight. Means per
-    response or per microbatch would weigh the tokens of short responses more. Returns the minibatch's metrics.
-    """
-    num_tokens = batch.response_mask.sum()  # ()
+    """Backward passes over the microbatches of a minibatch; their gradients add up to the minibatch's. Returns the
+    minibatch's metrics."""
     if config.whiten_advantages:
         # Why whiten? Scale: the policy loss keeps its weight relative to the value loss and the clipped gradient norm,
         # whatever the scale of the scores. Mean: a good batch would raise the probability of every token in it, a bad
@@ -112,9 +107,9 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
         states = hidden.detach().requires_grad_()
         with state.optimizer.gradients.together(state.policy.head_parameters):
             for chunk in head_chunks(microbatch):
-                loss, stats = partial_loss(state.policy, states[chunk], microbatch.select(chunk), num_tokens, config)
+                loss, stats = partial_loss(state, states[chunk], microbatch.select(chunk), batch, config)
                 loss.backward()
-                totals.append(torch.stack(list(stats.values())))  # (8,), still on the device
+                totals.append(torch.stack(list(stats.values())))  # (metrics,), still on the device
             hidden.backward(states.grad)  # reaches the embedding table once more
     # One transfer for the whole minibatch: on a GPU, reading each number at once would wait for the device every time.
     columns = zip(*torch.stack(totals).tolist(), strict=True)
@@ -137,16 +132,27 @@ def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float
     return loss
 
 
+def loss_divisor(batch: Rollout, minibatch: Rollout, config: PPOConfig) -> Tensor:
+    """What the losses of `batch`, a part of `minibatch`, are divided by: see `equations.average`.
+
+    "token": the tokens of the minibatch, so that every token has the same weight. "sequence": the responses of the
+    minibatch times the tokens of the response, so that every response has the same weight, however long it is.
+    """
+    if config.loss_normalisation == "token":
+        return minibatch.response_mask.sum()  # ()
+    return len(minibatch.queries) * batch.response_mask.sum(dim=1, keepdim=True)  # (M, 1)
+
+
 def partial_loss(
-    policy: ActorCritic, hidden: Tensor, batch: Rollout, num_tokens: Tensor, config: PPOConfig
+    state: PPOState, hidden: Tensor, batch: Rollout, minibatch: Rollout, config: PPOConfig
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Policy loss + value_coef * value loss - entropy_coef * entropy: the share of `batch` in the minibatch's loss.
 
-    `hidden` (M, T, C) are the hidden states of the batch, `num_tokens`, (), counts the minibatch's tokens. The metrics
-    are shares too: they add up over the batches of a minibatch.
+    `hidden` (M, T, C) are the hidden states of the batch. The metrics are shares too: they add up over the batches of a
+    minibatch. Without a critic there is no value loss; `kl_placement` may add kl_coef * KL.
     """
-    mask = batch.response_mask  # (M, R)
-    logprobs, values, entropies = apply_heads(policy, hidden, batch)  # (M, R)
+    mask, divisor = batch.response_mask, loss_divisor(batch, minibatch, config)  # mask (M, R)
+    logprobs, values, entropies = apply_heads(state.policy, hidden, batch)  # (M, R)
     # The advantages are constants here: they were computed once per rollout, from the values of that time.
     policy_loss, policy_stats = equations.policy_loss(
         logprobs,
@@ -155,23 +161,28 @@ def partial_loss(
         mask,
         clip_low=config.clip_low,
         clip_high=config.clip_high,
-        num_tokens=num_tokens,
+        num_tokens=divisor,
     )
-    value_loss, value_stats = equations.value_loss(
-        values, batch.values, batch.returns, mask, clip=config.value_clip, num_tokens=num_tokens
-    )
-    entropy = entropies.sum() / num_tokens  # (); entropies are 0 where masked
-    loss = policy_loss + config.value_coef * value_loss
-    if config.entropy_coef > 0:  # otherwise the entropy is only a metric, and its backward pass would be wasted
-        loss = loss - config.entropy_coef * entropy
+    entropy = equations.average(entropies, mask, divisor)  # ()
+    loss = policy_loss
     stats = {
         "loss/policy": policy_loss,
-        "loss/value": value_loss,
         "policy/approxkl": policy_stats["approxkl"],
         "policy/clipfrac": policy_stats["clipfrac"],
         "policy/entropy": entropy,
         "policy/ratio": policy_stats["ratio"],
-        "value/clipfrac": value_stats["clipfrac"],
-        "value/td_error": value_stats["error"],
     }
-    return loss, {name: value.detach() for name, value in stats.items()}
+    if values is not None:
+        value_loss, value_stats = equations.value_loss(
+            values, batch.values, batch.returns, mask, clip=config.value_clip, num_tokens=divisor
+        )
+        loss = loss + config.value_coef * value_loss
+        stats["loss/value"] = value_loss
+        stats |= {"value/clipfrac": value_stats["clipfrac"], "value/td_error": value_stats["error"]}
+    if config.entropy_coef > 0:  # otherwise the entropy is only a metric, and its backward pass would be wasted
+        loss = loss - config.entropy_coef * entropy
+    if config.kl_placement == "loss":
+        kl_loss = equations.kl_loss(logprobs, batch.ref_logprobs, mask, kind=config.kl_estimate, num_tokens=divisor)
+        loss = loss + state.kl_coef * kl_loss
+        stats["loss/kl"] = kl_loss
+    return loss, {name: value.detach() for name, value in sorted(stats.items())}

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from minippo import equations, masking
-from minippo.advantages import ESTIMATOR, ESTIMATORS, adjusted_scores, token_rewards
+from minippo.advantages import ESTIMATORS, adjusted_scores, token_rewards
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.language_model import LOGIT_TOKENS
@@ -62,7 +62,11 @@ class Responses:
         """The batch of these rows only, given as indices (M,) or a slice."""
         indices = range(len(self.queries))[rows] if isinstance(rows, slice) else rows.tolist()
         columns = {field.name: getattr(self, field.name) for field in fields(self) if field.name != "sampling"}
-        selected = {name: x[rows] if isinstance(x, Tensor) else [x[i] for i in indices] for name, x in columns.items()}
+        selected = {
+            name: x[rows] if isinstance(x, Tensor) else [x[i] for i in indices]
+            for name, x in columns.items()
+            if x is not None  # what a critic would have computed
+        }
         return replace(self, **selected)
 
 
@@ -72,13 +76,13 @@ class Rollout(Responses):
 
     logprobs: Tensor  # (B, R), of the policy that drew the responses
     ref_logprobs: Tensor  # (B, R), of the reference
-    values: Tensor  # (B, R), the critic's estimate before each token
+    values: Tensor | None  # (B, R), the critic's estimate before each token; None without a critic
     raw_scores: Tensor  # (B,), from the scorer
     scores: Tensor  # (B,), after clipping and the penalty for a missing end
     kl: Tensor  # (B, R), k1 estimate, nats
     rewards: Tensor  # (B, R)
     advantages: Tensor  # (B, R), not whitened
-    returns: Tensor  # (B, R), the critic's targets
+    returns: Tensor | None  # (B, R), the critic's targets
 
     def stats(self, kl_coef: float) -> dict[str, float]:
         """Metrics of the rollout, averaged over sequences unless stated otherwise; see docs/metrics.md.
@@ -99,9 +103,14 @@ class Rollout(Responses):
             "objective/rlhf_reward": (self.scores - kl_coef * kl).mean(),
             "objective/non_score_reward": (-kl_coef * kl).mean(),
             "objective/kl_coef": kl_coef,
-            "value/explained_variance": equations.explained_variance(self.values, self.returns, mask),
-            "value/mean": masking.masked_mean(self.values, mask),
-            "value/returns": masking.masked_mean(self.returns, mask),
+        }
+        if self.values is not None:
+            stats |= {
+                "value/explained_variance": equations.explained_variance(self.values, self.returns, mask),
+                "value/mean": masking.masked_mean(self.values, mask),
+                "value/returns": masking.masked_mean(self.returns, mask),
+            }
+        stats |= {
             "response/length": mask.sum(dim=1).float().mean(),
             "response/eos_rate": self.has_eos.float().mean(),
         }
@@ -147,8 +156,9 @@ def sample_responses(
     )
 
 
-def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
-    """Log-probabilities, values and entropies of the responses, each (M, R) and 0 where masked.
+def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Log-probabilities, values and entropies of the responses, each (M, R) and 0 where masked. Values are None without
+    a critic.
 
     Rollouts and updates use the same forward pass, `response_hidden` and then `apply_heads`: dropout off, sampling
     temperature applied, end tokens suppressed where sampling suppressed them. So with unchanged weights the ratio of
@@ -156,7 +166,12 @@ def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Te
     """
     hidden = response_hidden(policy, batch)  # (M, T, C)
     parts = [apply_heads(policy, hidden[rows], batch.select(rows)) for rows in head_chunks(batch)]
-    return tuple(torch.cat(column) for column in zip(*parts, strict=True))  # type: ignore[return-value]
+    return tuple(map(_joined, zip(*parts, strict=True)))  # type: ignore[return-value]
+
+
+def _joined(parts: Sequence[Tensor | None]) -> Tensor | None:
+    """The rows of all parts; None if these are the values of a policy without a critic."""
+    return None if parts[0] is None else torch.cat(parts)  # type: ignore[arg-type]
 
 
 def head_chunks(batch: Responses) -> list[slice]:
@@ -172,8 +187,8 @@ def response_hidden(policy: ActorCritic, batch: Responses) -> Tensor:
     return policy.gpt.hidden(batch.query_responses[:, :T])
 
 
-def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
-    """From hidden states (M, T, C) to log-probabilities, values and entropies, each (M, R) and 0 where masked."""
+def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
+    """From hidden states (M, T, C) to what `response_logprobs` returns."""
     sampling, mask, T = batch.sampling, batch.response_mask, hidden.shape[1]  # mask (M, R)
     # The hidden state before a token predicts it, and the value there is the state's value before the token is chosen.
     # Only the N response tokens continue to the heads, which for small models cost more than the trunk.
@@ -187,23 +202,28 @@ def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[
     logprobs, entropies = equations.token_logprobs(logits, chosen, sampling.temperature)  # (N,)
     # Both masks mark the same tokens, row by row in the same order, so the N results return to their places.
     results = logprobs, policy.values(before), entropies
-    return tuple(x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results)  # type: ignore[return-value]
+    return tuple(  # type: ignore[return-value]
+        None if x is None else x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results
+    )
 
 
 @torch.no_grad()
-def logprobs_and_values(policy: ActorCritic, batch: Responses, microbatch_size: int) -> tuple[Tensor, Tensor]:
+def logprobs_and_values(policy: ActorCritic, batch: Responses, microbatch_size: int) -> tuple[Tensor, Tensor | None]:
     """Log-probabilities and values of all responses, (B, R), without gradients, in microbatches."""
     with loaded(policy):
         parts = [
             response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))[:2]
             for start in range(0, len(batch.queries), microbatch_size)
         ]
-    logprobs, values = zip(*parts, strict=True)
-    return torch.cat(logprobs), torch.cat(values)
+    return tuple(map(_joined, zip(*parts, strict=True)))  # type: ignore[return-value]
 
 
 def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[int]], config: PPOConfig) -> Rollout:
-    """Sample a response to each query with the current policy, score it, and estimate each token's advantage."""
+    """Sample B responses with the current policy, score them, and estimate each token's advantage.
+
+    `queries` are B / K prompts. The K = `samples_per_prompt` responses to a prompt are in adjacent rows.
+    """
+    queries = [query for query in queries for _ in range(config.samples_per_prompt)]  # B, each with its own uniforms
     state.policy.eval()  # dropout off: the probabilities must be those that sampled the tokens
     uniforms = response_uniforms(
         state.seed, "rollout", state.iteration + 1, range(len(queries)), env.sampling.max_new_tokens
@@ -220,7 +240,7 @@ def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[in
 
     mask = batch.response_mask
     rewards, kl = token_rewards(scores, logprobs, ref_logprobs, mask, state.kl_coef, config)  # (B, R)
-    advantages, returns = ESTIMATORS[ESTIMATOR](rewards, values, mask, config)  # (B, R)
+    advantages, returns = ESTIMATORS[config.advantage].estimate(rewards, values, mask, config)  # (B, R)
     return Rollout(
         **vars(batch),
         logprobs=logprobs,

@@ -120,7 +120,7 @@ class PPOState:
             policy,
             optimizer,
             seed,
-            BatchStream(prompts, config.rollout_batch_size, seed, "ppo prompts"),
+            BatchStream(prompts, config.rollout_batch_size // config.samples_per_prompt, seed, "ppo prompts"),
             config.kl_coef,
             demonstrations=BatchStream(demonstrations, config.ptx_batch_size, seed, "ppo demonstrations")
             if len(demonstrations)

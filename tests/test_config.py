@@ -140,6 +140,36 @@ def test_minibatches_and_microbatches_must_divide_without_rest(batch, minibatche
         check(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"advantage": "grpo"}, r"ppo\.advantage must be one of gae, group, leave-one-out, batch, not 'grpo'"),
+        ({"samples_per_prompt": 3}, r"3 samples per prompt do not divide a rollout of 128 .*ppo\.rollout-batch-size"),
+        ({"advantage": "group"}, r"ppo\.advantage group .* ppo\.samples-per-prompt must be at least 2, not 1$"),
+        ({"advantage": "leave-one-out"}, r"leave-one-out .* must be at least 2, not 1$"),
+        ({"kl_placement": "loss"}, r"ppo\.kl-placement loss needs ppo\.kl-estimate k2 or k3, not k1: "),
+    ],
+)
+def test_estimators_and_penalties_that_cannot_work_are_refused(changes, sentence):
+    with pytest.raises(ValueError, match=sentence):
+        check(replace(Config(), ppo=replace(Config().ppo, **changes)))
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"advantage": "batch"},
+        {"advantage": "group", "samples_per_prompt": 2},
+        {"advantage": "leave-one-out", "samples_per_prompt": 128},
+        {"samples_per_prompt": 4},
+        {"kl_placement": "loss", "kl_estimate": "k2"},
+        {"kl_estimate": "k3"},
+    ],
+)
+def test_variants_are_allowed(changes):
+    check(replace(Config(), ppo=replace(Config().ppo, **changes)))
+
+
 def test_prompt_and_response_beyond_the_context_are_refused_with_the_three_numbers():
     roomy = changed(changed(Config(), "model.policy.context", 128), "model.reward.context", 129)
     with pytest.raises(ValueError, match=r"prompts of 65 tokens and responses of 64 .* the policy's context of 128"):

@@ -39,6 +39,7 @@ def language_model_loss(logits, tokens, mask, num_tokens=None):
 
 MASK = response_mask([5, 1, 3], 5)
 TOKENS = torch.arange(15).view(3, 5) % 7
+ROWS = torch.tensor([[15.0], [3.0], [9.0]])  # divisors of the rows
 
 # name -> function of float64 inputs (3, 5), the shapes of further inputs, and which of them the mask covers
 MASKED_FUNCTIONS = {
@@ -52,6 +53,13 @@ MASKED_FUNCTIONS = {
         lambda x, y: equations.kl_penalised_rewards(torch.ones(3), x, y, MASK, kl_coef=0.1),
         [(3, 5), (3, 5)],
     ),
+    "kl_penalised_rewards_k3": (
+        lambda x, y: equations.kl_penalised_rewards(torch.ones(3), x, y, MASK, kl_coef=0.1, kind="k3"),
+        [(3, 5), (3, 5)],
+    ),
+    "kl_loss_k2": (lambda x, y: equations.kl_loss(x, y, MASK, kind="k2"), [(3, 5), (3, 5)]),
+    "kl_loss_k3": (lambda x, y: equations.kl_loss(x, y, MASK, kind="k3", num_tokens=ROWS), [(3, 5), (3, 5)]),
+    "average_by_row": (lambda x: equations.average(x, MASK, ROWS), [(3, 5)]),
     "gae": (lambda x, y: equations.gae(x, y, MASK, gamma=0.9, lam=0.8), [(3, 5), (3, 5)]),
     "explained_variance": (lambda x, y: equations.explained_variance(x, y, MASK), [(3, 5), (3, 5)]),
     "policy_loss": (
@@ -283,6 +291,8 @@ def test_an_empty_mask_gives_zeros_and_not_nan():
         language_model_loss(normal(2, 3, 4), torch.zeros(2, 3, dtype=torch.long), nothing),
         *tensors_of(equations.policy_loss(x, x, x, nothing, clip_low=0.2, clip_high=0.2)),
         *tensors_of(equations.value_loss(x, x, x, nothing, clip=0.2)),
+        equations.average(x, nothing),
+        equations.kl_loss(x, x + 1, nothing, kind="k3"),
     ):
         assert torch.all(result == 0)
 
@@ -639,11 +649,15 @@ def clipped_value_loss(*inputs, num_tokens):
     return equations.value_loss(*inputs, clip=0.2, num_tokens=num_tokens)
 
 
+def kl_loss(new_logprobs, ref_logprobs, _, mask, num_tokens):
+    return equations.kl_loss(new_logprobs, ref_logprobs, mask, kind="k3", num_tokens=num_tokens), {}
+
+
 @given(SEEDS, st.integers(1, 4))
 @settings(max_examples=30, deadline=None, derandomize=True)
 def test_microbatches_add_up_to_the_minibatch(seed, size):
     new, old, target, mask = update_inputs(B=5, seed=seed)
-    for loss_function in (clipped_policy_loss, clipped_value_loss):
+    for loss_function in (kl_loss, clipped_policy_loss, clipped_value_loss):
         whole = gradients_of_microbatches(loss_function, (new, old, target), mask, 5)
         parts = gradients_of_microbatches(loss_function, (new, old, target), mask, size)
         assert parts[0] == pytest.approx(whole[0], abs=1e-10)
@@ -651,6 +665,97 @@ def test_microbatches_add_up_to_the_minibatch(seed, size):
         torch.testing.assert_close(parts[2], whole[2], **EXACT)
     default, _ = equations.value_loss(new, old, target, mask, clip=0.2)  # the divisor that it takes by itself
     assert whole[0] == pytest.approx(default.item(), abs=1e-10)
+
+
+def test_divisors_of_rows_give_the_mean_over_responses_of_the_means_over_their_tokens():
+    new, old, advantages, mask = update_inputs()
+    lengths = mask.sum(dim=1, keepdim=True)
+    assert lengths.min() < lengths.max()
+    losses, ratios, kls = [], [], []
+    for row in range(4):
+        ratio = [math.exp(new[row, t] - old[row, t]) for t in range(lengths[row])]
+        gains = [(r * float(a), min(max(r, 0.9), 1.2) * float(a)) for r, a in zip(ratio, advantages[row], strict=False)]
+        losses.append(-sum(min(gain) for gain in gains) / len(gains))
+        ratios.append(sum(ratio) / len(ratio))
+        kls.append(sum(1 / r - 1 + math.log(r) for r in ratio) / len(ratio))
+    divisor = 4 * lengths
+    loss, figures = equations.policy_loss(new, old, advantages, mask, clip_low=0.1, clip_high=0.2, num_tokens=divisor)
+    assert loss.item() == pytest.approx(sum(losses) / 4, abs=1e-10)
+    assert figures["ratio"].item() == pytest.approx(sum(ratios) / 4, abs=1e-10)
+    assert equations.kl_loss(new, old, mask, kind="k3", num_tokens=divisor).item() == pytest.approx(sum(kls) / 4)
+
+
+# ---------------------------------------------------------------------------------------------- gradients of the KL
+
+
+def kl_divergence(log_p, log_q):
+    return (log_p.exp() * (log_p - log_q)).sum()
+
+
+def gradient_of(objective, logits):
+    return torch.autograd.grad(objective, logits, retain_graph=True, allow_unused=True)[0]
+
+
+def distributions(distance=1.0):
+    """Logits of a policy over five tokens, its log-probabilities (5, 1), one row per token, and the reference's."""
+    reference = normal(5)
+    logits = (reference + distance * normal(5, seed=1)).requires_grad_()
+    return logits, torch.log_softmax(logits, 0).unsqueeze(1), torch.log_softmax(reference, 0).unsqueeze(1)
+
+
+EVERY = torch.ones(5, 1, dtype=torch.bool)
+
+
+def test_gradient_of_the_penalty_in_the_loss_is_0_or_that_of_one_of_the_two_divergences():
+    """An exact expectation: every token once, divided by 1 / p of the policy that draws it."""
+    logits, log_p, log_q = distributions()
+    expected = {"k1": 0 * logits.sum(), "k2": kl_divergence(log_p, log_q), "k3": kl_divergence(log_q, log_p)}
+    for kind, objective in expected.items():
+        loss = equations.kl_loss(log_p, log_q, EVERY, kind=kind, num_tokens=1 / log_p.detach().exp())
+        torch.testing.assert_close(gradient_of(loss, logits), gradient_of(objective, logits), **EXACT)
+    forward, backward = (gradient_of(expected[kind], logits) for kind in ("k2", "k3"))
+    assert (forward - backward).norm() > 0.1 * forward.norm()
+
+
+@pytest.mark.parametrize("distance", [1.0, 1e-3])
+def test_gradient_of_the_penalty_in_the_reward_is_that_of_the_kl_with_k1_alone(distance):
+    logits, log_p, log_q = distributions(distance)
+    forward, backward = (gradient_of(kl_divergence(*pair), logits) for pair in ((log_p, log_q), (log_q, log_p)))
+    mean_k2 = gradient_of((log_p.exp() * equations.kl_estimate(log_p, log_q, "k2")).sum(), logits)
+    expected = {"k1": forward, "k2": mean_k2 - forward, "k3": forward - backward}
+    for kind, gradient in expected.items():
+        rewards, _ = equations.kl_penalised_rewards(
+            torch.zeros(5).double(), log_p.detach(), log_q, EVERY, kl_coef=1.0, kind=kind
+        )
+        found = -gradient_of((log_p.detach().exp() * rewards * log_p).sum(), logits)
+        torch.testing.assert_close(found, gradient, **EXACT)
+        assert kind == "k1" or distance == 1.0 or found.norm() < 0.01 * forward.norm()  # no penalty near the reference
+
+
+def test_penalty_in_the_reward_counts_the_kl_of_later_tokens_and_in_the_loss_it_does_not():
+    """All responses of two tokens, out of three, whose second token's distribution depends on the first."""
+    first, second = (normal(*shape, seed=1).requires_grad_() for shape in ((3,), (3, 3)))
+    references = normal(3, seed=2), normal(3, 3, seed=3)
+    log_p, log_q = ([torch.log_softmax(x, -1) for x in pair] for pair in ((first, second), references))
+    a, b = torch.arange(3).repeat_interleave(3), torch.arange(3).repeat(3)
+    logprobs, ref_logprobs = (torch.stack([one[a], two[a, b]], dim=1) for one, two in (log_p, log_q))  # (9, 2)
+    mask, divisor = torch.ones(9, 2, dtype=torch.bool), 1 / logprobs.detach().sum(dim=1, keepdim=True).exp()
+    kl = (logprobs.sum(dim=1).exp() * (logprobs - ref_logprobs).sum(dim=1)).sum()  # of whole responses
+
+    rewards, _ = equations.kl_penalised_rewards(
+        torch.zeros(9).double(), logprobs.detach(), ref_logprobs, mask, kl_coef=1.0
+    )
+    advantages, _ = equations.gae(rewards, torch.zeros(9, 2).double(), mask, gamma=1.0, lam=1.0)
+    in_reward, _ = equations.policy_loss(
+        logprobs, logprobs.detach(), advantages, mask, clip_low=0.2, clip_high=0.2, num_tokens=divisor
+    )
+    in_loss = equations.kl_loss(logprobs, ref_logprobs, mask, kind="k2", num_tokens=divisor)
+    own = kl_divergence(log_p[0], log_q[0])  # and that of the second token, as if the first were given
+    own = own + (log_p[0].detach().exp() * (log_p[1].exp() * (log_p[1] - log_q[1])).sum(dim=1)).sum()
+    for logits in (first, second):
+        torch.testing.assert_close(gradient_of(in_reward, logits), gradient_of(kl, logits), **EXACT)
+        torch.testing.assert_close(gradient_of(in_loss, logits), gradient_of(own, logits), **EXACT)
+    assert (gradient_of(in_loss, first) - gradient_of(kl, first)).norm() > 0.5 * gradient_of(kl, first).norm()
 
 
 @given(SEEDS, st.floats(0.01, 1))

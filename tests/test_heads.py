@@ -62,6 +62,17 @@ def test_policy_and_critic_read_the_same_hidden_states():
 
 
 @torch.no_grad()
+def test_policy_without_a_critic_has_the_same_logits_and_nothing_else():
+    gpt = randomised(GPT(CONFIG))
+    policy, tokens = ActorCritic(gpt, None), padded(random_rows([5, 3]), "left")
+    logits, values = policy(*tokens)
+    assert torch.equal(logits, ActorCritic(gpt)(*tokens)[0])
+    assert values is policy.values(gpt.hidden(*tokens)) is None
+    assert [id(parameter) for parameter in policy.parameters()] == [id(parameter) for parameter in gpt.parameters()]
+    assert policy.head_parameters == [gpt.token_embedding.weight]
+
+
+@torch.no_grad()
 def test_a_value_depends_on_nothing_that_comes_later():
     policy = randomised(ActorCritic(GPT(CONFIG)))
     tokens = random_rows([8])[0].unsqueeze(0)

@@ -12,6 +12,7 @@ import torch
 
 import minippo.rollout
 from minippo import ppo
+from minippo.advantages import value_head
 from minippo.batches import BatchStream
 from minippo.errors import TrainingError
 from minippo.memory import OffloadedGradients
@@ -30,8 +31,10 @@ def begin(make_policy, queries, tokenizer, scorer):
 
     def begun(config, *, seed=0, ref_seed=1, moved=0.0, demonstrations=None) -> tuple[PPOState, Rollout]:
         policy, reference = make_policy(seed), make_policy(ref_seed)
+        if value_head(config) is None:
+            policy.value_head = None
         optimizer = CPUAdamW(policy.parameters(), config.lr, (0.9, config.adam_beta2), config.adam_eps)
-        prompts = BatchStream(queries, len(queries), 0, "prompts")
+        prompts = BatchStream(queries, len(queries) // config.samples_per_prompt, 0, "prompts")
         state = PPOState(policy, optimizer, 3, prompts, config.kl_coef, demonstrations=demonstrations)
         rollout = collect_rollout(state, environment(reference, scorer, tokenizer, config, 8), next(prompts), config)
         if moved:
@@ -59,7 +62,7 @@ def accumulated(state, rollout, config, eos_id):
     return gradient(state), found
 
 
-def loss_by_hand(policy, rollout, config, eos_id):
+def loss_by_hand(policy, rollout, config, eos_id, kl_coef):
     """The loss of a minibatch in float64: row by row, token by token, without padding."""
     tokens = []
     for row in range(len(rollout.queries)):
@@ -73,27 +76,44 @@ def loss_by_hand(policy, rollout, config, eos_id):
                 logits = torch.cat([logits[:eos_id], logits[eos_id + 1 :]])  # end-of-text is the last id
                 assert token < eos_id
             logprobs = logits - torch.logsumexp(logits, dim=0)
-            value = policy.value_head.weight[0] @ state + policy.value_head.bias[0]
-            stored = (getattr(rollout, name)[row, t].double() for name in ("logprobs", "values", "returns"))
-            tokens.append((logprobs[token], -(logprobs.exp() * logprobs).sum(), value, *stored, row, t))
+            names, value = ["logprobs", "ref_logprobs"], None
+            if policy.value_head is not None:
+                value = policy.value_head.weight[0] @ state + policy.value_head.bias[0]
+                names += ["values", "returns"]
+            stored = [getattr(rollout, name)[row, t].double() for name in names]
+            tokens.append((logprobs[token], -(logprobs.exp() * logprobs).sum(), value, stored, row, t))
     advantages = torch.stack([rollout.advantages[row, t].double() for *_, row, t in tokens])
     if config.whiten_advantages:
         deviation = ((advantages - advantages.mean()) ** 2).mean().sqrt()
         advantages = (advantages - advantages.mean()) / deviation
     loss = torch.zeros((), dtype=torch.float64)
-    for advantage, (new, entropy, value, old, old_value, target, *_) in zip(advantages, tokens, strict=True):
+    for advantage, (new, entropy, value, (old, ref, *critic), row, _) in zip(advantages, tokens, strict=True):
         ratio = torch.exp(new - old)
         low, high = 1 - config.clip_low, 1 + config.clip_high
         bounded = low if ratio < low else high if ratio > high else ratio
         surrogate = min(ratio * advantage, bounded * advantage)
-        error = (value - target) ** 2
-        if config.value_clip is not None:
+        share = {"token": 1 / len(tokens), "sequence": 1 / len(rollout.queries) / rollout.response_mask[row].sum()}
+        weight = share[config.loss_normalisation]
+        if config.kl_placement == "loss":
+            k1 = new - ref
+            penalty = k1 * k1 / 2 if config.kl_estimate == "k2" else torch.exp(-k1) - 1 + k1
+            loss = loss + weight * kl_coef * penalty
+        error = 0.0
+        if critic:
+            old_value, target = critic
+            error = (value - target) ** 2
+        if critic and config.value_clip is not None:
             shift = value - old_value
             clip = config.value_clip
             near = old_value + (clip if shift > clip else -clip if shift < -clip else shift)
             error = max(error, (near - target) ** 2)
-        loss = loss - surrogate + config.value_coef * 0.5 * error - config.entropy_coef * entropy
-    return loss / len(tokens)
+        loss = loss + weight * (-surrogate + config.value_coef * 0.5 * error - config.entropy_coef * entropy)
+    return loss
+
+
+RLOO = {"advantage": "leave-one-out", "samples_per_prompt": 3, "whiten_advantages": False}
+GRPO = {"advantage": "group", "samples_per_prompt": 4, "kl_placement": "loss", "kl_estimate": "k3"}
+GRPO |= {"loss_normalisation": "sequence", "whiten_advantages": False}
 
 
 @pytest.mark.parametrize(
@@ -103,25 +123,33 @@ def loss_by_hand(policy, rollout, config, eos_id):
         {"whiten_advantages": False, "value_clip": None},
         {"clip_low": 0.05, "clip_high": 0.3, "value_clip": 0.05, "value_coef": 1.3, "entropy_coef": 0.7},
         {"temperature": 0.7, "min_new_tokens": 2, "entropy_coef": 0.2},
+        {"loss_normalisation": "sequence", "entropy_coef": 0.3},
+        {"kl_placement": "loss", "kl_estimate": "k2", "entropy_coef": 0.3},
+        RLOO | {"entropy_coef": 0.2},
+        GRPO,
     ],
 )
 def test_gradient_is_that_of_the_formulas_written_out_by_hand(begin, ppo_config, tokenizer, changes):
     config = replace(ppo_config, **changes)
     state, rollout = begin(config, moved=0.03)
+    state.kl_coef = 0.7  # adapted: the configured one is where it started
     ours, found = accumulated(state, rollout, config, tokenizer.eos_id)
     assert 0.02 < found["policy/clipfrac"] < 0.9  # the clips take part
     exact = copy.deepcopy(state.policy).double()
     exact.zero_grad()
-    loss = loss_by_hand(exact, rollout, config, tokenizer.eos_id)
+    loss = loss_by_hand(exact, rollout, config, tokenizer.eos_id, kl_coef=0.7)
     loss.backward()
     expected = torch.cat([parameter.grad.flatten() for parameter in exact.parameters()])
     assert (ours - expected).abs().max() < 2e-6 * expected.abs().max() + 2e-7
-    total = found["loss/policy"] + config.value_coef * found["loss/value"]
+    total = found["loss/policy"] + config.value_coef * found.get("loss/value", 0) + 0.7 * found.get("loss/kl", 0)
+    assert ("loss/kl" in found) == (config.kl_placement == "loss")
+    assert any(name.startswith("value/") or name == "loss/value" for name in found) == (config.advantage == "gae")
     assert total - config.entropy_coef * found["policy/entropy"] == pytest.approx(loss.item(), abs=2e-6)
 
 
-def test_microbatches_give_the_gradient_and_the_figures_of_the_whole(begin, ppo_config, tokenizer):
-    config = replace(ppo_config, entropy_coef=0.1)
+@pytest.mark.parametrize("changes", [{}, {"loss_normalisation": "sequence"}, GRPO])
+def test_microbatches_give_the_gradient_and_the_figures_of_the_whole(begin, ppo_config, tokenizer, changes):
+    config = replace(ppo_config, entropy_coef=0.1, **changes)
     state, rollout = begin(config, moved=0.03)
     lengths = rollout.response_mask.sum(dim=1)
     assert lengths.min() < lengths.max()  # rows weigh by their tokens, not alike

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minippo.advantages import ESTIMATORS
 from minippo.batches import BatchStream
 from minippo.config import PPOConfig
 from minippo.data.encode import query_ids
@@ -421,6 +422,39 @@ def test_selected_rows_keep_every_column_together(collect, ppo_config, rows, ind
             else:
                 assert torch.equal(chosen[place], whole[row])
         assert field.name == "sampling" or len(chosen) == 3
+
+
+@pytest.mark.parametrize("name", ["gae", "group", "leave-one-out", "batch"])
+def test_the_responses_to_a_prompt_are_in_adjacent_rows_and_differ(collect, ppo_config, make_policy, queries, name):
+    config = replace(ppo_config, samples_per_prompt=3, advantage=name)
+    policy = make_policy(0)
+    if name != "gae":
+        policy.value_head = None
+    rollout = collect(config, model=policy, rows=queries[:8])
+    assert [rollout.queries[row][rollout.query_mask[row]].tolist() for row in range(24)] == [
+        query for query in queries[:8] for _ in range(3)
+    ]
+    texts = rollout.response_texts
+    assert all(len(set(texts[start : start + 3])) > 1 for start in range(0, 24, 3))
+    advantages, returns = ESTIMATORS[name].estimate(rollout.rewards, rollout.values, rollout.response_mask, config)
+    assert torch.equal(rollout.advantages, advantages)
+    assert (rollout.values is None) == (rollout.returns is None) == (returns is None) == (name != "gae")
+    if name in ("group", "leave-one-out"):  # of each prompt, not of its neighbours
+        totals = rollout.advantages[:, 0].view(8, 3).sum(dim=1)
+        torch.testing.assert_close(totals, torch.zeros(8), rtol=0, atol=1e-5)
+
+
+def test_rollout_without_a_critic_has_and_logs_no_values(collect, ppo_config, make_policy):
+    policy = make_policy(0)
+    with_critic = collect(ppo_config, model=policy).stats(0.2)
+    policy.value_head = None
+    rollout = collect(replace(ppo_config, advantage="batch"), model=policy)
+    assert response_logprobs(policy, rollout)[1] is logprobs_and_values(policy, rollout, 5)[1] is None
+    part = rollout.select(slice(3, 5))
+    assert part.values is part.returns is None
+    assert torch.equal(part.advantages, rollout.advantages[3:5])
+    found = rollout.stats(0.2)
+    assert found == {key: value for key, value in with_critic.items() if not key.startswith("value/")}
 
 
 def test_figures_average_over_real_tokens_and_over_sequences(collect, ppo_config):

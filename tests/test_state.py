@@ -17,7 +17,8 @@ SEED = 11
 def config():
     """Every setting differs from its default, and from those it might be mistaken for."""
     return PPOConfig(
-        rollout_batch_size=4,
+        rollout_batch_size=12,
+        samples_per_prompt=3,
         ptx_batch_size=3,
         lr=0.03,
         weight_decay=0.4,
@@ -53,7 +54,7 @@ def test_rows_come_in_the_order_of_their_own_stream_and_in_batches_of_their_own_
     demonstrations = [row for row in queries if len(row) > 1]
     state = PPOState.initial(make_policy(0), queries, demonstrations, config, SEED)
     for stream, rows, size, name in (
-        (state.prompts, queries, 4, "ppo prompts"),
+        (state.prompts, queries, 4, "ppo prompts"),  # 12 responses, 3 to a prompt
         (state.demonstrations, demonstrations, 3, "ppo demonstrations"),
     ):
         expected = BatchStream(rows, size, SEED, name)

@@ -28,8 +28,8 @@ def sampling_params(config: Config, tokenizer: Tokenizer) -> SamplingParams:
 
 
 @phase("loading")
-def load_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
-    """The policy of "sft" (with a new value head) or of "ppo", on the run's device."""
+def load_policy(run: Run, stage: str, value_head: str | None = "linear") -> ActorCritic:
+    """The policy of "sft" (with a new value head, or none) or of "ppo", on the run's device."""
     return _stored_policy(run, stage, value_head).to(run.device)
 
 
@@ -39,7 +39,7 @@ def load_reference(run: Run) -> ActorCritic:
     return _frozen(_stored_policy(run, "sft"), run)
 
 
-def _stored_policy(run: Run, stage: str, value_head: str = "linear") -> ActorCritic:
+def _stored_policy(run: Run, stage: str, value_head: str | None = "linear") -> ActorCritic:
     folder = run.earlier(stage) / "policy"
     dtype = run.dtype("policy")
     policy = (

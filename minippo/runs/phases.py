@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from minippo.advantages import value_head
 from minippo.config import Config
 from minippo.heads import ActorCritic, RewardModel
 from minippo.language_model import LOGIT_TOKENS
@@ -121,7 +122,7 @@ class Planner:
     def ppo(self) -> Iterator[Phase]:
         """A rollout, phase by phase, the update, and what an evaluation does differently."""
         config, M, R, T = self.config.ppo, self.config.ppo.microbatch_size, self.R, self.P + self.R
-        policy = self.model("policy", lambda gpt: ActorCritic(gpt, config.value_head))
+        policy = self.model("policy", lambda gpt: ActorCritic(gpt, value_head(config)))
         reference = self.model("policy", ActorCritic)
         scorer = [] if config.scorer else [self.model("reward", RewardModel)]
         trained, rows = self.trained(policy), config.rollout_batch_size

@@ -7,7 +7,8 @@ import typing
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
-from minippo.config import LARGEST_FLOAT, LARGEST_INTEGER, SMALLEST_FLOAT, Bounds, Config, DataConfig
+from minippo.advantages import ESTIMATORS
+from minippo.config import LARGEST_FLOAT, LARGEST_INTEGER, SMALLEST_FLOAT, Bounds, Config, DataConfig, PPOConfig
 from minippo.errors import quoted
 from minippo.runs.system import physical_memory
 
@@ -17,6 +18,7 @@ def check(config: Config) -> None:
     check_bounds(config)
     check_data(config.data)
     check_batches(config)
+    check_estimators(config.ppo)
     check_memory(config)
     ppo = config.ppo
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
@@ -107,6 +109,27 @@ def check_batches(config: Config) -> None:
         raise ValueError(
             f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches} "
             "(ppo.microbatch-size, ppo.rollout-batch-size, ppo.num-minibatches)"
+        )
+
+
+def check_estimators(ppo: PPOConfig) -> None:
+    """Raise ValueError unless the advantages and the KL penalty can be computed."""
+    if ppo.advantage not in ESTIMATORS:
+        raise ValueError(f"ppo.advantage must be one of {', '.join(ESTIMATORS)}, not {quoted(ppo.advantage)}")
+    B, K, fewest = ppo.rollout_batch_size, ppo.samples_per_prompt, ESTIMATORS[ppo.advantage].min_samples
+    if B % K:
+        raise ValueError(
+            f"{K} samples per prompt do not divide a rollout of {B} (ppo.samples-per-prompt, ppo.rollout-batch-size)"
+        )
+    if fewest > K:
+        raise ValueError(
+            f"ppo.advantage {ppo.advantage} compares the responses to a prompt: ppo.samples-per-prompt must be at "
+            f"least {fewest}, not {K}"
+        )
+    if ppo.kl_placement == "loss" and ppo.kl_estimate == "k1":
+        raise ValueError(
+            "ppo.kl-placement loss needs ppo.kl-estimate k2 or k3, not k1: in the loss, the gradient of k1 is 0 on "
+            "average, so it penalises nothing"
         )
 
 

@@ -23,7 +23,6 @@ import torch
 from torch import Tensor
 
 from minippo import equations, masking
-from minippo.advantages import ESTIMATOR
 from minippo.checks import check_first_rollout
 from minippo.config import Bounds, PPOConfig, Seed
 from minippo.heads import ActorCritic, RewardModel
@@ -62,12 +61,13 @@ CREATED_BY = {
     "raw_scores": "scoring.score_texts",
     "scores": "advantages.adjusted_scores",
     "kl rewards": "advantages.token_rewards",
-    "advantages returns": f"advantages.{ESTIMATOR}",
+    "advantages returns": "advantages.ESTIMATORS: the row that ppo.advantage names",
     "delta": "equations.gae: the advantages if lam were 0",
     "whitened": "equations.whiten: of the advantages",
     "new_logprobs new_values": "rollout.response_logprobs: the policy after the step of epoch 1",
     "ratio clipped policy_loss": "equations.policy_loss: of each token",
     "value_loss": "equations.value_loss: of each token",
+    "kl_loss": "equations.kl_loss: of each token",
 }
 """Tensors -> the function that creates them."""
 FORMULAS = {
@@ -82,7 +82,9 @@ FORMULAS = {
     "value_loss": "max((new_values - returns)**2,\n"
     "    (values + clip(new_values - values, -value_clip, value_clip) - returns)**2) / 2",
 }
-"""Of any token but the last, whose reward also contains the score."""
+"""Of any token but the last, whose reward also contains the score; by default, see `formulas`."""
+ESTIMATES = {"k1": "kl", "k2": "kl**2 / 2", "k3": "(exp(-kl) - 1 + kl)"}
+"""`ppo.kl_estimate` -> the estimate."""
 FUNCTIONS = {"exp": math.exp, "sqrt": math.sqrt, "clip": lambda x, low, high: min(max(x, low), high)}
 CONTEXT = 64
 """Maximum sequence length of the tiny models, in tokens."""
@@ -158,6 +160,19 @@ def warm_up(state: PPOState, env: Environment, config: PPOConfig) -> None:
         state.iteration = iteration
 
 
+def formulas(config: PPOConfig) -> dict[str, str]:
+    """`FORMULAS`, as this configuration changes them. Without a critic, advantages depend on several responses."""
+    found = FORMULAS | {"rewards": f"-kl_coef * {ESTIMATES[config.kl_estimate]}"}
+    if config.kl_placement == "loss":
+        found["rewards"] = "0.0"
+        found["kl_loss"] = re.sub(r"\bkl\b", "(new_logprobs - ref_logprobs)", ESTIMATES[config.kl_estimate])
+    if config.advantage != "gae":
+        del found["advantages"]
+    if not config.whiten_advantages:
+        found["policy_loss"] = found["policy_loss"].replace("whitened", "advantages")
+    return found
+
+
 def per_token(loss: Callable[..., Any], *tensors: Tensor, **clip: Any) -> dict[str, Tensor]:
     """The loss of each token alone and its statistics, (B, R) each, by calling `loss` on tensors of shape (1, 1).
 
@@ -174,15 +189,21 @@ def per_token(loss: Callable[..., Any], *tensors: Tensor, **clip: Any) -> dict[s
 @torch.no_grad()
 def second_epoch(policy: ActorCritic, rollout: Rollout, config: PPOConfig) -> dict[str, Tensor]:
     """The terms of the second epoch's loss, (B, R) each, given the policy after the step of the first epoch."""
-    mask = rollout.response_mask
-    whitened = equations.whiten(rollout.advantages, mask)
+    mask, advantages, tensors = rollout.response_mask, rollout.advantages, {}
+    if config.whiten_advantages:
+        advantages = tensors["whitened"] = equations.whiten(advantages, mask)
     new_logprobs, new_values, _ = response_logprobs(policy, rollout)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
-    actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, whitened, mask, **clip)
-    critic = per_token(equations.value_loss, new_values, rollout.values, rollout.returns, mask, clip=config.value_clip)
-    tensors = {"whitened": whitened, "new_logprobs": new_logprobs, "new_values": new_values}
+    actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, advantages, mask, **clip)
+    tensors |= {"new_logprobs": new_logprobs} | ({} if new_values is None else {"new_values": new_values})
     tensors |= {"ratio": actor["ratio"], "clipped": actor["clipfrac"], "policy_loss": actor["loss"]}
-    return tensors | {"value_loss": critic["loss"]}
+    if new_values is not None:
+        old = rollout.values, rollout.returns
+        tensors["value_loss"] = per_token(equations.value_loss, new_values, *old, mask, clip=config.value_clip)["loss"]
+    if config.kl_placement == "loss":
+        penalty = equations.kl_estimate(new_logprobs, rollout.ref_logprobs, config.kl_estimate)
+        tensors["kl_loss"] = torch.where(mask, penalty, 0)
+    return tensors
 
 
 def in_tables(x: Any) -> bool:
@@ -235,7 +256,9 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
     rollout = collect_rollout(state, env, next(state.prompts), config)
     mask, tables = rollout.response_mask, {}
     for field in fields(rollout):
-        if field.name == "advantages":
+        if getattr(rollout, field.name) is None:  # there is no critic
+            continue
+        if field.name == "advantages" and rollout.values is not None:
             tables["delta"], _ = equations.gae(rollout.rewards, rollout.values, mask, gamma=config.gamma, lam=0)
             print_tensor("delta", tables["delta"])
         x = getattr(rollout, field.name)
@@ -244,8 +267,8 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
 
     print("\n## ppo_update, one step per epoch: the metrics are means over the tokens of the tables\n")
     for epoch, stats in ((1, ppo_update(state, rollout, config)), (2, accumulate_gradient(state, rollout, config))):
-        names = ("loss/policy", "loss/value", "policy/ratio", "policy/clipfrac")
-        print(f"epoch {epoch}: {', '.join(f'{name} {stats[name]:.4f}' for name in names)}")
+        names = ("loss/policy", "loss/value", "loss/kl", "policy/ratio", "policy/clipfrac")
+        print(f"epoch {epoch}: {', '.join(f'{name} {stats[name]:.4f}' for name in names if name in stats)}")
     update = second_epoch(state.policy, rollout, config)
     for name, x in update.items():
         print_tensor(name, x)
@@ -256,8 +279,12 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
         ids = rollout.responses[b][mask[b]].tolist()
         tokens = ["<eos>" if i == env.sampling.eos_id else repr(env.tokenizer.decode([i]))[:11] for i in ids]
         print_table(tables, tokens, b)
-        total = (rollout.rewards[b] + state.kl_coef * rollout.kl[b]).sum()
-        print(f"rewards + {state.kl_coef:g} * kl sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
+        total, terms, kind = rollout.rewards[b].sum(), "rewards", config.kl_estimate
+        if config.kl_placement == "reward":
+            penalty = equations.kl_estimate(rollout.logprobs[b], rollout.ref_logprobs[b], kind)
+            total += state.kl_coef * penalty.sum()
+            terms += f" + {state.kl_coef:g} * {'kl' if kind == 'k1' else kind}"
+        print(f"{terms} sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
 
     last = int(masking.last_response_index(mask)[0])
     changed = int((update["ratio"][0, : max(last, 1)] - 1).abs().argmax())  # the token whose probability changed most
@@ -266,20 +293,21 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
     for t in sorted({changed, last}):
         print(f"\n## Formulas of response 0, token {t} (mean and variance are those of all advantages)\n")
         numbers = constants | {name: x[0, t] for name, x in tables.items()} | {"scores": rollout.scores[0]}
-        for name in ("values", "advantages"):
+        for name in {"values", "advantages"} & tables.keys():
             numbers[f"next_{name}"] = tables[name][0, t + 1] if t < last else 0.0
-        for name, formula in FORMULAS.items():
-            print_formula(name, formula + " + scores" * (name == "rewards" and t == last), numbers)
+        for name, formula in formulas(config).items():
+            if name in tables:
+                print_formula(name, formula + " + scores" * (name == "rewards" and t == last), numbers)
 
 
 @command_frame()
 def main() -> None:
     """`python -m minippo trace`."""
     options = command_line(TraceOptions, __doc__)
-    B = len(options.prompt)
-    sizes = {"rollout_batch_size": B, "num_epochs": 1, "num_minibatches": 1, "microbatch_size": B, "ptx_coef": 0.0}
     with wrong_input_exits():
         settings = load_run(options.run, "cpu").config.ppo if options.run else PPOConfig(lr=2.5e-3)
+        B = len(options.prompt) * settings.samples_per_prompt
+        sizes = {"rollout_batch_size": B, "num_epochs": 1, "num_minibatches": 1, "microbatch_size": B, "ptx_coef": 0.0}
         config = replace(settings, schedule="constant", **sizes)
         state, env = begin(options, config)
     if options.run:

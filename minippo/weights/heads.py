@@ -31,8 +31,9 @@ def save_model(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
 
 
 def load_actor_critic(folder: Path, dtype: torch.dtype = torch.float32) -> ActorCritic:
-    """A policy and its critic, as `save_model` has written them; `dtype` is the transformer's."""
-    value_head = "mlp" if "value_head.2.weight" in _read_heads(folder) else "linear"
+    """A policy and its critic, if it has one, as `save_model` has written them; `dtype` is the transformer's."""
+    heads = _read_heads(folder)
+    value_head = ("mlp" if "value_head.2.weight" in heads else "linear") if heads else None
     return _with_heads(ActorCritic(load_pretrained(folder, dtype), value_head), folder)
 
 

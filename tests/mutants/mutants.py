@@ -69,13 +69,30 @@ MUTANTS = [
     Mutant("minippo/equations.py", "return 1 - residual / total.clamp(min=1e-8)", "return 1 - total / residual.clamp(min=1e-8)", covering("equations", "masked gae advantage lambda reward variance padding returns")),
     Mutant("minippo/equations.py", "    rewards = torch.where(response_mask, rewards, 0)\n", "    rewards = rewards.masked_fill_(~response_mask, 0)\n", covering("equations")),  # edits what it is given
     # ------------------------------------------------------------------ losses of the update
-    Mutant("minippo/equations.py", "masked_sum(torch.maximum(unclipped, clipped), response_mask)", "masked_sum(torch.minimum(unclipped, clipped), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "average(torch.maximum(unclipped, clipped), ", "average(torch.minimum(unclipped, clipped), ", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "ratio.clamp(1 - clip_low, 1 + clip_high)", "ratio.clamp(1 - clip_high, 1 + clip_low)", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "torch.where(response_mask, new_logprobs - logprobs, 0)", "torch.where(response_mask, logprobs - new_logprobs, 0)", covering("equations", "masked policy value clip ratio microbatch")),
-    Mutant("minippo/equations.py", "masked_sum(0.5 * log_ratio**2, response_mask) / divisor", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", covering("equations", "masked policy value clip ratio microbatch")),  # over pads
-    Mutant("minippo/equations.py", "masked_sum((clipped > unclipped).float(), response_mask)", "masked_sum((clipped >= unclipped).float(), response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
-    Mutant("minippo/equations.py", "0.5 * masked_sum(worst, response_mask)", "masked_sum(worst, response_mask)", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "average(0.5 * log_ratio**2, response_mask, num_tokens)", "(0.5 * (new_logprobs - logprobs) ** 2).mean()", covering("equations", "masked policy value clip ratio microbatch")),  # over pads
+    Mutant("minippo/equations.py", "average((clipped > unclipped).float(), ", "average((clipped >= unclipped).float(), ", covering("equations", "masked policy value clip ratio microbatch")),
+    Mutant("minippo/equations.py", "0.5 * average(worst, ", "average(worst, ", covering("equations", "masked policy value clip ratio microbatch")),
     Mutant("minippo/equations.py", "torch.maximum(squared,", "torch.minimum(squared,", covering("equations", "masked policy value clip ratio microbatch")),
+    # ------------------------------------------------------------------ variants
+    Mutant("minippo/equations.py", "        return masked_sum(x / divisor, mask)\n", "        return masked_sum(x, mask) / divisor.sum()\n", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),  # all responses weigh by their tokens
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), ", "    return average(kl_estimate(ref_logprobs, new_logprobs, kind), ", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), ", "    return average(kl_estimate(new_logprobs, ref_logprobs), ", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),  # k1: no penalty
+    Mutant("minippo/equations.py", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask, num_tokens)", "    return average(kl_estimate(new_logprobs, ref_logprobs, kind), response_mask)", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    kl = kl_estimate(logprobs, ref_logprobs, kind)  #", "    kl = kl_estimate(logprobs, ref_logprobs)  #", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/equations.py", "    new_logprobs, ref_logprobs = (torch.where(response_mask, x, 0) for x in (new_logprobs, ref_logprobs))\n", "", covering("equations", "divisor row divergence kl penalty microbatch masked penalised")),
+    Mutant("minippo/advantages.py", "centred = returns - returns.mean(dim=1, keepdim=True)", "centred = returns - returns.mean()", covering("advantages")),  # with the batch's mean
+    Mutant("minippo/advantages.py", "torch.rsqrt((centred**2).mean(dim=1, keepdim=True) + 1e-8)", "torch.rsqrt((centred**2).mean() + 1e-8)", covering("advantages")),  # the deviation of the batch
+    Mutant("minippo/advantages.py", "(centred**2).mean(dim=1, keepdim=True) + 1e-8)", "(centred**2).mean(dim=1, keepdim=True))", covering("advantages")),  # 0 / 0 where all returns are the same
+    Mutant("minippo/advantages.py", "    return centred * torch.rsqrt", "    return centred * torch.sqrt", covering("advantages")),
+    Mutant("minippo/advantages.py", "(returns.sum(dim=1, keepdim=True) - returns) / (returns.shape[1] - 1)", "returns.sum(dim=1, keepdim=True) / returns.shape[1]", covering("advantages")),  # the mean of all: biased
+    Mutant("minippo/advantages.py", "(returns.sum(dim=1, keepdim=True) - returns) / (returns.shape[1] - 1)", "(returns.sum(dim=1, keepdim=True) - returns) / returns.shape[1]", covering("advantages")),
+    Mutant("minippo/advantages.py", "    return returns - returns.mean()\n", "    return returns - returns.mean(dim=1, keepdim=True)\n", covering("advantages")),  # 0 if K is 1
+    Mutant("minippo/advantages.py", "returns = torch.where(response_mask, rewards, 0).sum(dim=1)", "returns = rewards.sum(dim=1)", covering("advantages")),
+    Mutant("minippo/advantages.py", "returns.view(-1, config.samples_per_prompt))", "returns.view(config.samples_per_prompt, -1).T)", covering("advantages")),  # groups of other prompts
+    Mutant("minippo/advantages.py", "torch.where(response_mask, advantages.view(-1, 1), 0), None", "advantages.view(-1, 1).expand_as(rewards), None", covering("advantages")),
     # ------------------------------------------------------------------ transformer
     Mutant("minippo/model.py", "(attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)", "torch.arange(attention_mask.shape[1], device=tokens.device).expand_as(attention_mask)", covering("model")),  # counts pads
     Mutant("minippo/model.py", "return ((attention_mask[:, None, :] & causal) | itself).unsqueeze(1)", "return (attention_mask[:, None, :] & causal).unsqueeze(1)", covering("model")),  # softmax over nothing
@@ -114,7 +131,7 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "together(state.policy.head_parameters)", "together([])", covering("ppo", "move_once")),
     Mutant("minippo/ppo.py", "            hidden.backward(states.grad)  #", "        hidden.backward(states.grad)  #", covering("ppo", "move_once")),  # the table moves twice
     Mutant("minippo/ppo.py", "together([table])", "together([])", covering("ppo", "move_once")),
-    Mutant("minippo/heads.py", "[self.gpt.token_embedding.weight, *self.value_head.parameters()]", "[self.gpt.token_embedding.weight]", covering("ppo", "move_once")),
+    Mutant("minippo/heads.py", "[self.gpt.token_embedding.weight, *critic]", "[self.gpt.token_embedding.weight]", covering("ppo", "move_once")),
     Mutant("minippo/sft.py", "together([gpt.token_embedding.weight])", "together([])", covering("sft", "moves_once")),
     Mutant("minippo/optim.py", "dtype=torch.float32) for gradient in gradients]", "dtype=gradient.dtype).float() for gradient in gradients]", covering("memory")),  # a norm of 8 bits
     Mutant("minippo/optim.py", "        if norm > max_norm:  #", "        if True:  #", covering("memory")),  # small gradients grow
@@ -158,7 +175,7 @@ MUTANTS = [
     Mutant("minippo/rollout.py", '"value/mean": masking.masked_mean(self.values, mask)', '"value/mean": self.values.mean()', covering("rollout", "figures")),
     Mutant("minippo/rollout.py", '"objective/scores": self.raw_scores.mean()', '"objective/scores": self.scores.mean()', covering("rollout", "figures")),
     # ------------------------------------------------------------------ update
-    Mutant("minippo/ppo.py", "    num_tokens = batch.response_mask.sum()  #", "    num_tokens = batch.response_mask[: config.microbatch_size].sum()  #", covering("ppo")),  # divided by microbatches
+    Mutant("minippo/ppo.py", "return minibatch.response_mask.sum()  #", "return batch.response_mask.sum()  #", covering("ppo")),  # divided by microbatches
     Mutant("minippo/ppo.py", "equations.whiten(batch.advantages, batch.response_mask)", "equations.rescale(batch.advantages, batch.response_mask)", covering("ppo", "by_hand")),
     Mutant("minippo/ppo.py", "            hidden.backward(states.grad)  # reaches", "            # reaches", covering("ppo")),  # the trunk learns nothing
     Mutant("minippo/ppo.py", "        states = hidden.detach().requires_grad_()\n", "        states = hidden.detach()[:1].repeat(len(hidden), 1, 1).requires_grad_()\n", covering("ppo")),

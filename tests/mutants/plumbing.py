@@ -124,7 +124,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "            tensorflow_eps=config.tensorflow_eps,\n", "", OF_STATE),
     Mutant("minippo/state.py", "            optimizer,\n            seed,\n", "            optimizer,\n            1,\n", OF_STATE),  # the draws of the rollouts
     Mutant("train_ppo.py", "seed_global(run.config.seed, \"value head\")", "seed_global(1, \"value head\")", RUN_STREAMS),
-    Mutant("minippo/state.py", "config.rollout_batch_size, seed, \"ppo prompts\"", "config.rollout_batch_size, 1, \"ppo prompts\"", OF_STATE),
+    Mutant("minippo/state.py", "config.samples_per_prompt, seed, \"ppo prompts\"", "config.samples_per_prompt, 1, \"ppo prompts\"", OF_STATE),
     Mutant("minippo/state.py", "            config.kl_coef,\n", "            0.11,\n", OF_STATE),
     Mutant("train_ppo.py", "inputs.prompts, inputs.demonstrations, config", "inputs.prompts, [], config", EFFECTS),  # no pretraining term
     Mutant("minippo/state.py", "config.ptx_batch_size, seed", "config.rollout_batch_size, seed", OF_STATE),
@@ -134,7 +134,7 @@ PLUMBING = [
     Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), ", "policy_rows(corpus.demonstrations(\"test\"), ", HELD_OUT_ROWS),  # held-out demonstrations are trained on
     Mutant("train_ppo.py", "policy_rows(corpus.demonstrations(\"train\"), env.tokenizer)", "policy_rows(corpus.demonstrations(\"train\"), run.tokenizers()[1])", EFFECTS),
     Mutant("minippo/runs/loading.py", "    tokenizer, _ = run.tokenizers()", "    _, tokenizer = run.tokenizers()", OF_LOADING),
-    Mutant("train_ppo.py", "load_policy(run, \"sft\", config.value_head)", "load_policy(run, \"sft\")", EFFECTS),
+    Mutant("train_ppo.py", "load_policy(run, \"sft\", value_head(config))", "load_policy(run, \"sft\")", EFFECTS),
     Mutant("train_ppo.py", "queries[\"validation\"][: config.eval.prompts]", "queries[\"validation\"][: config.eval.final_prompts]", EFFECTS),
     Mutant("train_ppo.py", "queries[\"test\"][: config.eval.final_prompts]", "queries[\"test\"][: config.eval.prompts]", EFFECTS),
     Mutant("train_ppo.py", "evaluator.answer(state.policy)", "evaluator.answer(env.reference)", RECOMPUTED),  # evaluations sample the reference
@@ -254,7 +254,7 @@ PLUMBING = [
     Mutant("minippo/ppo.py", "    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n", "    require_finite(stats)  # before the step: afterwards, NaN weights could not be undone\n    grad_norm = state.optimizer.clip_gradients(config.max_grad_norm)  # a single rare token can have a huge gradient\n    if state.demonstrations is not None:\n        stats[\"loss/ptx\"] = accumulate_pretraining_gradient(state, config)\n", covering("ppo", "pretraining")),  # the pretraining gradient is not clipped
     # ------------------------------------------------------------------ rollout.py: what reaches the advantages
     Mutant("minippo/advantages.py", "gamma=config.gamma, lam=config.lam", "gamma=config.lam, lam=config.gamma", OF_ADVANTAGES),
-    Mutant("minippo/rollout.py", "ESTIMATORS[ESTIMATOR](rewards, ", "ESTIMATORS[ESTIMATOR](equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
+    Mutant("minippo/rollout.py", "ESTIMATORS[config.advantage].estimate(rewards, ", "ESTIMATORS[config.advantage].estimate(equations.kl_penalised_rewards(scores, logprobs, ref_logprobs, mask, kl_coef=state.kl_coef)[0], ", covering("rollout", "whitened")),
     Mutant("minippo/advantages.py", "missing_eos_score=config.missing_eos_score", "missing_eos_score=-1.0", OF_ADVANTAGES),
     Mutant("minippo/rollout.py", "raw_scores=raw_scores,", "raw_scores=scores,", OF_ROLLOUT),
     Mutant("minippo/rollout.py", "ref_logprobs, _ = logprobs_and_values(env.reference, ", "ref_logprobs, _ = logprobs_and_values(state.policy, ", covering("rollout", "kl")),
@@ -322,11 +322,36 @@ PLUMBING = [
     Mutant("minippo/advantages.py", "        scores = scores.clamp(-config.score_clip, config.score_clip)\n    return equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n", "        pass\n    scores = equations.penalise_missing_eos(\n        scores, has_eos, mode=config.missing_eos, missing_eos_score=config.missing_eos_score\n    )\n    return scores if config.score_clip is None else scores.clamp(-config.score_clip, config.score_clip)\n", OF_ADVANTAGES),  # the penalty is clipped too
     Mutant("minippo/advantages.py", "scores.clamp(-config.score_clip, config.score_clip)", "scores.clamp(max=config.score_clip)", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "mode=config.missing_eos, ", "mode=\"replace\", ", OF_ADVANTAGES),
-    Mutant("minippo/advantages.py", "kl_coef=kl_coef)", "kl_coef=config.kl_coef)", OF_ADVANTAGES),  # where it starts, not where it has adapted to
+    Mutant("minippo/advantages.py", "kl_coef=kl_coef, kind", "kl_coef=config.kl_coef, kind", OF_ADVANTAGES),  # where it starts, not where it has adapted to
     Mutant("minippo/advantages.py", "    if config.whiten_rewards:\n", "    if False:\n", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "    return rewards, kl\n", "    return rewards, kl_coef * kl\n", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "gamma=config.gamma, ", "gamma=1.0, ", OF_ADVANTAGES),
     Mutant("minippo/advantages.py", "lam=config.lam)", "lam=0.98)", OF_ADVANTAGES),
+    # ------------------------------------------------------------------ variants
+    Mutant("minippo/advantages.py", "    if config.kl_placement == \"loss\":\n", "    if False:\n", OF_ADVANTAGES),  # in both places
+    Mutant("minippo/advantages.py", "kl_coef=kl_coef, kind=config.kl_estimate", "kl_coef=kl_coef", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "equations.kl_estimate(logprobs, ref_logprobs), 0)", "equations.kl_estimate(logprobs, ref_logprobs, config.kl_estimate), 0)", OF_ADVANTAGES),  # the controller's KL
+    Mutant("minippo/advantages.py", "    return config.value_head if ESTIMATORS[config.advantage].has_critic else None", "    return config.value_head", OF_ADVANTAGES),
+    Mutant("minippo/advantages.py", "    \"batch\": Estimator(of_responses(batch)),", "    \"batch\": Estimator(of_responses(leave_one_out)),", OF_ADVANTAGES),
+    Mutant("minippo/rollout.py", "for query in queries for _ in range(config.samples_per_prompt)]", "for _ in range(config.samples_per_prompt) for query in queries]", covering("rollout", "adjacent without_a_critic")),  # groups of other prompts
+    Mutant("minippo/rollout.py", "            if x is not None  # what a critic would have computed\n", "            if x is not None and name != \"kl\"\n", covering("rollout", "selected")),
+    Mutant("minippo/rollout.py", "        if self.values is not None:\n", "        if True:\n", covering("rollout", "adjacent without_a_critic")),
+    Mutant("minippo/state.py", "config.rollout_batch_size // config.samples_per_prompt, seed", "config.rollout_batch_size, seed", OF_STATE),  # K times as many responses
+    Mutant("minippo/ppo.py", "len(minibatch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", "len(batch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", covering("ppo", "by_hand microbatches")),  # microbatches weigh more
+    Mutant("minippo/ppo.py", "len(minibatch.queries) * batch.response_mask.sum(dim=1, keepdim=True)", "len(minibatch.queries) * batch.response_mask.shape[1] * torch.ones_like(batch.scores).unsqueeze(1)", covering("ppo", "by_hand microbatches")),  # divided by the longest length: Dr. GRPO, not GRPO
+    Mutant("minippo/ppo.py", "    if config.loss_normalisation == \"token\":\n", "    if True:\n", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/ppo.py", "        loss = loss + state.kl_coef * kl_loss\n", "        loss = loss + config.kl_coef * kl_loss\n", covering("ppo", "by_hand microbatches")),  # where it starts, not where it has adapted to
+    Mutant("minippo/ppo.py", "        loss = loss + state.kl_coef * kl_loss\n", "", covering("ppo", "by_hand microbatches")),  # logged, not trained
+    Mutant("minippo/ppo.py", "equations.kl_loss(logprobs, batch.ref_logprobs, ", "equations.kl_loss(logprobs, batch.logprobs, ", covering("ppo", "by_hand microbatches")),  # to the rollout's policy
+    Mutant("minippo/ppo.py", "kind=config.kl_estimate, ", "kind=\"k3\", ", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/ppo.py", "    if config.kl_placement == \"loss\":\n", "    if True:\n", covering("ppo", "by_hand microbatches")),
+    Mutant("minippo/runs/validation.py", "    if B % K:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "    if fewest > K:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "    if ppo.advantage not in ESTIMATORS:\n", "    if False:\n", covering("config", "cannot_work allowed")),
+    Mutant("minippo/runs/validation.py", "if ppo.kl_placement == \"loss\" and ppo.kl_estimate == \"k1\":", "if ppo.kl_estimate == \"k1\" and False:", covering("config", "cannot_work allowed")),
+    Mutant("minippo/weights/heads.py", "\"linear\") if heads else None", "\"linear\")", covering("variants")),
+    Mutant("minippo/runs/phases.py", "ActorCritic(gpt, value_head(config)))", "ActorCritic(gpt, config.value_head))", OF_PLAN),
+    Mutant("minippo/tools/trace.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants")),
     # ------------------------------------------------------------------ loading.py: how responses are drawn, and by which models
     Mutant("minippo/runs/loading.py", "pad_id=tokenizer.pad_id", "pad_id=eos_id", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        stop_ids=tuple(stop_ids),\n", "", OF_LOADING),
@@ -347,7 +372,7 @@ PLUMBING = [
     Mutant("minippo/scoring.py", "f\"response {response!r} to {prompt!r}\"", "f\"response {prompt!r} to {response!r}\"", covering("scoring", "finite")),
     # ------------------------------------------------------------------ state.py: where PPO begins
     Mutant("minippo/state.py", "            config.lr,\n", "            1e-3,\n", OF_STATE),
-    Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size, ", "BatchStream(prompts, config.ptx_batch_size, ", OF_STATE),
+    Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size // ", "BatchStream(prompts, config.ptx_batch_size // ", OF_STATE),
     Mutant("minippo/state.py", "seed, \"ppo prompts\"", "seed, \"ppo demonstrations\"", OF_STATE),  # two purposes draw the same numbers
     Mutant("minippo/state.py", "config.ptx_batch_size, seed, ", "config.ptx_batch_size, 1, ", OF_STATE),
     Mutant("minippo/state.py", "            if len(demonstrations)\n", "            if config.ptx_coef > 0 and len(demonstrations)\n", OF_STATE),  # two places decide
@@ -487,7 +512,7 @@ PLUMBING = [
     Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
     Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
     Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "rollout.logprobs, whitened, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
+    Mutant("minippo/tools/trace.py", "rollout.logprobs, advantages, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
     Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
     Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
     # ------------------------------------------------------------------ bench/

@@ -202,6 +202,10 @@ def check_ppo(run: TinyRun) -> None:
 
     calls = recording.of("generate")
     check_responses(run, calls)
+    for call in calls:  # those of a rollout: each prompt K times
+        rows = [tuple(row) for row in call.queries.tolist()]
+        if len(rows) == B:
+            assert rows == [row for row in rows[:: config.samples_per_prompt] for _ in range(config.samples_per_prompt)]
     sizes = [run.config.eval.prompts]
     for n in range(1, N + 1):
         sizes += [B, run.config.eval.prompts] if n in evaluated else [B]
@@ -212,12 +216,14 @@ def check_ppo(run: TinyRun) -> None:
     check_ppo_steps(recording, config, lines)
 
     state = check_checkpoints(run.folder / "ppo", N, config.save_every)
-    assert state["prompts_drawn"] == N * B
+    assert state["prompts_drawn"] == N * B // config.samples_per_prompt
     steps = len(recording.optimizers[0].steps)
     assert state["demonstrations_drawn"] == (steps * config.ptx_batch_size if config.ptx_coef else 0)
     assert all(("loss/ptx" in line) == (config.ptx_coef > 0 and line["policy/steps"] > 0) for line in lines)
     heads = load_file(run.folder / "ppo" / "policy" / "heads.safetensors")
-    assert any(".2." in key for key in heads) == (config.value_head == "mlp")
+    has_critic = config.advantage == "gae"
+    assert bool(heads) == any("value/mean" in line for line in lines) == has_critic
+    assert any(".2." in key for key in heads) == (has_critic and config.value_head == "mlp")
 
     samples = (run.folder / "samples.md").read_text(encoding="utf-8")
     assert samples.count("- before (") == samples.count("- after (") == len(evaluated) * run.config.eval.samples
@@ -229,16 +235,19 @@ def check_ppo(run: TinyRun) -> None:
     (shape,) = {
         json.loads((run.folder / place / "config.json").read_text())["n_embd"] for place in ("sft/policy", "ppo/policy")
     }
-    assert heads[next(key for key in heads if key.endswith("weight"))].shape[-1] == shape
+    assert not heads or heads[next(key for key in heads if key.endswith("weight"))].shape[-1] == shape
 
 
 def check_rewards(recording: Recording, config: PPOConfig, lines: list[dict]) -> None:
     """Scores -> rewards -> advantages."""
     treated, penalised, estimated = map(recording.of, ("penalise_missing_eos", "kl_penalised_rewards", "gae"))
-    assert len(treated) == len(penalised) == len(estimated) == len(lines)
-    expected = config.kl_coef
+    assert len(treated) == len(penalised) == len(lines)
+    assert len(estimated) == (len(lines) if config.advantage == "gae" else 0)
+    assert {call.kind for call in penalised} == {config.kl_estimate}
+    in_loss, expected = config.kl_placement == "loss", config.kl_coef
     for line, call in zip(lines, penalised, strict=True):
-        assert call.kl_coef == pytest.approx(expected)
+        assert call.kl_coef == pytest.approx(0 if in_loss else expected)
+        assert line["objective/kl_coef"] == pytest.approx(expected)
         if config.kl_target is not None:
             error = max(-0.2, min(0.2, line["objective/kl"] / config.kl_target - 1))
             expected *= 1 + error * min(1, config.rollout_batch_size / config.kl_horizon)
@@ -255,7 +264,7 @@ def check_rewards(recording: Recording, config: PPOConfig, lines: list[dict]) ->
             assert float(call.scores.abs().max()) <= config.score_clip + 1e-6
     for treatment, penalty in zip(treated, penalised, strict=True):
         assert torch.equal(penalty.scores, treatment.result)
-    for penalty, call in zip(penalised, estimated, strict=True):
+    for penalty, call in zip(penalised, estimated, strict=False):
         assert (call.gamma, call.lam) == (config.gamma, config.lam)
         if config.whiten_rewards:
             assert float(call.rewards[call.response_mask].var(correction=0)) == pytest.approx(1, abs=1e-3)
@@ -265,18 +274,27 @@ def check_rewards(recording: Recording, config: PPOConfig, lines: list[dict]) ->
 
 def check_losses(recording: Recording, config: PPOConfig) -> None:
     """What the clipped losses are given."""
-    policy, value = recording.of("policy_loss"), recording.of("value_loss")
-    assert len(policy) == len(value)
+    policy, value, kl = map(recording.of, ("policy_loss", "value_loss", "kl_loss"))
+    has_critic = config.advantage == "gae"
+    assert len(value) == (len(policy) if has_critic else 0)
+    assert len(kl) == (len(policy) if config.kl_placement == "loss" else 0)
+    assert all(call.kind == config.kl_estimate for call in kl)
     assert {(call.clip_low, call.clip_high) for call in policy} == {(config.clip_low, config.clip_high)}
-    assert {call.clip for call in value} == {config.value_clip}
-    assert {len(call.response_mask) for call in policy + value} == {config.microbatch_size}
+    assert all(call.clip == config.value_clip for call in value)
+    assert {len(call.response_mask) for call in policy + value + kl} == {config.microbatch_size}
+    rows = config.rollout_batch_size // config.num_minibatches
+    for call in policy + value + kl:
+        if config.loss_normalisation == "sequence":
+            assert torch.equal(call.num_tokens, rows * call.response_mask.sum(dim=1, keepdim=True))
+        else:
+            assert call.num_tokens.dim() == 0
     for calls in minibatches(policy, config):
         advantages = torch.cat([call.advantages[call.response_mask] for call in calls])
         is_white = abs(float(advantages.mean())) < 1e-4 and abs(float(advantages.var(correction=0)) - 1) < 1e-3
         assert is_white == config.whiten_advantages
     # The first gradient of the value head's last bias is value_coef * mean(value - return), before it is clipped.
     step = recording.optimizers[0].steps[0] if recording.optimizers[0].steps else None
-    if step is not None:
+    if step is not None and has_critic and config.loss_normalisation == "token":
         first = minibatches(value, config)[0]
         errors = torch.cat([(call.new_values - call.returns)[call.response_mask] for call in first])
         (bias,) = (g for g in step.gradients if g is not None and g.shape == (1,))

@@ -171,6 +171,8 @@ class Policy(nn.Module):
         self.context = self.model.config.n_positions
         if (folder / "heads.safetensors").is_file():
             heads = load_file(folder / "heads.safetensors")
+            if not heads:
+                return
             C = self.model.config.n_embd
             mlp = nn.Sequential(nn.Linear(C, C), nn.GELU(), nn.Linear(C, 1))
             self.value_head = nn.Linear(C, 1) if "value_head.weight" in heads else mlp

@@ -175,6 +175,24 @@ def advantages_of(rewards: Tensor, values: Tensor, gamma: float, lam: float) -> 
     return torch.stack([sum((gamma * lam) ** k * deltas[t + k] for k in range(T - t)) for t in range(T)])
 
 
+def without_critic(rewards: list[Tensor], ppo: Settings) -> list[Tensor]:
+    """Advantages of responses as single actions, the same for each token; neighbours answer one prompt."""
+    K, totals, found = ppo.samples_per_prompt, [float(reward.sum()) for reward in rewards], []
+    for index, total in enumerate(totals):
+        siblings = totals[index // K * K :][:K]
+        others = [x for place, x in enumerate(siblings) if place != index % K]
+        deviation = math.sqrt(sum((x - sum(siblings) / K) ** 2 for x in siblings) / K + 1e-8)
+        found.append(
+            (total - sum(siblings) / K) / deviation if ppo.advantage == "group" else total - sum(others) / len(others)
+        )
+    return [torch.full_like(reward, x) for reward, x in zip(rewards, found, strict=True)]
+
+
+def penalty(log_ratio: Tensor, kind: str) -> Tensor:
+    """The estimate of the KL at each token, from log p - log q."""
+    return {"k1": log_ratio, "k2": log_ratio**2 / 2, "k3": (-log_ratio).exp() - 1 + log_ratio}[kind]
+
+
 def treated(scores: Tensor, ended: Sequence[bool], ppo: Settings) -> Tensor:
     """Scores after the limit and what becomes of responses without an end."""
     if ppo.score_clip is not None:
@@ -197,19 +215,24 @@ def roll_out(
     ppo, ends, B = settings.ppo, tokenizer.ends(settings.ppo.stop_token), len(queries)
     draws = uniforms(settings.seed, "rollout", iteration, range(B), settings.data.response_length)
     responses = sample_responses(policy, queries, draws, settings, ends)
-    logprobs, _, values = judge(policy, queries, responses, settings, ends, values=True)
+    has_critic = ppo.advantage == "gae"
+    logprobs, _, values = judge(policy, queries, responses, settings, ends, values=has_critic)
     ref_logprobs, *_ = judge(reference, queries, responses, settings, ends)
     ended = [response[-1] in ends for response in responses]
     raw = scorer.scores([tokenizer.text(ids) for ids in queries], [tokenizer.text(ids) for ids in responses])
     scores = treated(raw, ended, ppo)
     kl = [p - q for p, q in zip(logprobs, ref_logprobs, strict=True)]
-    rewards = [-kl_coef * x for x in kl]
+    in_reward = kl_coef if ppo.kl_placement == "reward" else 0.0
+    rewards = [-in_reward * penalty(x, ppo.kl_estimate) for x in kl]
     for reward, score in zip(rewards, scores, strict=True):
         reward[-1] += score
     if ppo.whiten_rewards:
         mean, deviation = moments(rewards)
         rewards = [(reward - mean) / deviation + mean for reward in rewards]
-    advantages = [advantages_of(r, v, ppo.gamma, ppo.lam) for r, v in zip(rewards, values, strict=True)]
+    if has_critic:
+        advantages = [advantages_of(r, v, ppo.gamma, ppo.lam) for r, v in zip(rewards, values, strict=True)]
+    else:
+        advantages = without_critic(rewards, ppo)
     returns = [a + v for a, v in zip(advantages, values, strict=True)]
     kl_of_response, k1, value, target = torch.stack([x.sum() for x in kl]), *map(torch.cat, (kl, values, returns))
     line = {
@@ -227,7 +250,9 @@ def roll_out(
         "response/length": sum(map(len, responses)) / B,
         "response/eos_rate": sum(ended) / B,
     }
-    return (queries, responses, logprobs, values, advantages, returns), line
+    if not has_critic:
+        line = {name: x for name, x in line.items() if not name.startswith("value/")}
+    return (queries, responses, logprobs, ref_logprobs, values, advantages, returns), line
 
 
 def train_ppo(
@@ -241,14 +266,15 @@ def train_ppo(
     texts = drawn(windows(demonstrations, policy.context), seed, "ppo demonstrations")
     B, kl_coef, steps = ppo.rollout_batch_size, ppo.kl_coef, 0
     for iteration in range(1, ppo.num_iterations + 1):
-        batch = list(islice(queries, B))
+        batch = [query for query in islice(queries, B // ppo.samples_per_prompt) for _ in range(ppo.samples_per_prompt)]
         rollout, line = roll_out(policy, reference, scorer, batch, iteration, kl_coef, settings, tokenizer)
         line |= {"step": iteration, "lr": scheduled(ppo, iteration - 1, ppo.num_iterations)}
         seen: list[Line] = []
         epochs = range(ppo.num_epochs)
         orders = [torch.randperm(B, generator=generator(seed, "minibatches", iteration, epoch)) for epoch in epochs]
         for rows in (rows.tolist() for order in orders for rows in order.split(B // ppo.num_minibatches)):
-            loss, figures = minibatch_loss(policy, *([x[i] for i in rows] for x in rollout), settings, ends)
+            minibatch = ([x[i] for i in rows] for x in rollout)
+            loss, figures = minibatch_loss(policy, *minibatch, kl_coef, settings, ends)
             seen.append(figures)
             if ppo.max_approx_kl is not None and figures["policy/approxkl"] > ppo.max_approx_kl:
                 break
@@ -282,12 +308,21 @@ def moments(rows: list[Tensor]) -> tuple[Tensor, Tensor]:
 
 
 def minibatch_loss(
-    policy: Policy, queries: list[Ids], responses: list[Ids], old_logprobs: list[Tensor], old_values: list[Tensor],
-    advantages: list[Tensor], returns: list[Tensor], settings: Settings, ends: Ids,
+    policy: Policy, queries: list[Ids], responses: list[Ids], old_logprobs: list[Tensor], ref_logprobs: list[Tensor],
+    old_values: list[Tensor], advantages: list[Tensor], returns: list[Tensor], kl_coef: float, settings: Settings,
+    ends: Ids,
 ) -> tuple[Tensor, Line]:  # fmt: skip
     """The loss of PPO over a minibatch's tokens, and its figures."""
-    ppo = settings.ppo
-    new_logprobs, entropies, values = map(torch.cat, judge(policy, queries, responses, settings, ends, values=True))
+    ppo, has_critic = settings.ppo, settings.ppo.advantage == "gae"
+    judged = judge(policy, queries, responses, settings, ends, values=has_critic)
+    new_logprobs, entropies, values = map(torch.cat, judged)
+    lengths = torch.cat([torch.full((len(ids),), float(len(ids)), dtype=torch.float64) for ids in responses])
+    by_token = ppo.loss_normalisation == "token"
+    weights = 1 / (torch.full_like(lengths, len(lengths)) if by_token else lengths * len(responses))
+
+    def average(x: Tensor) -> Tensor:
+        return (weights * x).sum()
+
     if ppo.whiten_advantages:
         mean, deviation = moments(advantages)
         advantages = [(a - mean) / deviation for a in advantages]
@@ -300,18 +335,24 @@ def minibatch_loss(
         change = values - old
         held = torch.where(change.abs() > ppo.value_clip, old + ppo.value_clip * change.sign(), values)
         limited_errors = (held - target) ** 2
-    policy_loss = -torch.minimum(gain, limited).mean()
-    value_loss = torch.maximum(errors, limited_errors).mean() / 2
-    entropy = entropies.mean()
+    policy_loss = -average(torch.minimum(gain, limited))
+    value_loss = average(torch.maximum(errors, limited_errors)) / 2
+    entropy = average(entropies)
     figures = {
         "loss/policy": policy_loss,
         "loss/value": value_loss,
-        "policy/approxkl": (log_ratio**2).mean() / 2,
-        "policy/clipfrac": (limited < gain).double().mean(),
+        "policy/approxkl": average(log_ratio**2) / 2,
+        "policy/clipfrac": average((limited < gain).double()),
         "policy/entropy": entropy,
-        "policy/ratio": ratio.mean(),
-        "value/clipfrac": (limited_errors > errors).double().mean(),
-        "value/td_error": errors.mean(),
+        "policy/ratio": average(ratio),
+        "value/clipfrac": average((limited_errors > errors).double()),
+        "value/td_error": average(errors),
     }
     loss = policy_loss + ppo.value_coef * value_loss - ppo.entropy_coef * entropy
+    if not has_critic:
+        loss = policy_loss - ppo.entropy_coef * entropy
+        figures = {name: x for name, x in figures.items() if "value" not in name}
+    if ppo.kl_placement == "loss":
+        figures["loss/kl"] = average(penalty(new_logprobs - torch.cat(ref_logprobs), ppo.kl_estimate))
+        loss = loss + kl_coef * figures["loss/kl"]
     return loss, {name: value.item() for name, value in figures.items()}

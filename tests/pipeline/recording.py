@@ -20,6 +20,7 @@ from minippo.optim import CPUAdamW
 RECORDED = (
     equations.adaptive_kl_coef,
     equations.gae,
+    equations.kl_loss,
     equations.kl_penalised_rewards,
     equations.policy_loss,
     masking.predicted_tokens,

@@ -65,6 +65,8 @@ SECTIONS = {
 }
 """By section, what a field changes that is in no table below."""
 
+WITHOUT_CRITIC = Effect.of(PPO, stages=("ppo",))
+
 EXCEPTIONS: dict[str, Effect] = {
     "model.policy.tokenizer": Effect.of(SFT["policy"], {"tokenizers", "rm scale"}, PPO, may={"ppo samples"}),
     # So little else that the few responses on which scores are normalised may stay the same.
@@ -131,6 +133,8 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "sft.reward.batch_tokens": [(150, None)],
         "rm.batch_size": [(5, None)],
         "ppo.scorer": [("tests.pipeline.tiny_run:score_by_length", None)],
+        "ppo.advantage": [(name, WITHOUT_CRITIC) for name in ("group", "leave-one-out", "batch")],
+        "ppo.samples_per_prompt": [(4, None), (1, None)],
         "ppo.kl_target": [(0.01, None), (None, None)],
         "ppo.max_approx_kl": [(1e-5, None)],
         "ppo.max_ratio": [(1.004, None)],

@@ -56,7 +56,7 @@ eval: {prompts: 4, final_prompts: 4}
 """
 PLAIN_SAMPLING = {"temperature": 1.0, "min_new_tokens": 0, "stop_token": ""}
 
-# Three iterations in three configurations, which together have every option of stage 3 on and off.
+# Three iterations in five configurations, which together have every option of stage 3 on and off.
 CONFIGURATIONS = {
     "everything": {
         "num_epochs": 3, "num_minibatches": 2, "lr": 0.004, "warmup": 0.5, "schedule": "linear", "weight_decay": 0.05,
@@ -80,6 +80,16 @@ CONFIGURATIONS = {
         "whiten_rewards": False, "clip_low": 0.1, "clip_high": 0.2, "value_clip": 0.05, "value_coef": 0.4,
         "entropy_coef": 0.0, "value_head": "linear", "ptx_coef": 0.2, "ptx_batch_size": 5, "missing_eos": "replace",
         "missing_eos_score": -0.9, "score_clip": 0.5, "max_ratio": 1.02, "max_approx_kl": 0.0125,
+    },
+    "grpo": PLAIN_SAMPLING | {
+        "advantage": "group", "samples_per_prompt": 4, "kl_placement": "loss", "kl_estimate": "k3", "kl_coef": 0.4,
+        "loss_normalisation": "sequence", "whiten_advantages": False, "num_epochs": 2, "num_minibatches": 2,
+        "lr": 0.004, "adam_eps": 1e-4, "kl_target": 0.05, "kl_horizon": 20, "entropy_coef": 0.03, "value_coef": 0.7,
+        "gamma": 0.5,
+    },
+    "rloo": {
+        "advantage": "leave-one-out", "samples_per_prompt": 2, "kl_estimate": "k2", "kl_coef": 0.3,
+        "whiten_advantages": True, "num_epochs": 2, "num_minibatches": 4, "lr": 0.004, "adam_eps": 1e-4,
     },
 }  # fmt: skip
 
@@ -196,7 +206,7 @@ def test_reward_model_is_trained_as_the_settings_say(runs, settings, tokenizer):
 
 @pytest.mark.parametrize("name", CONFIGURATIONS)
 def test_policy_is_trained_as_the_settings_say(runs, tokenizer, tmp_path, name):
-    source = "still" if name == "plain" else "trained"
+    source = "still" if name in ("plain", "grpo") else "trained"  # the reward model for sampling as here
     settings = yaml.safe_load((runs / "sizes.yaml").read_text())
     settings["ppo"] |= CONFIGURATIONS[name] | {"num_iterations": 3, "save_every": 3}
     (tmp_path / "ppo.yaml").write_text(yaml.safe_dump(settings))
@@ -208,7 +218,8 @@ def test_policy_is_trained_as_the_settings_say(runs, tokenizer, tmp_path, name):
     settings = second.settings_of(run)
     start, ours = (second.Policy(run / "ppo/step-000000/model") for _ in range(2))
     prompts = second.prompts(settings, tokenizer)["train"]
-    assert len(prompts) < 48  # they are gone through a second time, in another order
+    if settings.ppo.samples_per_prompt == 1:
+        assert len(prompts) < 48  # they are gone through a second time, in another order
     texts = second.demonstrations(settings)["train"]
     lines = training.train_ppo(
         ours,

@@ -64,6 +64,7 @@ rm:
 ppo:
   num_iterations: 3
   rollout_batch_size: 8
+  samples_per_prompt: 2
   num_epochs: 2
   num_minibatches: 2
   microbatch_size: 2
@@ -77,6 +78,7 @@ ppo:
   kl_coef: 0.12
   kl_target: 0.29
   kl_horizon: 24
+  kl_estimate: k2
   gamma: 0.95
   lam: 0.9
   clip_low: 0.02

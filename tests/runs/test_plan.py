@@ -19,6 +19,7 @@ import train_rm
 from bench import planned
 from bench.models import SIZES
 from minippo import sft
+from minippo.advantages import value_head
 from minippo.config import Config
 from minippo.equations import ranking_loss
 from minippo.heads import ActorCritic, RewardModel
@@ -238,6 +239,7 @@ def sample(policy: ActorCritic, rows: int, config: Config) -> None:
         (WIDE, (6, 12), (8, 2, 2), BFLOAT16 | OFFLOAD),
         (DEEP, (4, 16), (16, 1, 16), BFLOAT16 | CHECKPOINT | OFFLOAD),
         (GPT2, (6, 12), (16, 1, 4), {"ppo__ptx_coef": 0.5, "ppo__ptx_batch_size": 4}),
+        (WIDE, (6, 12), (8, 2, 2), {"ppo__advantage": "group", "ppo__samples_per_prompt": 2, "ppo__value_head": "mlp"}),
     ],
 )
 def test_ppo_takes_what_was_planned(model, lengths, batches, options):
@@ -255,7 +257,7 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
     models = {"policy": model, "reward": replace(model, layers=2, vocab_size=100)}
     measured = Measured(config, models, "ppo")
     policy, reference = (
-        ActorCritic(backbone(model, config), config.ppo.value_head).eval(),
+        ActorCritic(backbone(model, config), value_head(config.ppo)).eval(),
         ActorCritic(backbone(model, config)).eval(),
     )
     scorer = RewardScorer(RewardModel(backbone(models["reward"], config)), Tokenizer(P + R))
@@ -315,6 +317,16 @@ def test_gpu_holds_what_the_cpu_would_and_the_cpu_the_optimizer(stage):
         assert more == master + block  # its gradient, copied from the GPU
         waiting = phase.usage["CPU", "waiting model"]
         assert phase.total("CPU") - waiting - 2 * block == (0 if name == "normalisation" else 12 * trained)
+
+
+def test_policy_without_a_critic_has_no_weights_gradients_or_moments_of_one():
+    head = DEEP.channels + 1
+    with_critic, without = phases_of("ppo", True), phases_of("ppo", True, ppo__advantage="batch")
+    for name, phase in without.items():
+        less = {part: with_critic[name].usage[part] - phase.usage[part] for part in with_critic[name].usage}
+        assert less["GPU", "weights"] == 4 * head
+        assert less["CPU", "moments"] == 8 * head
+        assert less["CPU", "master weights"] == 4 * head
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
