@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minippo.answers import Answer, answer_stats, win_rate
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.errors import TrainingError
-from minippo.evaluation import Answer, Evaluator, answer_stats, win_rate
+from minippo.evaluation import Evaluator
 from minippo.rollout import sample_responses
 from minippo.streams import response_uniforms
 from tests.environment import environment
@@ -103,7 +104,9 @@ def test_judge_is_told_the_prompt_of_every_response():
         split_sentences=str.split,
         is_grammatical=bool,
     )
-    ours, theirs = ([Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True) for n in range(2)] for who in ("us", "them"))
+    ours, theirs = (
+        [Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True, 0.0, 0.0) for n in range(2)] for who in ("us", "them")
+    )
     answer_stats(ours, judge)
     assert asked == [("0:", " us"), ("1:", " us")]
     del asked[:]

@@ -10,15 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minippo.answers import Answer, answer_stats, distinct_n, win_rate
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
-from minippo.evaluation import Answer, Evaluator, answer_stats, distinct_n, win_rate
+from minippo.evaluation import Evaluator
 from minippo.runs import Run, read_answers, run_report, side_by_side, table
 from tests.environment import environment
 from tests.stored import sealed_stage
 
 
-def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:") -> Answer:
-    return Answer(prompt, response, score, kl, length, ended)
+def said(
+    response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:", exact_kl=0.0, ref_logprob=0.0
+) -> Answer:
+    return Answer(prompt, response, score, kl, length, ended, exact_kl, ref_logprob)
 
 
 # Gold: how many "good" minus how many "bad". A sentence is grammatical where it ends in a full stop.
@@ -49,9 +52,9 @@ def test_win_is_by_the_score_where_there_is_no_judge():
 
 def test_figures_are_means_over_answers_and_over_sentences():
     answers = [
-        said("good one.|bad", score=1.0, kl=2.0, length=4, ended=True),
-        said("good good.", score=-0.5, kl=1.0, length=6, ended=False),
-        said("", score=0.25, kl=-0.5, length=1, ended=True),
+        said("good one.|bad", score=1.0, kl=2.0, length=4, ended=True, exact_kl=1.5, ref_logprob=-3.0),
+        said("good good. good good. good.", score=-0.5, kl=1.0, length=6, ended=False, exact_kl=1, ref_logprob=-9.0),
+        said("", score=0.25, kl=-0.5, length=1, ended=True, exact_kl=0.25, ref_logprob=-2.0),
     ]
     assert answer_stats(answers, JUDGE) == pytest.approx(
         {
@@ -59,16 +62,25 @@ def test_figures_are_means_over_answers_and_over_sentences():
             "kl": 2.5 / 3,
             "eos_rate": 2 / 3,
             "response_length": 11 / 3,
-            "distinct_2": 1.0,
+            "exact_kl": 2.75 / 3,
+            "perplexity": math.exp(14 / 11),  # of all tokens, not the mean of the answers' perplexities
+            "distinct_1": 3 / 7,
+            "distinct_2": 4 / 5,
+            "distinct_3": 1.0,
+            "repetition": 0.0,
             "gold": 1 / 3,  # one of three is above 0; 0 is not
-            "gold_score": 2 / 3,
+            "gold_score": 5 / 3,
             "grammatical": 2 / 3,  # two of three sentences; the empty answer has none
         }
     )
 
 
 def test_figures_without_a_judge_leave_its_figures_out():
-    assert set(answer_stats([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
+    assert answer_stats([said("a b")], JUDGE).keys() - answer_stats([said("a b")], None).keys() == {
+        "gold",
+        "gold_score",
+        "grammatical",
+    }
 
 
 def settings(ppo: PPOConfig, seed: int = 5) -> Config:
