@@ -33,6 +33,10 @@ def test_values_are_the_mean_and_the_ratios_of_sums(draw):
     assert exponential_ratio(x, counts).value == pytest.approx(np.exp(x.sum() / counts.sum()), rel=1e-12)
 
 
+def test_perplexity_is_never_infinite():
+    assert 1e300 < estimate(exponential_ratio([1e6, 1.0], [1, 1])).high < np.inf
+
+
 def test_ratio_of_nothing_is_0():
     assert estimate(ratio([0, 0, 0], [0, 0, 0])) == Estimate(0, 0, 0, 0)
     assert ratio([0, 3], [0, 4]).value == 0.75

@@ -10,6 +10,7 @@ settings by the figures of the validation split, and report those of the test sp
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Annotated, Any, Literal
 from minippo.answers import Answer, answer_metrics, wins
 from minippo.bootstrap import Estimate, estimate, paired_difference
 from minippo.config import CountOrZero
-from minippo.data import judge_of, load_corpus, prompt_rows
+from minippo.data import Corpus, judge_of, load_corpus, prompt_rows
 from minippo.evaluation import Evaluator
 from minippo.runs import (
     MORE_TITLES,
@@ -36,6 +37,7 @@ from minippo.runs import (
     unread_ends,
     wrong_input_exits,
 )
+from minippo.splits import Split
 from minippo.storage import write_text
 from minippo.tools.evaluate_rewards import reward_figures, reward_report
 from minippo.tools.tables import markdown, shown
@@ -79,7 +81,8 @@ def main() -> None:
             if not run.config.ppo.scorer:
                 run.require_finished("rm")
             env, policy = load_environment(run, options.scorer), load_policy(run, "ppo")
-            queries = held_out_queries(run, options.split, options.prompts)
+        corpus = corpus_of(run, options.split)
+        queries = held_out_queries(run, corpus, options) if run.is_finished("ppo") else []
     if run.is_finished("ppo"):
         evaluator = Evaluator(env, queries, options.split, judge_of(run.config), run.config)
         for decoding, each in (("sampled", evaluator), ("greedy", evaluator.greedy())):
@@ -88,25 +91,44 @@ def main() -> None:
             print(f"{run.folder}, {decoding} answers: {answer_report(run, each, figures[decoding])}\n")
             if decoding == "sampled" and options.samples:
                 print(f"{side_by_side(each.reference_answers, answers, options.samples)}\n")
-    if run.is_finished("rm"):
-        figures["reward_model"] = reward_figures(run, options.split)
+    if run.is_finished("rm") and corpus is not None:
+        figures["reward_model"] = reward_figures(run, corpus, options.split)
         print(f"{run.folder}, reward model: {reward_report(figures['reward_model'], options.split)}")
     if options.out is not None:
         with wrong_input_exits():
             write_text(options.out, json.dumps(figures, indent=2) + "\n")
 
 
-def held_out_queries(run: Run, split: Literal["validation", "test"], count: int) -> Sequence[list[int]]:
-    """The first `count` prompts of a split in the policy's tokens; with 0, as many as the final evaluation has.
+def corpus_of(run: Run, split: Split) -> Corpus | None:
+    """The corpus of a run; None, with a note, if its files are gone and the run's stored test prompts will do."""
+    try:
+        corpus = load_corpus(run.config)
+    except FileNotFoundError as error:
+        if split != "test" or not run.is_finished("ppo"):
+            raise
+        print(f"note: only the stored test prompts are evaluated, without the data: {error}", file=sys.stderr)
+        return None
+    for stage in ("rm", "ppo"):
+        if run.is_finished(stage) and corpus.fingerprint != run.record(stage)["data"]:
+            print(
+                f"note: {run.stage(stage)} was trained on other data; rows that are held out now may have been "
+                "training rows",
+                file=sys.stderr,
+            )
+    return corpus
 
-    The test prompts that the run has answered are stored in it, so for these the data need not be there any more.
+
+def held_out_queries(run: Run, corpus: Corpus | None, options: EvaluateOptions) -> Sequence[list[int]]:
+    """The first prompts of the split in the policy's tokens, as many as asked for or as there are.
+
+    The test prompts that the run has answered are stored in it.
     """
-    if split == "test":
+    if options.split == "test":
         stored = [row["query"] for row in read_answers(run)]
-        if count <= len(stored):
-            return stored[: count or None]
-    queries, _ = prompt_rows(load_corpus(run.config).prompts, run.tokenizers()[0], run.config.data)
-    return queries[split][: count or run.config.eval.final_prompts]
+        if options.prompts <= len(stored) or corpus is None:
+            return stored[: options.prompts or None]
+    queries, _ = prompt_rows(corpus.prompts, run.tokenizers()[0], run.config.data)
+    return queries[options.split][: options.prompts or run.config.eval.final_prompts]
 
 
 def answer_figures(evaluator: Evaluator, answers: Sequence[Answer], without: Sequence[str]) -> dict[str, Any]:

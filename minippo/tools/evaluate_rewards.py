@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from typing import Any
 
 import numpy as np
 import torch
 
 from minippo.bootstrap import Estimate, estimate
-from minippo.data import comparison_rows, load_corpus
+from minippo.data import Corpus, comparison_rows
 from minippo.reward_evaluation import (
     accuracy_by,
     calibration,
@@ -31,18 +30,9 @@ GROUPS = {
 ESTIMATES = ("accuracy", "best_possible", "gold_agreement", "gold_rank_correlation")
 
 
-def reward_figures(run: Run, split: Split) -> dict[str, Any]:
-    """What `reward_report` prints, for JSON. Scores are those of training, before their normalisation.
-
-    Raises FileNotFoundError if the data of the run are not there any more.
-    """
-    scorer, config, corpus = load_reward_scorer(run), run.config, load_corpus(run.config)
-    if corpus.fingerprint != run.record("rm")["data"]:
-        print(
-            f"note: {run.stage('rm')} was trained on other data; rows that are held out now may have been training "
-            "rows",
-            file=sys.stderr,
-        )
+def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
+    """What `reward_report` prints, for JSON. Scores are those of training, before their normalisation."""
+    scorer, config = load_reward_scorer(run), run.config
     model, tokenizer, texts = scorer.reward_model, scorer.tokenizer, corpus.comparisons(split)
     rows, kept, _ = comparison_rows(texts, tokenizer, model.gpt.config.context, config.data)
     rows, kept = rows[: config.rm.eval_comparisons], kept[: config.rm.eval_comparisons]

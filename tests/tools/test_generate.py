@@ -175,7 +175,7 @@ def test_texts_and_prompts_that_cannot_be_read_are_refused(tiny_runs, refused, t
         assert len(said) < 300
 
 
-@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "rm"])
 def test_evaluation_without_a_stage_that_it_needs_is_refused(tiny_runs, refused, tmp_path, stage):
     folder = tmp_path / "run"
     shutil.copytree(tiny_runs.base().folder, folder)
