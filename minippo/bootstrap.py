@@ -61,8 +61,8 @@ def mean(values: Sequence[float]) -> Statistic:
 
 def exponential_ratio(numerators: Sequence[float], denominators: Sequence[float]) -> Statistic:
     """exp of the ratio: a perplexity, if the numerators are sums of -log p and the denominators numbers of tokens."""
-    # 700, because exp(710) is infinite. A low sampling temperature multiplies log-probabilities.
-    return Statistic(_columns(numerators, denominators), lambda sums: np.exp(np.minimum(_quotient(sums), 700)))
+    # A low sampling temperature multiplies log-probabilities, and neither exp nor its square may be infinite.
+    return Statistic(_columns(numerators, denominators), lambda sums: np.exp(np.minimum(_quotient(sums), 300)))
 
 
 def correlation(x: Sequence[Sequence[float]], y: Sequence[Sequence[float]]) -> Statistic:

@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from minippo.answers import Answer, answer_stats, distinct_n, win_rate
+from minippo.answers import Answer, answer_stats, distinct_n, repeated_share, win_rate
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
 from minippo.evaluation import Evaluator
 from minippo.runs import Run, read_answers, run_report, side_by_side, table
@@ -36,6 +36,13 @@ def test_distinct_bigrams_are_counted_over_all_texts_but_not_across_them():
     assert distinct_n(["a b a b", "b a"], 2) == 2 / 4  # ab ba ab | ba
     assert distinct_n(["a b c"], 1) == 1
     assert distinct_n(["a", ""], 2) == 0
+
+
+def test_repetition_is_the_share_of_4_grams_that_have_been_said_before():
+    assert repeated_share("so it is so it is so it is") == 3 / 6  # of six, three are new: so, it and is come first
+    assert repeated_share("a a a a a a") == pytest.approx(2 / 3)
+    assert repeated_share("a b c d a b c") == repeated_share("a b c") == repeated_share("") == 0
+    assert answer_stats([said("a a a a a a"), said("b")], None)["repetition"] == pytest.approx(1 / 3)
 
 
 def test_win_counts_one_and_tie_half_by_the_gold_score():
@@ -109,9 +116,7 @@ def test_every_prompt_is_answered_once_in_order(answers_of, queries, tokenizer, 
         assert all(a.length == 8 for a in answers if not a.ended)
 
 
-def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
-    make_policy, queries, answers_of, tokenizer
-):
+def test_log_probabilities_and_kl_of_an_answer_are_those_of_its_tokens(make_policy, queries, answers_of, tokenizer):
     policy, reference = make_policy(0), make_policy(1)
     temperature = 0.7
     config = replace(Config().ppo, temperature=temperature, microbatch_size=7)
@@ -126,13 +131,13 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
         ids = tokenizer.encode(found.response) + [tokenizer.eos_id] * found.ended
         if len(ids) != found.length or tokenizer.decode(ids) != found.response:
             continue  # drawn as other tokens than the encoder would choose
-        total = 0.0
-        for sign, model in ((1, policy), (-1, reference)):
-            with torch.no_grad():
-                logits = model(torch.tensor([query + ids]))[0][0].double() / temperature
-            logprobs = torch.log_softmax(logits, dim=-1)
-            total += sign * sum(logprobs[len(query) - 1 + t, token].item() for t, token in enumerate(ids))
-        assert found.kl == pytest.approx(total, abs=1e-4)
+        with torch.no_grad():
+            logits = [model(torch.tensor([query + ids]))[0][0].double() / temperature for model in (policy, reference)]
+        p, q = (torch.log_softmax(x, dim=-1)[len(query) - 1 : -1] for x in logits)  # (tokens, V)
+        ours, theirs = (sum(x[t, token].item() for t, token in enumerate(ids)) for x in (p, q))
+        assert found.kl == pytest.approx(ours - theirs, abs=1e-4)
+        assert found.ref_logprob == pytest.approx(theirs, abs=1e-4)
+        assert found.exact_kl == pytest.approx((p.exp() * (p - q)).sum().item(), abs=1e-4)
         drawn.append(found)
     assert len(drawn) >= 4
     assert any(abs(found.kl) > 0.5 for found in drawn)
@@ -140,7 +145,7 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
 
 def test_reference_has_no_kl_to_itself(answers_of, make_policy):
     reference = make_policy(1)
-    assert {a.kl for a in answers_of(reference, reference=reference)} == {0.0}
+    assert {(a.kl, a.exact_kl) for a in answers_of(reference, reference=reference)} == {(0.0, 0.0)}
 
 
 def test_answers_depend_on_the_seed_alone_and_disturb_no_other_draw(answers_of, make_policy):
