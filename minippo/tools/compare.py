@@ -56,7 +56,7 @@ class Results:
     def __init__(self, run: Run) -> None:
         self.run, judge = run, judge_of(run.config)
         reference, self.answers = stored_answers(run)
-        self.values = results(run.summary())
+        self.values = summary_rows(run.summary())
         """Name of the row -> result."""
         self.statistics: dict[str, Statistic] = {"win_rate": wins(self.answers, reference, judge)}
         """The rows of which the answers to each prompt are known."""
@@ -72,7 +72,7 @@ class Results:
         return ours == theirs and (bool(ours) or same_files(self.run.stage("rm"), other.run.stage("rm")))
 
 
-def results(summary: dict[str, Any]) -> dict[str, float]:
+def summary_rows(summary: dict[str, Any]) -> dict[str, float]:
     """The results in a run's summary, by row of the table."""
     rows = {"rm_accuracy": summary.get("rm_accuracy"), "win_rate": summary["win_rate"]}
     rows["prompts"] = summary.get("prompts")
