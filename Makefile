@@ -59,7 +59,7 @@ train-rm: $(if $(INIT_FROM),install,sft)            ## stage 2: train the reward
 train-ppo: $(if $(INIT_FROM),install,train-rm)            ## stage 3: train the policy with PPO, after stages 1 and 2 if they are missing
 	@$(BIN)/python train_ppo.py $(OPTIONS)
 
-evaluate: install            ## evaluate the trained policy again and print the results
+evaluate: install            ## evaluate policy and reward model on held-out data, with confidence intervals
 	@$(BIN)/python -m minippo evaluate --run '$(RUN_DIR)' $(ARGS)
 
 generate: install            ## print responses of the trained policy and the reference to prompts that you type
@@ -71,7 +71,7 @@ trace: install            ## print one PPO iteration tensor by tensor: make trac
 curves: install-plot            ## plot the learning curves of a run
 	@$(BIN)/python -m minippo curves '$(RUN_DIR)'
 
-compare: install            ## print the settings and results of several runs: make compare RUNS="runs/a runs/b"
+compare: install            ## print settings, results and differences of several runs: make compare RUNS="runs/a runs/b"
 	@$(BIN)/python -m minippo compare $(RUNS)
 
 test: install-test            ## run the tests (under five minutes)

@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from minippo.advantages import value_head
+from minippo.answers import Judge
 from minippo.checks import check_first_rollout
 from minippo.data import TokenRows, load_corpus, policy_rows, prompt_rows, windows
-from minippo.evaluation import Evaluator, Judge
+from minippo.evaluation import Evaluator
 from minippo.ppo import ppo_update
 from minippo.rollout import Environment, collect_rollout
 from minippo.runs import (

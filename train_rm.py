@@ -20,22 +20,22 @@ import minippo  # noqa: F401 - before PyTorch, because it configures how OpenMP 
 import torch
 from torch import Tensor
 
+from minippo.answers import Judge
 from minippo.batches import EpochStream, comparison_batches
 from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_corpus, prompt_rows
 from minippo.equations import ranking_loss
 from minippo.errors import TrainingError, require_finite
-from minippo.evaluation import (
-    Judge,
+from minippo.heads import RewardModel
+from minippo.masking import pad
+from minippo.memory import phase
+from minippo.optim import lr_schedule, set_lr
+from minippo.reward_evaluation import (
     calibration,
     calibration_error,
     comparison_scores,
     pairwise_accuracy,
     score_differences,
 )
-from minippo.heads import RewardModel
-from minippo.masking import pad
-from minippo.memory import phase
-from minippo.optim import lr_schedule, set_lr
 from minippo.rollout import sample_responses
 from minippo.runs import (
     Checkpoints,
@@ -116,12 +116,14 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     train_on_comparisons(run, inputs)
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
     bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
+    gain = model.gain.item()
     cut = normalise_on_reference(model, inputs.queries, run)
     save_model(model, run.results_folder("rm"))
     return {
         "rm_accuracy": pairwise_accuracy(scores),
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
+        **({"rm_training_gain": gain} if run.config.rm.normalise_before else {}),
         **({"rm_samples_cut": cut} if cut else {}),
         "rm_accuracy_limit": accuracy_limit(inputs.test, judge) if judge else None,
     }

@@ -14,7 +14,7 @@ from minippo.exits import command_frame, stop
 # command, so that `--help` does not wait for PyTorch.
 COMMANDS = {
     "sft": ("minippo.sft", "stage 1: train the reference policy on demonstrations"),
-    "evaluate": ("minippo.tools.evaluate", "evaluate a trained policy on the test prompts and print the results"),
+    "evaluate": ("minippo.tools.evaluate", "evaluate policy and reward model on held-out data, with intervals"),
     "generate": ("minippo.tools.generate", "print responses of a trained policy to your prompts"),
     "score": ("minippo.tools.score", "score texts with the reward model of a run"),
     "compare": ("minippo.tools.compare", "print the settings and results of several runs as a table"),

@@ -1,56 +1,23 @@
-"""What a policy or a reward model achieves on held-out data. No files and no printing: see `minippo.runs.results`."""
+"""Answers of a policy to held-out prompts, next to the reference's. No files and no printing: see `runs.results`."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 from functools import cached_property
-from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
+from minippo import masking
+from minippo.answers import Answer, Judge, answer_stats, win_rate
 from minippo.config import Config
-from minippo.heads import ActorCritic, RewardModel
-from minippo.memory import phase
-from minippo.rollout import Environment, logprobs_and_values, sample_responses
-from minippo.scoring import num_cut, score_texts, score_tokens
+from minippo.heads import ActorCritic
+from minippo.memory import loaded, phase
+from minippo.rollout import Environment, Responses, head_chunks, response_hidden, sample_responses
+from minippo.scoring import num_cut, score_texts
 from minippo.splits import Split
 from minippo.streams import response_uniforms
-
-# ---------------------------------------------------------------------------------------------- policies
-
-
-class Judge(Protocol):
-    """A simulated human, if the corpus has one. Used for evaluation only, never in training."""
-
-    def gold_score(self, prompt: str, response: str) -> float:
-        """How good the response is; positive above 0."""
-        ...
-
-    def split_sentences(self, text: str) -> list[str]:
-        """The sentences of a text."""
-        ...
-
-    def is_grammatical(self, sentence: str) -> bool:
-        """Whether a sentence is grammatical."""
-        ...
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One response to a held-out prompt."""
-
-    prompt: str
-    response: str
-    score: float
-    """From the scorer that the policy is trained with."""
-    kl: float
-    """KL of the sequence to the reference, k1 estimate, nats."""
-    length: int
-    """Tokens, including the end token."""
-    ended: bool
-    """Whether it ended by itself."""
 
 
 class Evaluator:
@@ -60,8 +27,17 @@ class Evaluator:
         self, env: Environment, queries: Sequence[list[int]], split: Split, judge: Judge | None, config: Config
     ) -> None:
         self.env, self.queries, self.split, self.judge, self.config = env, queries, split, judge, config
+        self.decoding = env.sampling
+        """How the answers are drawn. Their log-probabilities are always those of the distribution that training samples
+        from."""
         self.num_cut = 0
         """Answers so far that the scorer has read without their end (`scoring.num_cut`)."""
+
+    def greedy(self) -> Evaluator:
+        """An evaluator of the same prompts that takes the most likely token at every step."""
+        evaluator = Evaluator(self.env, self.queries, self.split, self.judge, self.config)
+        evaluator.decoding = replace(self.env.sampling, temperature=0.0)
+        return evaluator
 
     @torch.no_grad()
     def answer(self, policy: ActorCritic) -> list[Answer]:
@@ -79,11 +55,9 @@ class Evaluator:
                 self.config.seed, f"{self.split} answers", 0, indices, env.sampling.max_new_tokens
             )
             queries = [self.queries[i] for i in indices]
-            batch = sample_responses(policy, queries, env.tokenizer, env.sampling, uniforms)
-            with phase("log-probabilities"):
-                logprobs, _ = logprobs_and_values(policy, batch, microbatch_size)  # (B, R)
-            with phase("reference"):
-                ref_logprobs, _ = logprobs_and_values(env.reference, batch, microbatch_size)  # (B, R)
+            batch = sample_responses(policy, queries, env.tokenizer, self.decoding, uniforms)
+            batch = replace(batch, sampling=env.sampling)
+            logprobs, ref_logprobs, kl = compared_logprobs(policy, env.reference, batch, microbatch_size)  # (B, R)
             columns = (
                 batch.prompt_texts,
                 batch.response_texts,
@@ -91,6 +65,8 @@ class Evaluator:
                 (logprobs - ref_logprobs).sum(dim=1).tolist(),  # nats per sequence: the log-ratio of the whole response
                 batch.response_mask.sum(dim=1).tolist(),
                 batch.has_eos.tolist(),
+                kl.sum(dim=1).tolist(),
+                ref_logprobs.sum(dim=1).tolist(),
             )
             self.num_cut += num_cut(env.scorer)
             answers += [Answer(*row) for row in zip(*columns, strict=True)]
@@ -120,95 +96,44 @@ class Evaluator:
         return entries | {"win_rate": win_rate(answers, self.reference_answers, self.judge)}
 
 
-def answer_stats(answers: Sequence[Answer], judge: Judge | None) -> dict[str, float]:
-    """Means over the answers; with a judge, its opinion as well."""
-    stats = {
-        "score": _mean([a.score for a in answers]),
-        "kl": _mean([a.kl for a in answers]),
-        "eos_rate": _mean([a.ended for a in answers]),
-        "response_length": _mean([a.length for a in answers]),
-        "distinct_2": distinct_n([a.response for a in answers], 2),
-    }
-    if judge is not None:
-        gold = [judge.gold_score(a.prompt, a.response) for a in answers]
-        sentences = [sentence for a in answers for sentence in judge.split_sentences(a.response)]
-        stats["gold"] = _mean([score > 0 for score in gold])
-        stats["gold_score"] = _mean(gold)
-        stats["grammatical"] = _mean([judge.is_grammatical(sentence) for sentence in sentences])
-    return stats
+@phase("log-probabilities")
+@torch.no_grad()
+def compared_logprobs(
+    policy: ActorCritic, reference: ActorCritic, batch: Responses, microbatch_size: int
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Log-probabilities of the responses under policy and reference, and the KL of the policy's next-token distribution
+    to the reference's before each token; each (B, R) and 0 where masked.
 
-
-def win_rate(answers: Sequence[Answer], others: Sequence[Answer], judge: Judge | None) -> float:
-    """Share of prompts at which `answers` beat `others`, by gold score, or by score without a judge; ties count 1/2."""
-
-    def value(a: Answer) -> float:
-        return judge.gold_score(a.prompt, a.response) if judge else a.score
-
-    pairs = [(value(ours), value(theirs)) for ours, theirs in zip(answers, others, strict=True)]
-    return _mean([(a > b) + 0.5 * (a == b) for a, b in pairs])  # two equal policies get 0.5
-
-
-def distinct_n(texts: Sequence[str], n: int) -> float:
-    """Number of different word n-grams divided by the number of n-grams, over all texts together (Li et al. 2016)."""
-    # Over all texts together: a policy that gives every prompt the same fluent answer has few different n-grams.
-    grams = [tuple(words[i : i + n]) for words in map(str.split, texts) for i in range(len(words) - n + 1)]
-    return len(set(grams)) / max(1, len(grams))
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / max(1, len(values))
-
-
-# ---------------------------------------------------------------------------------------------- reward models
-
-
-def comparison_scores(model: RewardModel, rows: Sequence[list[list[int]]], pad_id: int) -> list[list[float]]:
-    """Scores of held-out comparisons, one list per comparison, in the order of its completions (best first)."""
-    model.eval()
-    scores = iter(score_tokens(model, [ids for row in rows for ids in row], pad_id).tolist())
-    return [[next(scores) for _ in row] for row in rows]
-
-
-def pairwise_accuracy(scores: Sequence[Sequence[float]]) -> float:
-    """Share of pairs in which the preferred completion has the higher score; a tie is an error. Scores best first."""
-    correct = [row[i] > row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))]
-    return sum(correct) / len(correct)
-
-
-def score_differences(scores: Sequence[Sequence[float]]) -> Tensor:
-    """Score of the better minus score of the worse completion, for every pair, (pairs,)."""
-    return torch.tensor([row[i] - row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))])
-
-
-class ConfidenceBin(NamedTuple):
-    """Pairs at which a reward model is about equally confident."""
-
-    confidence: float
-    """Mean probability that it gives to the completion it prefers."""
-    accuracy: float
-    """Share of pairs in which that completion is the better one."""
-    count: int
-
-
-def calibration(differences: Tensor, num_bins: int = 5) -> list[ConfidenceBin]:
-    """Accuracy by confidence, from score differences (pairs,) better minus worse; num_bins equal bins from 0.5 to 1.
-
-    In the Bradley-Terry model the confidence in a pair is sigmoid(|difference|), of scores as they were trained, before
-    normalisation. If confidence and accuracy agree, a score difference has the meaning that the labels gave it. Empty
-    bins are omitted. Guo et al. 2017 (1706.04599) section 2.
+    Given the tokens before, that KL is the expectation of the log-ratio of the next token. So the sums of both over a
+    response have the same mean, the KL of the sequences, but the sum of KLs is never negative and varies less: it is
+    the Rao-Blackwellised estimate.
     """
-    confidence = torch.sigmoid(differences.abs())  # (pairs,), 0.5 to 1
-    correct = (differences > 0).double() + 0.5 * (differences == 0)  # at a tie, either completion is preferred
-    index = ((confidence - 0.5) * 2 * num_bins).long().clamp(max=num_bins - 1)
-    members = [index == i for i in range(num_bins)]
-    return [
-        ConfidenceBin(float(confidence[rows].mean()), float(correct[rows].mean()), int(rows.sum()))
-        for rows in members
-        if rows.any()
-    ]
+    parts = []
+    with loaded(policy), loaded(reference):
+        for start in range(0, len(batch.queries), microbatch_size):
+            rows = batch.select(slice(start, start + microbatch_size))
+            ours, theirs = response_hidden(policy, rows), response_hidden(reference, rows)  # (M, T, C)
+            for chunk in head_chunks(rows):
+                part = rows.select(chunk)
+                logprobs, tokens = next_token_logprobs(policy, ours[chunk], part)  # (N, V), (N,)
+                ref_logprobs, _ = next_token_logprobs(reference, theirs[chunk], part)  # (N, V)
+                kl = (logprobs.exp() * (logprobs - ref_logprobs)).sum(dim=-1)  # (N,)
+                chosen = [x.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) for x in (logprobs, ref_logprobs)]  # (N,)
+                mask = part.response_mask  # (M, R)
+                parts.append([x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (*chosen, kl)])
+    logprobs, ref_logprobs, kl = (torch.cat(column) for column in zip(*parts, strict=True))
+    return logprobs, ref_logprobs, kl
 
 
-def calibration_error(bins: Sequence[ConfidenceBin]) -> float:
-    """Expected calibration error (Guo et al. 2017 eq. 3): mean |accuracy - confidence|, weighted by the pairs."""
-    total = sum(b.count for b in bins)
-    return sum(b.count * abs(b.accuracy - b.confidence) for b in bins) / max(1, total)
+def next_token_logprobs(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor]:
+    """Log-probabilities (N, V) of every token at the N places of response tokens, and these tokens (N,).
+
+    From hidden states (M, T, C), under the distribution that sampling draws from, as in `rollout.apply_heads`.
+    """
+    sampling, mask, T = batch.sampling, batch.response_mask, hidden.shape[1]  # mask (M, R)
+    before, chosen = masking.predicted_tokens(hidden, batch.query_responses[:, :T], batch.is_response[:, :T])
+    logits = policy.gpt.logits(before).float()  # (N, V)
+    if sampling.min_new_tokens > 0:
+        too_early = torch.arange(mask.shape[1], device=mask.device) < sampling.min_new_tokens  # (R,)
+        logits = masking.forbid_tokens(logits, sampling.end_ids, too_early.expand_as(mask)[mask])
+    return torch.log_softmax(logits / sampling.temperature, dim=-1), chosen

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from minippo.config import Config
-from minippo.runs.results import TITLES
+from minippo.runs.results import MORE_TITLES, TITLES
 from tests.doc_commands import PAGES, REPOSITORY, blocks, read
 from tests.mutants.mutants import path_of
 from tests.mutants.plumbing import EVERY_MUTANT
@@ -111,7 +111,9 @@ def test_every_metric_is_explained():
     paths = [*REPOSITORY.glob("minippo/*.py"), *REPOSITORY.glob("train_*.py")]
     source = "".join(path.read_text(encoding="utf-8") for path in paths)
     pattern = r"(?:objective|loss|policy|value|response|rm|train|eval)/\w+"
-    logged = set(re.findall(f'"({pattern})"', source)) | {f"eval/{name}" for name in (*TITLES, "win_rate")}
+    logged = set(re.findall(f'"({pattern})"', source)) | {
+        f"eval/{name}" for name in (*TITLES, *MORE_TITLES, "win_rate")
+    }
     assert len(logged) > 35
     assert set(re.findall(f"`({pattern})`", METRICS)) == logged
 

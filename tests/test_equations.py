@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from minippo import equations, evaluation, masking
+from minippo import equations, masking, reward_evaluation
 
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 SEEDS = st.integers(0, 2**31 - 1)
@@ -230,13 +230,13 @@ def test_calibration_counts_by_confidence_and_leaves_empty_bins_out():
     confidences = [0.55, 0.55, 0.55, 0.72, 0.78, 0.97]
     signs = [1, 1, -1, 1, -1, 1]
     differences = torch.tensor([s * math.log(c / (1 - c)) for s, c in zip(signs, confidences, strict=True)])
-    low, middle, high = evaluation.calibration(differences, num_bins=5)
+    low, middle, high = reward_evaluation.calibration(differences, num_bins=5)
     assert (low.count, middle.count, high.count) == (3, 2, 1)
     assert low == pytest.approx((0.55, 2 / 3, 3), abs=1e-6)
     assert middle == pytest.approx((0.75, 0.5, 2), abs=1e-6)
     assert high == pytest.approx((0.97, 1.0, 1), abs=1e-6)
     expected = (3 * (2 / 3 - 0.55) + 2 * 0.25 + 0.03) / 6
-    assert evaluation.calibration_error([low, middle, high]) == pytest.approx(expected, abs=1e-6)
+    assert reward_evaluation.calibration_error([low, middle, high]) == pytest.approx(expected, abs=1e-6)
 
 
 def test_labels_drawn_from_bradley_terry_are_calibrated_and_scaled_scores_are_not():
@@ -244,15 +244,15 @@ def test_labels_drawn_from_bradley_terry_are_calibrated_and_scaled_scores_are_no
     differences = 2 * torch.randn(200_000, generator=generator, dtype=torch.float64)
     won = torch.rand(200_000, generator=generator, dtype=torch.float64) < torch.sigmoid(differences)
     signed = torch.where(won, differences, -differences)  # better minus worse, by the label
-    assert evaluation.calibration_error(evaluation.calibration(signed)) < 0.004
-    assert evaluation.calibration_error(evaluation.calibration(3 * signed)) > 0.05
+    assert reward_evaluation.calibration_error(reward_evaluation.calibration(signed)) < 0.004
+    assert reward_evaluation.calibration_error(reward_evaluation.calibration(3 * signed)) > 0.05
 
 
 def test_sure_and_tied_pairs_have_a_bin_too():
-    (tied, sure) = evaluation.calibration(torch.tensor([0.0, 1e9]))
+    (tied, sure) = reward_evaluation.calibration(torch.tensor([0.0, 1e9]))
     assert (tied.confidence, tied.accuracy) == (0.5, 0.5)  # it says either, and is right about that
     assert (sure.confidence, sure.accuracy) == (1.0, 1.0)
-    assert evaluation.calibration_error([]) == 0
+    assert reward_evaluation.calibration_error([]) == 0
 
 
 # ---------------------------------------------------------------------------------------------- masked statistics

@@ -8,9 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minippo.answers import Answer, answer_stats, win_rate
 from minippo.config import Config, DataConfig, PPOConfig
 from minippo.errors import TrainingError
-from minippo.evaluation import Answer, Evaluator, answer_stats, win_rate
+from minippo.evaluation import Evaluator
 from minippo.rollout import sample_responses
 from minippo.streams import response_uniforms
 from tests.environment import environment
@@ -64,6 +65,28 @@ def test_answers_of_the_reference_are_its_own_and_sampled_once(evaluator):
     assert ours.reference_answers is ours.reference_answers
 
 
+def test_greedy_answers_take_the_likeliest_tokens_and_are_judged_as_samples_are(evaluator, make_policy):
+    """Their log-probabilities are those at the temperature that training samples with, which is not 0."""
+    ours, policy = evaluator(), make_policy(0)
+    greedy, sampled, ends = ours.greedy(), ours.answer(policy), ours.env.sampling.end_ids
+    answers = greedy.answer(policy)
+    assert (greedy.queries, greedy.split, greedy.judge, greedy.config) == (ours.queries, ours.split, JUDGE, CONFIG)
+    assert [a.response for a in answers] != [a.response for a in sampled] == [a.response for a in ours.answer(policy)]
+    assert greedy.reference_answers == greedy.answer(ours.env.reference) != ours.reference_answers
+    for query, answer in zip(ours.queries, answers, strict=True):
+        ids, total = list(query), 0.0
+        for step in range(answer.length):
+            with torch.no_grad():
+                logits = [m(torch.tensor([ids]))[0][0, -1].double() for m in (policy, ours.env.reference)]
+            for each in logits if step < 2 else []:
+                each[list(ends)] = -torch.inf
+            ids.append(int(logits[0].argmax()))
+            total += float((logits[1] / 0.8).log_softmax(dim=-1)[ids[-1]])
+        assert answer.response == ours.env.tokenizer.decode(ids[len(query) :])
+        assert answer.ended == (ids[-1] in ends)
+        assert answer.ref_logprob == pytest.approx(total, abs=1e-4)
+
+
 def test_curves_are_of_the_given_answers_and_compare_them_with_the_references(evaluator, make_policy):
     ours = evaluator()
     answers, reference = ours.answer(make_policy(0)), ours.reference_answers
@@ -103,7 +126,9 @@ def test_judge_is_told_the_prompt_of_every_response():
         split_sentences=str.split,
         is_grammatical=bool,
     )
-    ours, theirs = ([Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True) for n in range(2)] for who in ("us", "them"))
+    ours, theirs = (
+        [Answer(f"{n}:", f" {who}", 0.0, 0.0, 1, True, 0.0, 0.0) for n in range(2)] for who in ("us", "them")
+    )
     answer_stats(ours, judge)
     assert asked == [("0:", " us"), ("1:", " us")]
     del asked[:]

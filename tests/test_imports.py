@@ -13,11 +13,11 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("config", "errors", "interruption", "exits", "streams", "splits", "storage", "masking", "batches", "optim"),
-    ("equations", "model"),
+    ("equations", "bootstrap", "model"),
     ("memory", "heads", "packing", "sampling", "advantages", "language_model"),
     ("state", "scoring"),
     ("rollout",),
-    ("ppo", "checks", "evaluation"),
+    ("ppo", "checks", "answers", "evaluation", "reward_evaluation"),
 )
 """The files of the method. A file imports from lower layers, or from files to its left in its own layer."""
 ORDER = {name: (layer, index) for layer, names in enumerate(LAYERS) for index, name in enumerate(names)}

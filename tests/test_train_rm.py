@@ -19,10 +19,10 @@ from minippo.batches import comparison_batches
 from minippo.config import Config, DataConfig, PPOConfig, RMConfig
 from minippo.data import Comparison, comparison_rows, prompt_rows
 from minippo.equations import ranking_loss
-from minippo.evaluation import comparison_scores, pairwise_accuracy, score_differences
 from minippo.heads import RewardModel
 from minippo.model import GPT, GPTConfig
 from minippo.optim import CPUAdamW
+from minippo.reward_evaluation import comparison_scores, pairwise_accuracy, score_differences
 from minippo.runs import Checkpoints, Run, read_metrics
 from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained

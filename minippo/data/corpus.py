@@ -11,8 +11,8 @@ from minippo.data.texts import Comparison, Demonstration, Texts
 from minippo.splits import Split
 
 if TYPE_CHECKING:
+    from minippo.answers import Judge
     from minippo.config import Config
-    from minippo.evaluation import Judge
 
 
 class Corpus(Protocol):

@@ -65,6 +65,12 @@ def load_run_scorer(run: Run, scorer: str | None = None) -> Scorer:
     """
     if run.config.ppo.scorer or scorer:
         return load_stored_scorer(run.config.ppo.scorer, scorer, run.folder)
+    return load_reward_scorer(run)
+
+
+@phase("loading")
+def load_reward_scorer(run: Run) -> RewardScorer:
+    """The run's reward model."""
     folder, (_, tokenizer) = run.earlier("rm"), run.tokenizers()
     model = load_reward_model(folder, run.dtype("reward"))
     check_tokenizer(model.gpt, tokenizer, folder)

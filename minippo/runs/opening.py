@@ -56,7 +56,7 @@ def open_run(options: Options, stage: str) -> Run:
             raise ValueError(f"{run.stage(stage)} has no checkpoints that could be trained for longer")
         run.continues = stage
     own = [name for name in earlier if (folder / name).is_dir()]
-    if source is not None and own != earlier and not all(_same_files(folder / x, source / x) for x in own):
+    if source is not None and own != earlier and not all(same_files(folder / x, source / x) for x in own):
         raise ValueError(
             f"{folder} already has its own {NAMES[own[0]]}; --init-from {source} would mix the stages of two runs"
         )
@@ -69,7 +69,7 @@ def open_run(options: Options, stage: str) -> Run:
     return run
 
 
-def _same_files(ours: Path, theirs: Path) -> bool:
+def same_files(ours: Path, theirs: Path) -> bool:
     """Whether a stage is a copy of another: all is the same but what it says about itself."""
     ours_files, theirs_files = sealed_files(ours), sealed_files(theirs)
     return all(ours_files.get(name) == entry for name, entry in theirs_files.items() if name != "summary.json")

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from minippo.evaluation import Answer, Evaluator
+from minippo.answers import Answer
+from minippo.evaluation import Evaluator
 from minippo.runs.run import Run
 from minippo.storage import read_json_lines, write_text
 
@@ -21,6 +22,15 @@ TITLES = {
     "grammatical": "grammatical sentences",
     "distinct_2": "distinct bigrams",
 }
+"""Metric -> its title in the report of a stage."""
+MORE_TITLES = {
+    "exact_kl": "KL, exact per token",
+    "perplexity": "perplexity of the reference",
+    "distinct_1": "distinct words",
+    "distinct_3": "distinct trigrams",
+    "repetition": "repeated 4-grams",
+}
+"""Further metrics, which `evaluate` shows as well."""
 
 
 def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> None:
@@ -36,6 +46,12 @@ def write_answers(run: Run, evaluator: Evaluator, answers: Sequence[Answer]) -> 
 def read_answers(run: Run) -> list[dict[str, Any]]:
     """The rows of a finished run's answers.jsonl."""
     return [row for _, row in read_json_lines(run.intact(run.stage("ppo")) / "answers.jsonl")]
+
+
+def stored_answers(run: Run) -> tuple[list[Answer], list[Answer]]:
+    """The answers of the reference and of the policy in a finished run's answers.jsonl."""
+    rows = read_answers(run)
+    return [Answer(**row["before"]) for row in rows], [Answer(**row["after"]) for row in rows]
 
 
 def table(before: dict[str, float], after: dict[str, float]) -> str:
@@ -90,13 +106,8 @@ def language_model_line(run: Run) -> str:
 
 
 def run_report(run: Run) -> str:
-    """The stored result of a finished run as Markdown."""
-    before, after = ([Answer(**row[key]) for row in read_answers(run)] for key in ("before", "after"))
-    return report(run, run.summary(), before, after)
-
-
-def report(run: Run, summary: dict[str, Any], before: Sequence[Answer], after: Sequence[Answer]) -> str:
-    """Results as Markdown: a table, then prompts with both answers."""
+    """The stored result of a finished run as Markdown: a table, then prompts with both answers."""
+    summary, (before, after) = run.summary(), stored_answers(run)
     scorer = run.config.ppo.scorer
     judge = "the gold score" if "gold_after" in summary else scorer or "the reward model"
     wins = f"wins against the reference's answer, by {judge}: {summary['win_rate']:.3f}"

@@ -101,6 +101,26 @@ def plot(rows: dict[str, dict[str, list[dict[str, Any]]]], path: Path) -> None:
     write_bytes(path, image.getvalue())
 
 
+def plot_runs(folders: Sequence[Path], path: Path) -> None:
+    """Plot the curves of run directories into an image file. Raises ValueError if this is impossible."""
+    if path.suffix.lower() not in IMAGES:
+        raise ValueError(f"the name of the image must end in {', '.join(IMAGES)} (--out), not {path}")
+    rows = {}
+    for folder in folders:
+        load_run(folder, "cpu")  # raises ValueError unless it is a run directory
+        if not (folder / "metrics.jsonl").is_file():
+            raise ValueError(f"{folder} has no metrics.jsonl: nothing has been trained there yet")
+        rows[str(folder)] = {stage: read_metrics(folder, stage) for stage in ("rm", "ppo")}
+    if not panels(rows):
+        raise ValueError(f"{folders[0]} has no metrics of the reward model or PPO yet (python train_rm.py)")
+    try:
+        plot(rows, path)
+    except ImportError:
+        raise ValueError("plots need matplotlib: run pip install matplotlib, or make install-plot") from None
+    except OSError as error:
+        raise ValueError(f"{path} cannot be written (--out): {error.strerror}") from None
+
+
 @command_frame()
 def main() -> None:
     """`python -m minippo curves RUN`."""
@@ -109,20 +129,5 @@ def main() -> None:
         if not options.runs:
             raise ValueError("name a run directory, such as runs/reviews")
         path = options.out or options.runs[0] / "curves.png"
-        if path.suffix.lower() not in IMAGES:
-            raise ValueError(f"the name of the image must end in {', '.join(IMAGES)} (--out), not {path}")
-        rows = {}
-        for folder in options.runs:
-            load_run(folder, "cpu")  # raises ValueError unless it is a run directory
-            if not (folder / "metrics.jsonl").is_file():
-                raise ValueError(f"{folder} has no metrics.jsonl: nothing has been trained there yet")
-            rows[str(folder)] = {stage: read_metrics(folder, stage) for stage in ("rm", "ppo")}
-        if not panels(rows):
-            raise ValueError(f"{options.runs[0]} has no metrics of the reward model or PPO yet (python train_rm.py)")
-        try:
-            plot(rows, path)
-        except ImportError:
-            raise ValueError("plots need matplotlib: run pip install matplotlib, or make install-plot") from None
-        except OSError as error:
-            raise ValueError(f"{path} cannot be written (--out): {error.strerror}") from None
+        plot_runs(options.runs, path)
     print(path)

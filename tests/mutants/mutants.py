@@ -38,7 +38,7 @@ MUTANTS = [
     Mutant("minippo/equations.py", "- rejected_scores - margin", "- rejected_scores + margin", covering("equations", "preference margin label ranking calibr tied")),
     Mutant("minippo/equations.py", "(1 - label_smoothing) * agree + label_smoothing * flipped", "(1 - label_smoothing) * agree - label_smoothing * flipped", covering("equations", "preference margin label ranking calibr tied")),
     Mutant("minippo/equations.py", "offset=1, device", "offset=0, device", covering("equations", "preference margin label ranking calibr tied")),  # a completion against itself
-    Mutant("minippo/evaluation.py", "(differences > 0).double() + 0.5 * (differences == 0)", "(differences > 0).double()", covering("equations", "preference margin label ranking calibr tied")),
+    Mutant("minippo/reward_evaluation.py", "(differences > 0).double() + 0.5 * (differences == 0)", "(differences > 0).double()", covering("equations", "preference margin label ranking calibr tied")),
     # ------------------------------------------------------------------ masks and statistics
     Mutant("minippo/masking.py", "return x[:, :-1][predicted], tokens[:, 1:][predicted]", "return x[:, 1:][predicted], tokens[:, 1:][predicted]", covering("equations")),  # no shift by one
     Mutant("minippo/masking.py", "    total, count = torch.where(mask, x, 0), mask\n", "    total, count = x * mask, mask\n", covering("equations")),  # 0 * NaN
@@ -317,8 +317,8 @@ MUTANTS = [
     Mutant("minippo/data/holding_out.py", "row[\"prompt\"] or \"\\n\".join", "\"\\n\".join", covering("own_data", "held_out")),  # tested on prompts that were trained on
     Mutant("minippo/data/own.py", "firsts = firsts[~np.isin(hashed[firsts], seen)]", "firsts = firsts[hashed[firsts] != seen[0]]", covering("own_data", "asked_once")),
     # ------------------------------------------------------------------ reward-model training
-    Mutant("minippo/evaluation.py", "correct = [row[i] > row[j]", "correct = [row[i] >= row[j]", covering("train_rm", "tie pair")),  # ties count as right
-    Mutant("minippo/evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
+    Mutant("minippo/reward_evaluation.py", "correct = [row[i] > row[j]", "correct = [row[i] >= row[j]", covering("train_rm", "tie pair")),  # ties count as right
+    Mutant("minippo/reward_evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
     Mutant("train_rm.py", "    if epoch > 0:  # corpora", "    if False:  # corpora", covering("train_rm", "pairs_anew")),
     # ------------------------------------------------------------------ checkpoints and runs
     Mutant("minippo/state.py", "        self.seed, self.iteration = _count(position, \"seed\"), _count", "        self.iteration = _count", covering("checkpoint")),
@@ -331,7 +331,7 @@ MUTANTS = [
     Mutant("minippo/runs/run.py", "fcntl.LOCK_EX | fcntl.LOCK_NB", "fcntl.LOCK_SH | fcntl.LOCK_NB", covering("run", "another_process")),
     Mutant("minippo/runs/validation.py", "not SMALLEST_FLOAT <= abs(value) <= LARGEST_FLOAT:", "(abs(value) < SMALLEST_FLOAT or abs(value) > LARGEST_FLOAT):", covering("config", "nan_and_infinity")),
     Mutant("minippo/evaluation.py", "self.config.seed, f\"{self.split} answers\"", "0, f\"{self.split} answers\"", covering("evaluation")),  # disturbs training
-    Mutant("minippo/evaluation.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
+    Mutant("minippo/answers.py", "(a > b) + 0.5 * (a == b)", "(a >= b)", covering("evaluate")),
     Mutant("train_ppo.py", "        checkpoints.save(state)  # fail now, not an hour in, if the disk is not writable\n", "        pass\n", covering("pipeline", "each_come")),
     Mutant("train_ppo.py", "    if checkpoints.restore_latest(state):\n", "    if checkpoints.restore_latest(state):\n        env = Environment(state.policy, env.scorer, env.tokenizer, env.sampling)\n", covering("pipeline", "resumed")),
     Mutant("minippo/runs/presets.py", "            raise ValueError(f\"{place}: unknown field {shown}{did_you_mean(name, known)}\")\n", "            continue\n", covering("cli", "wrong_key")),  # an unknown key is ignored

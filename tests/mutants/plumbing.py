@@ -34,6 +34,7 @@ OF_MODEL = _files("model")
 OF_SAMPLING = _files("sampling")
 OF_STREAMS = _files("streams", "run_streams")
 OF_ADVANTAGES, OF_STATE, OF_EVALUATION = _files("advantages"), _files("state"), _files("evaluation")
+OF_BOOTSTRAP, OF_EXACT_KL, OF_REWARDS = _files("bootstrap"), _files("exact_kl"), _files("reward_evaluation")
 OF_LOADING, OF_STAGE, OF_RESULTS = _files("loading"), _files("stage"), _files("results")
 OF_STORAGE, OF_BATCHES = _files("storage"), _files("batches")
 OF_WEIGHTS, OF_TOKENIZERS = (
@@ -157,11 +158,10 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "{\"win_rate\": win_rate(answers, self.reference_answers, self.judge)}", "{\"win_rate\": win_rate(answers, self.reference_answers, None)}", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "answer_stats(self.reference_answers, self.judge), answer_stats(answers, self.judge)", "answer_stats(answers, self.judge), answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
     Mutant("minippo/runs/results.py", "\"before\": asdict(b), \"after\": asdict(a)}", "\"before\": asdict(a), \"after\": asdict(b)}", OF_RESULTS),
-    Mutant("minippo/evaluation.py", "gold = [judge.gold_score(a.prompt, a.response)", "gold = [judge.gold_score(\"\", a.response)", OF_EVALUATION),
-    Mutant("minippo/evaluation.py", "return judge.gold_score(a.prompt, a.response)", "return judge.gold_score(\"\", a.response)", OF_EVALUATION),
+    Mutant("minippo/answers.py", "gold = [judge.gold_score(a.prompt, a.response)", "gold = [judge.gold_score(\"\", a.response)", OF_EVALUATION),
+    Mutant("minippo/answers.py", "return judge.gold_score(a.prompt, a.response)", "return judge.gold_score(\"\", a.response)", OF_EVALUATION),
     Mutant("minippo/runs/results.py", "table(summary[\"before\"], summary[\"after\"])", "table(summary[\"after\"], summary[\"before\"])", OF_RESULTS),
     Mutant("minippo/runs/results.py", "side_by_side(before, after, run.config.eval.samples)", "side_by_side(after, before, run.config.eval.samples)", OF_RESULTS),
-    Mutant("minippo/tools/evaluate.py", "run.summary() | evaluator.summary(answers)", "evaluator.summary(answers) | run.summary()", covering("every_option", "evaluate_answers")),  # the old figures stay
     Mutant("minippo/evaluation.py", "0, indices, env.sampling.max_new_tokens", "0, range(len(indices)), env.sampling.max_new_tokens", OF_EVALUATION),  # every batch draws the same numbers
     Mutant("minippo/evaluation.py", "(logprobs - ref_logprobs).sum(dim=1)", "(logprobs - ref_logprobs).mean(dim=1)", _files("evaluate")),
     Mutant("minippo/sampling.py", "return (self.eos_id, *self.stop_ids)", "return (self.eos_id,)", covering("rollout", "stop_token")),  # the KL of what was not drawn from
@@ -376,12 +376,65 @@ PLUMBING = [
     Mutant("minippo/state.py", "seed, \"ppo prompts\"", "seed, \"ppo demonstrations\"", OF_STATE),  # two purposes draw the same numbers
     Mutant("minippo/state.py", "config.ptx_batch_size, seed, ", "config.ptx_batch_size, 1, ", OF_STATE),
     Mutant("minippo/state.py", "            if len(demonstrations)\n", "            if config.ptx_coef > 0 and len(demonstrations)\n", OF_STATE),  # two places decide
+    # ------------------------------------------------------------------ bootstrap.py, answers.py
+    Mutant("minippo/bootstrap.py", "[(1 - LEVEL) / 2, (1 + LEVEL) / 2]", "[1 - LEVEL, LEVEL]", OF_BOOTSTRAP),  # 90 %
+    Mutant("minippo/bootstrap.py", "_resampled(ours, 0) - _resampled(theirs, 0))", "_resampled(ours, 0) - _resampled(theirs, 1))", OF_BOOTSTRAP),  # not paired
+    Mutant("minippo/bootstrap.py", "_resampled(ours, 0) - _resampled(theirs, 1))", "_resampled(ours, 0) - _resampled(theirs, 0))", OF_BOOTSTRAP),  # chance pairs
+    Mutant("minippo/bootstrap.py", "size=RESAMPLES)", "size=RESAMPLES).clip(max=1)", OF_BOOTSTRAP),  # without replacement
+    Mutant("minippo/bootstrap.py", "multinomial(num_rows, ", "multinomial(num_rows // 2, ", OF_BOOTSTRAP),
+    Mutant("minippo/bootstrap.py", "self.low > 0 or self.high < 0", "self.low >= 0 or self.high <= 0", OF_BOOTSTRAP),
+    Mutant("minippo/bootstrap.py", "np.maximum(sums[..., 1], 1)", "sums[..., 1]", OF_BOOTSTRAP),  # 0 / 0
+    Mutant("minippo/bootstrap.py", "lambda sums: np.exp(np.minimum(_quotient(sums), 300))", "lambda sums: np.exp(_quotient(sums))", OF_BOOTSTRAP),
+    Mutant("minippo/bootstrap.py", "ours.value - theirs.value, _resampled(ours, 0) - _resampled(theirs, 0)", "theirs.value - ours.value, _resampled(theirs, 0) - _resampled(ours, 0)", OF_BOOTSTRAP),
+    Mutant("minippo/bootstrap.py", "(counts.cumsum() - (counts + 1) / 2)", "(counts.cumsum() - counts)", OF_BOOTSTRAP),  # ties have the lowest rank
+    Mutant("minippo/answers.py", "(len(texts) - 1) * (without.mean() - without)", "(without.mean() - without)", OF_BOOTSTRAP),
+    Mutant("minippo/answers.py", "(len(texts) - 1) * (without.mean() - without)", "(len(texts) - 1) * (without - without.mean())", OF_BOOTSTRAP),
+    Mutant("minippo/answers.py", "sum(owners[gram] == 1 for gram in set(of_text))", "sum(owners[gram] == 1 for gram in of_text) * 2", OF_BOOTSTRAP),
+    Mutant("minippo/answers.py", "mean([a.exact_kl for a in answers])", "mean([a.kl for a in answers])", _files("evaluate")),
+    Mutant("minippo/answers.py", "exponential_ratio([-a.ref_logprob for a in answers], lengths)", "exponential_ratio([-a.ref_logprob - a.kl for a in answers], lengths)", _files("evaluate")),  # the policy's own perplexity
+    Mutant("minippo/answers.py", "exponential_ratio([-a.ref_logprob for a in answers], lengths)", "exponential_ratio([-a.ref_logprob / a.length for a in answers], [1] * len(answers))", _files("evaluate")),  # mean of answers, not tokens
+    Mutant("minippo/answers.py", "ratio(grammatical, list(map(len, sentences)))", "mean([good / max(1, len(all_)) for good, all_ in zip(grammatical, sentences, strict=True)])", _files("evaluate")),
+    Mutant("minippo/answers.py", "return 1 - len(set(grams)) / len(grams) if grams else 0.0", "return 1 - len(set(grams)) / len(grams) if grams else 1.0", _files("evaluate")),
+    Mutant("minippo/answers.py", "REPEATED = 4", "REPEATED = 1", _files("evaluate")),
+    # ------------------------------------------------------------------ evaluation.py: log-probabilities
+    Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (logprobs - ref_logprobs))", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (ref_logprobs - logprobs))", OF_EXACT_KL),  # the reverse KL
+    Mutant("minippo/evaluation.py", "next_token_logprobs(reference, theirs[chunk], part)", "next_token_logprobs(reference, ours[chunk], part)", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "    if sampling.min_new_tokens > 0:\n", "    if False:\n", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "torch.log_softmax(logits / sampling.temperature, dim=-1)", "torch.log_softmax(logits, dim=-1)", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "            batch = replace(batch, sampling=env.sampling)\n", "", OF_EVALUATION),  # log-probabilities at temperature 0
+    Mutant("minippo/evaluation.py", "replace(self.env.sampling, temperature=0.0)", "self.env.sampling", OF_EVALUATION),
+    Mutant("minippo/evaluation.py", "                kl.sum(dim=1).tolist(),\n                ref_logprobs.sum(dim=1).tolist(),", "                kl.sum(dim=1).tolist(),\n                logprobs.sum(dim=1).tolist(),", _files("evaluate")),
+    # ------------------------------------------------------------------ reward_evaluation.py
+    Mutant("minippo/reward_evaluation.py", "return self.share(self.score > 0,", "return self.share(self.score >= 0,", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "np.sign(self.score) == np.sign(self.gold), self.gold != 0", "self.score > 0, self.gold != 0", OF_REWARDS),  # the labels for the gold score
+    Mutant("minippo/reward_evaluation.py", "np.sign(self.gold), self.gold != 0)", "np.sign(self.gold), np.ones(len(self.gold), bool))", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "minlength=self.num_comparisons) for mask in (of & among, among)", "minlength=self.num_comparisons) for mask in (of, among)", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "index = np.repeat(np.arange(len(scores)), sizes)", "index = np.arange(sum(sizes)) % len(scores)", OF_REWARDS),  # pairs of one ranking apart
+    Mutant("minippo/reward_evaluation.py", "generator=generator, dtype=torch.float64) < confidence", "generator=generator, dtype=torch.float64) < 0.5", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "np.quantile(errors, 0.95)", "np.quantile(errors, 0.5)", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "values, side=\"left\")", "values, side=\"right\")", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "    x, y = (np.split(ranks(", "    x, y = (np.split((", OF_REWARDS),  # Pearson's
+    # ------------------------------------------------------------------ tools: evaluate, compare
+    Mutant("minippo/tools/evaluate.py", "answer_metrics(reference, judge), answer_metrics(answers, judge)", "answer_metrics(answers, judge), answer_metrics(reference, judge)", RECOMPUTED),
+    Mutant("minippo/tools/evaluate.py", "paired_difference(after[name], before[name])", "paired_difference(before[name], after[name])", RECOMPUTED),
+    Mutant("minippo/tools/evaluate.py", "estimate(wins(answers, reference, judge))", "estimate(wins(reference, answers, judge))", RECOMPUTED),
+    Mutant("minippo/tools/evaluate.py", "if not row[\"difference\"].excludes_zero", "if row[\"difference\"].excludes_zero", RECOMPUTED),
+    Mutant("minippo/tools/evaluate.py", "queries[options.split][:", "queries[\"test\"][:", covering("held_out", "evaluate")),
+    Mutant("minippo/tools/evaluate.py", "reward_figures(run, corpus, options.split)", "reward_figures(run, corpus, \"test\")", covering("held_out", "evaluate")),
+    Mutant("minippo/tools/evaluate_rewards.py", "/ model.gain.item()", "* 1.0", RECOMPUTED),  # calibration of normalised scores
+    Mutant("minippo/tools/evaluate_rewards.py", "error > floor[\"high\"]", "error < floor[\"high\"]", RECOMPUTED),
+    Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "            known -= {\"score, after\"}\n", "            pass\n", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "replace(column.run.config, seed=0)", "column.run.config", path_of("compare")),
     # ------------------------------------------------------------------ evaluation.py: who answers what
     Mutant("minippo/evaluation.py", "f\"{self.split} answers\"", "\"test answers\"", OF_EVALUATION),  # the draws of the evaluation at the end
     Mutant("minippo/evaluation.py", "    @cached_property\n", "    @property\n", OF_EVALUATION),  # every evaluation asks the reference again
     Mutant("minippo/evaluation.py", "stats = answer_stats(answers, self.judge)", "stats = answer_stats(self.reference_answers, self.judge)", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "{f\"eval/{name}\": value", "{name: value", OF_EVALUATION),
-    Mutant("minippo/evaluation.py", "logprobs_and_values(env.reference, batch, microbatch_size)", "logprobs_and_values(policy, batch, microbatch_size)", _files("evaluate")),
+    Mutant("minippo/evaluation.py", "compared_logprobs(policy, env.reference, batch", "compared_logprobs(policy, policy, batch", _files("evaluate")),
+    Mutant("minippo/evaluation.py", "compared_logprobs(policy, env.reference, batch", "compared_logprobs(env.reference, policy, batch", _files("evaluate")),  # the KL of the reference to the policy
     Mutant("minippo/evaluation.py", "        policy.eval()  # dropout off\n", "", _files("evaluate")),
     Mutant("minippo/evaluation.py", "{key: after[key] for key in (\"kl\"", "{key: before[key] for key in (\"kl\"", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "score_texts(env.scorer, batch.prompt_texts, batch.response_texts)", "env.scorer(batch.prompt_texts, batch.response_texts)", OF_EVALUATION),  # NaN is reported as a result
@@ -442,7 +495,7 @@ PLUMBING = [
     Mutant("train_ppo.py", "Checkpoints(run.unfinished(\"ppo\"), inputs.data)", "Checkpoints(run.unfinished(\"ppo\"))", covering("pipeline", "killed_and_resumed")),
     Mutant("train_ppo.py", "    Checkpoints(run.checkpoints_folder(\"ppo\"), corpus.fingerprint).check_latest()\n", "", covering("pipeline", "their_data")),
     Mutant("minippo/runs/checkpoint.py", "        if path is None and damage:\n", "        if False:\n", covering("checkpoint", "older")),
-    Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, \"test\"", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
+    Mutant("minippo/tools/evaluate.py", "Evaluator(env, queries, options.split", "Evaluator(env, queries, \"validation\"", covering("every_option", "evaluate_answers")),  # other draws than the run's
     Mutant("minippo/runs/scorers.py", "    if stored and named is None:\n", "    if False:\n", "tests/runs/test_scorers.py"),  # a file decides which code runs
     Mutant("minippo/runs/scorers.py", "    if named != stored:\n", "    if False:\n", "tests/runs/test_scorers.py"),
     Mutant("minippo/runs/scorers.py", "        sys.meta_path.insert(0, _NotFromRuns())\n", "        pass\n", "tests/runs/test_scorers.py"),
@@ -454,7 +507,6 @@ PLUMBING = [
     Mutant("minippo/runs/presets.py", "not re.fullmatch(DECIMAL, node.value)", "False", "tests/runs/test_hostile_settings.py"),
     Mutant("minippo/runs/validation.py", "        if size > memory:\n", "        if False:\n", covering("config")),
     Mutant("minippo/tools/evaluate.py", "policy = load_environment(run, options.scorer), load_policy(run, \"ppo\")", "policy = load_environment(run, options.scorer), load_policy(run, \"sft\")", covering("every_option", "evaluate_answers")),
-    Mutant("minippo/tools/evaluate.py", "evaluator.reference_answers, answers))", "answers, evaluator.reference_answers))", covering("every_option", "evaluate_answers")),
     Mutant("train_rm.py", "    sampling_params(config, policy_tokenizer)  # raises if the stop token is not one token\n", "", covering("train_rm", "stop_token")),  # known an hour later
     # ------------------------------------------------------------------ what is lost or taken for whole between two processes
     Mutant("minippo/storage.py", "        if path.stat().st_size != size:\n", "        if False:\n", covering("run", "damaged")),

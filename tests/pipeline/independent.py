@@ -247,14 +247,19 @@ def judge(
     hidden = policy.hidden([query + response for query, response in zip(queries, responses, strict=True)])
     for row, query, response in zip(hidden, queries, responses, strict=True):
         before = row[len(query) - 1 : len(query) + len(response) - 1]  # the state before a token chose it
-        logits = policy.logits(before) / settings.ppo.temperature
-        forbidden = torch.zeros(logits.shape, dtype=torch.bool)
-        forbidden[: settings.ppo.min_new_tokens, ends] = True
-        logprobs = logits.masked_fill(forbidden, -math.inf).log_softmax(dim=-1)
+        logprobs = distributions(policy, before, settings, ends)
         found[0].append(logprobs[range(len(response)), response])
-        found[1].append(-(logprobs.exp() * logprobs.masked_fill(forbidden, 0)).sum(dim=-1))
+        found[1].append(-(logprobs.exp() * logprobs.clamp(min=-1e9)).sum(dim=-1))
         found[2].append(policy.value_head(before).squeeze(-1) if values else torch.zeros(len(response)))
     return found
+
+
+def distributions(policy: Policy, before: Tensor, settings: Settings, ends: Ids) -> Tensor:
+    """Log-probabilities of all tokens, -inf for those that cannot be drawn, from the states before the tokens."""
+    logits = policy.logits(before) / settings.ppo.temperature
+    forbidden = torch.zeros(logits.shape, dtype=torch.bool)
+    forbidden[: settings.ppo.min_new_tokens, ends] = True
+    return logits.masked_fill(forbidden, -math.inf).log_softmax(dim=-1)
 
 
 # ---------------------------------------------------------------------------------------------- results
@@ -267,8 +272,14 @@ def answers(
     """What the policy answers, as in answers.jsonl."""
     ends = tokenizer.ends(settings.ppo.stop_token)
     responses = sample_responses(policy, queries, draws, settings, ends)
+    ours, theirs, exact = [], [], []
     with torch.no_grad():
-        ours, theirs = (judge(model, queries, responses, settings, ends)[0] for model in (policy, reference))
+        for query, response in zip(queries, responses, strict=True):
+            states = (model.hidden([query + response])[0][len(query) - 1 : -1] for model in (policy, reference))
+            p, q = (distributions(m, x, settings, ends) for m, x in zip((policy, reference), states, strict=True))
+            ours.append(p[range(len(response)), response])
+            theirs.append(q[range(len(response)), response])
+            exact.append(F.kl_div(q.clamp(min=-1e9), p.clamp(min=-1e9), reduction="sum", log_target=True))
     texts = [[tokenizer.text(ids) for ids in rows] for rows in (queries, responses)]
     columns = {
         "prompt": texts[0],
@@ -277,6 +288,8 @@ def answers(
         "kl": [float((p - q).sum()) for p, q in zip(ours, theirs, strict=True)],
         "length": [len(ids) for ids in responses],
         "ended": [ids[-1] in ends for ids in responses],
+        "exact_kl": [float(kl) for kl in exact],
+        "ref_logprob": [float(q.sum()) for q in theirs],
     }
     return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
 
@@ -288,12 +301,20 @@ def gold(answer: dict) -> float:
 def figures(rows: list[dict]) -> dict[str, float]:
     """The means that summary.json and the eval/ metrics hold."""
     words = [row["response"].split() for row in rows]
-    bigrams = [(text[i], text[i + 1]) for text in words for i in range(len(text) - 1)]
+
+    def grams(text: list[str], n: int) -> list[tuple[str, ...]]:
+        return list(zip(*(text[i:] for i in range(n)), strict=False))
+
+    def different(grams: list[tuple[str, ...]]) -> float:
+        return len(set(grams)) / max(1, len(grams))
+
     ended = [re.split(r"(?<=[.!?])(?![.!?])", row["response"]) for row in rows]
     sentences = [sentence.strip() for row in ended for sentence in row if sentence.strip()]
     columns = {
         "score": [row["score"] for row in rows],
         "kl": [row["kl"] for row in rows],
+        "exact_kl": [row["exact_kl"] for row in rows],
+        "repetition": [1 - different(grams(text, 4)) if len(text) > 3 else 0 for text in words],
         "eos_rate": [row["ended"] for row in rows],
         "response_length": [row["length"] for row in rows],
         "gold": [gold(row) > 0 for row in rows],
@@ -301,7 +322,9 @@ def figures(rows: list[dict]) -> dict[str, float]:
         "grammatical": [is_grammatical(sentence) for sentence in sentences],
     }
     means = {name: float(np.mean(column)) for name, column in columns.items()}
-    return means | {"distinct_2": len(set(bigrams)) / max(1, len(bigrams))}
+    means |= {f"distinct_{n}": different([gram for text in words for gram in grams(text, n)]) for n in (1, 2, 3)}
+    nats, tokens = (sum(row[name] for row in rows) for name in ("ref_logprob", "length"))
+    return means | {"perplexity": math.exp(-nats / tokens)}
 
 
 def win_rate(ours: list[dict], theirs: list[dict]) -> float:

@@ -353,22 +353,24 @@ def replace_everywhere(patch: pytest.MonkeyPatch, original: object, replacement:
 
 def run_stages(corpus: Corpus, run: Path, *options: object) -> dict[str, Record]:
     """Run all three stages by their commands; what each stage's models were given."""
-    records = {}
-    for name, main in MAINS.items():
-        records[name] = Record()
-        arguments = ["command", "--config", corpus.config, "--run-dir", run, "--device", "cpu", *options]
-        with pytest.MonkeyPatch.context() as patch, recorded(records[name]):
-            patch.setattr("sys.argv", [str(argument) for argument in arguments])
-            main()
+    arguments = ("--config", corpus.config, "--run-dir", run, *options)
+    return {name: run_command(main, run, *arguments) for name, main in MAINS.items()}
+
+
+def run_command(main: Callable[[], None], run: Path, *arguments: object) -> Record:
+    """Run a command; what the models of the run were given."""
+    record = Record()
+    with pytest.MonkeyPatch.context() as patch, recorded(record):
+        patch.setattr("sys.argv", ["command", "--device", "cpu", *map(str, arguments)])
+        main()
     tokenizers = {name: load_tokenizer(run / "tokenizers" / f"{name}.tiktoken") for name in ("policy", "reward")}
-    for record in records.values():
-        for step in record.passes:
-            if isinstance(step, Pass):
-                rows = [tokenizers[step.model].decode(row) for row in step.rows]
-                record.texts.append((step.learns, step.model, rows))
-            else:
-                record.texts.append((False, step, []))
-    return records
+    for step in record.passes:
+        if isinstance(step, Pass):
+            rows = [tokenizers[step.model].decode(row) for row in step.rows]
+            record.texts.append((step.learns, step.model, rows))
+        else:
+            record.texts.append((False, step, []))
+    return record
 
 
 class Phase(NamedTuple):

@@ -7,6 +7,7 @@ The options are those of the dataclasses: a new one without a test in `TESTS` fa
 from __future__ import annotations
 
 import io
+import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
@@ -20,7 +21,9 @@ from safetensors.torch import load_file, save_file
 
 from minippo import sft
 from minippo.config import Config
+from minippo.data import load_corpus, prompt_rows
 from minippo.runs import Options, read_answers
+from minippo.splits import HELD_OUT
 from minippo.storage import seal
 from minippo.tools import compare, curves, evaluate, export, generate, score
 from tests.pipeline.recording import Call, recorded
@@ -267,6 +270,25 @@ def test_evaluate_answers_anew_with_the_models_that_are_there(run, tmp_path, mod
         assert found.summary[side]["score"] == pytest.approx(mean)
 
 
+@shows(evaluate.EvaluateOptions, "split", "prompts", "samples", "out")
+def test_evaluate_asks_this_many_prompts_of_this_split_and_shows_and_writes_what_it_is_told(run, output, tmp_path):
+    corpus, tokenizer = load_corpus(run.config), tokenizers_of(run).policy
+    prompts = {split: prompt_rows(corpus.prompts, tokenizer, run.config.data)[0][split] for split in HELD_OUT}
+    assert [len(rows) for rows in prompts.values()] == [11, 14]
+    for split, count, asked in (("validation", 0, 6), ("validation", 9, 9), ("test", 0, 6), ("test", 4, 4),
+                                ("test", 14, 14), ("test", 99, 14)):  # fmt: skip
+        found = evaluation(run.folder, "--split", split, "--prompts", str(count))
+        texts = [tokenizer.decode(ids) for ids in prompts[split][:asked]]
+        assert [row["prompt"] for row in found.before] == [row["prompt"] for row in found.after] == texts
+    given = ("--run", run.folder, "--device", "cpu", "--prompts", 4)
+    for samples in (0, 2, 9):
+        out = tmp_path / f"{samples}.json"
+        said = output(evaluate.main, *given, "--samples", samples, "--out", out)
+        assert len([line for line in said.splitlines() if line.startswith("> ")]) == min(samples, 4)
+        assert json.loads(out.read_text())["sampled"]["prompts"] == 4
+    assert "4 validation prompts" in output(evaluate.main, *given, "--split", "validation")
+
+
 @shows(score.ScoreOptions, "scorer")
 @shows(evaluate.EvaluateOptions, "scorer")
 def test_a_function_that_a_run_was_trained_on_is_called_only_if_it_is_named_again(tiny_runs, output, capsys):
@@ -305,14 +327,20 @@ def test_export_takes_the_models_of_this_run_to_this_folder(run, other, output, 
 # ---------------------------------------------------------------------------------------------- compare, curves
 
 
-@shows(compare.CompareOptions, "runs", "mean")
-def test_compare_prints_these_runs(run, other, output):
+@shows(compare.CompareOptions, "runs", "mean", "out")
+def test_compare_prints_these_runs_and_plots_them_into_this_file(run, other, output, tmp_path, monkeypatch):
+    plotted = []
+    monkeypatch.setattr(compare, "plot_runs", lambda *arguments: plotted.append(arguments))
     rows = output(compare.main, run.folder, other.folder).splitlines()
-    assert [cell.strip() for cell in rows[0].split("|")] == ["", "", str(run.folder), str(other.folder), ""]
-    assert [cell.strip() for cell in rows[3].split("|")] == ["", "seed", "1", "2", ""]
-    means = output(compare.main, run.folder, other.folder, "--mean").splitlines()
-    assert all(mean.startswith(row) for mean, row in zip(means, rows, strict=True))
-    assert means[0].count("|") == rows[0].count("|") + 2
+    folders = [str(run.folder), str(other.folder)]
+    assert [cell.strip() for cell in rows[0].split("|")] == ["", "", *folders, " - ".join(reversed(folders)), ""]
+    assert [cell.strip() for cell in rows[3].split("|")] == ["", "seed", "1", "2", "", ""]
+    assert not plotted
+    means = output(compare.main, *folders, "--mean", "--out", tmp_path / "a.png").splitlines()
+    assert [cell.strip() for cell in means[0].split("|")][-5:-1] == [
+        f"{kind} of 1 like {folder}" for folder in folders for kind in ("mean", "range")
+    ]
+    assert plotted == [((run.folder, other.folder), tmp_path / "a.png")]
 
 
 @shows(curves.CurvesOptions, "runs", "out")

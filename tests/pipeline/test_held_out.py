@@ -17,8 +17,20 @@ from minippo.data import load_corpus, prompt_rows
 from minippo.runs import load_config, read_metrics
 from minippo.storage import REPOSITORY
 from minippo.tokenizer import load_tokenizer
+from minippo.tools import evaluate
 from minippo.weights import load_pretrained
-from tests.pipeline.marked import CORPORA, SPLITS, Corpus, Phase, Record, Row, markers_in, phases, run_stages
+from tests.pipeline.marked import (
+    CORPORA,
+    SPLITS,
+    Corpus,
+    Phase,
+    Record,
+    Row,
+    markers_in,
+    phases,
+    run_command,
+    run_stages,
+)
 
 KINDS = ("demonstrations", "comparisons", "prompts")
 HELD_OUT = ("validation", "test")
@@ -200,6 +212,22 @@ def test_logged_loss_is_of_validation_demonstrations_and_reported_loss_of_test_d
         logged = [line["eval/loss"] for line in read_metrics(finished.folder, f"sft-{name}") if "eval/loss" in line]
         assert logged == [pytest.approx(losses["validation"], abs=1e-5)]
         assert summary[f"sft_{name}_loss"] == pytest.approx(losses["test"], abs=1e-5)
+
+
+@pytest.mark.parametrize("options", [["--split", "validation"], ["--split", "test", "--prompts", 10**6], []])
+def test_evaluate_looks_at_all_rows_of_its_split_and_at_no_others(finished, options, tmp_path):
+    """Also if it reads the prompts again, because more are asked for than the run has answered."""
+    path, split = tmp_path / "figures.json", options[1] if options else "test"
+    record = run_command(evaluate.main, finished.folder, "--run", finished.folder, "--out", path, *options)
+    (step,) = phases(record, finished.corpus.markers, finished.splits, ("comparisons", "prompts"))
+    assert (step.what, step.split) == ("look", split)
+    asked, compared = (finished.splits[kind][split] for kind in ("prompts", "comparisons"))
+    assert step.markers >= asked | compared
+    figures = json.loads(path.read_text())
+    assert figures["split"] == split
+    assert figures["sampled"]["prompts"] == figures["greedy"]["prompts"] == len(asked)
+    completions = sum(len(c.ranked) for c in load_corpus(load_config(str(finished.corpus.config))).comparisons(split))
+    assert figures["reward_model"]["comparisons"] < completions <= 2 * len(compared)
 
 
 # ---------------------------------------------------------------------------------------------- corpora by themselves

@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import json
 import re
 
 import numpy as np
 import pytest
+import scipy.stats
 
 import train_ppo
 import train_rm
 from minippo import sft
-from minippo.tools import export
+from minippo.tools import evaluate, export
 from tests.pipeline import independent as second
 
 # Every setting that shapes what is reported has a value that is neither its default nor that of a neighbour. The final
@@ -283,6 +285,113 @@ def test_references_normalisation_samples_have_mean_0_and_variance_1(run):
     assert len(scores) == 48
     assert scores.mean() == pytest.approx(0, abs=TOLERANCE)
     assert scores.std() == pytest.approx(1, abs=TOLERANCE)
+
+
+# ---------------------------------------------------------------------------------------------- evaluate
+
+NUM_PROMPTS = 40
+
+
+@pytest.fixture(scope="module", params=["validation", "test"])
+def evaluated(request, run, tmp_path_factory) -> dict:
+    """The figures of `evaluate` on a split, and what it prints."""
+    path = tmp_path_factory.mktemp("evaluated") / "figures.json"
+    given = ("--run", run.folder, "--device", "cpu", "--split", request.param, "--out", path)
+    printed = command(evaluate.main, *given, "--prompts", NUM_PROMPTS)
+    return json.loads(path.read_text()) | {"printed": printed}
+
+
+def values(estimates: dict) -> dict[str, float]:
+    return {name: each["value"] for name, each in estimates.items()}
+
+
+def test_evaluate_compares_policy_and_reference_on_the_first_prompts_of_the_split(run, evaluated):
+    before, after = (run.answered(model, evaluated["split"], NUM_PROMPTS) for model in (run.reference, run.policy))
+    found = evaluated["sampled"]
+    assert found["prompts"] == NUM_PROMPTS
+    assert found["win_rate"]["value"] == pytest.approx(second.win_rate(after, before))
+    old, new = second.figures(before), second.figures(after)
+    assert old.keys() == new.keys() == found["metrics"].keys()
+    for name, estimates in found["metrics"].items():
+        expected = {"reference": old[name], "policy": new[name], "difference": new[name] - old[name]}
+        assert values(estimates) == close(expected), name
+    for name in ("score", "kl", "exact_kl", "eos_rate", "gold_score"):
+        columns = [[second.figures([row])[name] for row in rows] for rows in (before, after)]
+        differences = np.subtract(*reversed(columns))
+        errors = [np.std(x) / NUM_PROMPTS**0.5 for x in (*columns, differences)]
+        stated = [each["standard_error"] for each in found["metrics"][name].values()]
+        assert stated == pytest.approx(errors, rel=0.1, abs=1e-4), name
+
+
+def test_evaluate_also_takes_the_likeliest_tokens(run, evaluated):
+    settings, answers = copy.deepcopy(run.settings), {}
+    settings.ppo.temperature = 1e-6
+    queries = run.queries[evaluated["split"]][:NUM_PROMPTS]
+    draws = second.uniforms(1, "of no account", 0, range(NUM_PROMPTS), settings.data.response_length)
+    for name, model in (("reference", run.reference), ("policy", run.policy)):
+        rows = second.answers(model, run.reference, run.scorer, queries, draws, settings, run.tokenizer)
+        answers[name] = second.figures([row | {"ref_logprob": 0.0} for row in rows])
+    found, sampled = evaluated["greedy"]["metrics"], evaluated["sampled"]["metrics"]
+    assert found.keys() == sampled.keys() - {"kl", "exact_kl"}
+    for name in found.keys() - {"perplexity"}:  # it is that of the distribution that is otherwise sampled from
+        expected = {who: answers[who][name] for who in answers}
+        assert values(found[name]) == close(expected | {"difference": expected["policy"] - expected["reference"]}), name
+    assert 1 < found["perplexity"]["reference"]["value"] < sampled["perplexity"]["reference"]["value"]
+
+
+def test_evaluate_measures_the_reward_model_on_the_comparisons_of_the_split(run, evaluated, raw_scores):
+    split, found = evaluated["split"], evaluated["reward_model"]
+    scores, texts = raw_scores[split], second.comparisons(run.settings, split)
+    rows, kept = second.compared(run.scorer, texts)
+    gold = [[second.gold_score(texts[i][0], text) for text in texts[i][1]] for i in kept[: len(scores)]]
+    margins, clear = second.pairs(scores), second.pairs(gold)
+    lengths = second.pairs([[len(ids) for ids in row] for row in rows[: len(scores)]])
+    expected = {
+        "accuracy": (margins > 0).mean(),
+        "best_possible": run.accuracy_limit(split),
+        "gold_agreement": (margins * clear > 0)[clear != 0].mean(),
+        "gold_rank_correlation": scipy.stats.spearmanr(np.concatenate(scores), np.concatenate(gold))[0],
+    }
+    assert {name: found[name]["value"] for name in expected} == close(expected)
+    assert (found["comparisons"], found["pairs"]) == (len(scores), len(margins))
+    error = second.calibration_error(second.calibration(margins))
+    assert found["calibration_error"] == pytest.approx(error, abs=TOLERANCE)
+    draw, confidence = np.random.default_rng(0), 1 / (1 + np.exp(-abs(margins)))
+    simulated = [np.where(draw.random(len(margins)) < confidence, 1, -1) * abs(margins) for _ in range(300)]
+    chance = [second.calibration_error(second.calibration(differences)) for differences in simulated]
+    assert found["calibration_floor"]["mean"] == pytest.approx(np.mean(chance), rel=0.1)
+    assert found["calibration_floor"]["high"] == pytest.approx(np.quantile(chance, 0.95), rel=0.15)
+    for name, x in (("margin", abs(margins)), ("length_difference", lengths), ("gold_margin", abs(clear))):
+        assert sum(group["pairs"] for group in found[name]) == len(margins)
+        assert len(found[name]) == 4
+        for group in found[name]:
+            chosen = (x >= group["low"] - TOLERANCE) & (x <= group["high"] + TOLERANCE)
+            assert abs(group["pairs"] - chosen.sum()) <= 1  # at an edge, TOLERANCE may include another pair
+            assert group["accuracy"]["value"] == pytest.approx((margins > 0)[chosen].mean(), abs=2 / group["pairs"])
+
+
+def test_evaluate_prints_these_figures_and_says_what_they_do_not_show(evaluated):
+    parts = evaluated["printed"].split(f"{evaluated['run']}, ")[1:]
+    for part, name in zip(parts, ("sampled", "greedy"), strict=False):
+        assert part.startswith(f"{name} answers: {NUM_PROMPTS} {evaluated['split']} prompts\n")
+        cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in table_of(part)]
+        metrics, wins = evaluated[name]["metrics"], evaluated[name]["win_rate"]
+        assert cells[0] == ["", "reference", "policy", "policy - reference"]
+        titles = dict(zip(metrics, (row[0] for row in cells[2:]), strict=True))
+        for (_, *row), estimates in zip(cells[2:], metrics.values(), strict=True):
+            assert row == [f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in estimates.values()]
+        unknown = [m for m, e in metrics.items() if e["difference"]["low"] <= 0 <= e["difference"]["high"]]
+        assert f"contains 0) for: {', '.join(titles[m] for m in unknown)}\n" in part
+        assert number_after("by the gold score", part) == pytest.approx(wins["value"], abs=PRINTED)
+        assert ("neither is better" in part) == (wins["low"] <= 0.5 <= wins["high"])
+    rewards = evaluated["reward_model"]
+    assert parts[2].startswith(f"reward model: 300 {evaluated['split']} comparisons, {rewards['pairs']} pairs\n")
+    for words, name in (("accuracy", "accuracy"), ("the gold score", "gold_agreement"),
+                        ("rank correlation", "gold_rank_correlation")):  # fmt: skip
+        assert number_after(words, parts[2]) == pytest.approx(rewards[name]["value"], abs=PRINTED)
+    too_large = rewards["calibration_error"] > rewards["calibration_floor"]["high"]
+    assert ("more than chance explains" if too_large else "no miscalibration is shown") in parts[2]
+    assert len(table_of(parts[2])) == 2 + 3 * 4
 
 
 # ---------------------------------------------------------------------------------------------- the language models

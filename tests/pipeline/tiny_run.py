@@ -20,9 +20,10 @@ import yaml
 import train_ppo
 import train_rm
 from minippo import sft
+from minippo.answers import Answer
 from minippo.config import Config
-from minippo.evaluation import Answer
-from minippo.runs import Run, load_config, report
+from minippo.evaluation import Evaluator
+from minippo.runs import load_config, load_run
 from minippo.tokenizer import train_bpe
 from minippo.tools import evaluate
 from tests.pipeline.recording import Recording, recorded
@@ -362,12 +363,16 @@ def evaluation(folder: Path, *options: str) -> SimpleNamespace:
     """What `python -m minippo evaluate` finds, not rounded: `summary`, and the answers `before` and `after`."""
     found = SimpleNamespace()
 
-    def noted(run: Run, summary: dict[str, Any], before: list[Answer], after: list[Answer]) -> str:
-        found.summary, found.before, found.after = summary, [asdict(a) for a in before], [asdict(a) for a in after]
-        return report(run, summary, before, after)
+    figures = evaluate.answer_figures
+
+    def noted(evaluator: Evaluator, answers: list[Answer], without: tuple[str, ...]) -> dict[str, Any]:
+        if not without:  # sampled, not greedy
+            found.summary = load_run(folder).summary() | evaluator.summary(answers)
+            found.before, found.after = ([asdict(a) for a in each] for each in (evaluator.reference_answers, answers))
+        return figures(evaluator, answers, without)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(evaluate, "report", noted)
+        patch.setattr(evaluate, "answer_figures", noted)
         command(evaluate.main, "--run-dir", folder, "--device", "cpu", *options)
     return found
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 import train_rm
-from minippo import ppo, rollout, sampling, scoring, sft
+from minippo import evaluation, ppo, rollout, sampling, scoring, sft
 from minippo.config import Config, MemoryConfig
 from minippo.runs import Run
 from minippo.runs.out_of_memory import remedies
@@ -50,9 +50,9 @@ def fail(monkeypatch, module, name: str, *, call: int = 1) -> None:
          f"{NOW} {TRAIN}; a new run with --rm.batch-size below 8 or --model.reward.dtype bfloat16 needs less"),
         ("ppo", sampling, "choose", 30, "ppo, iteration {}: out of GPU memory (generation)",
          f"{NOW} {PARK}; a new run with --ppo.rollout-batch-size below 8 or {BIGGER}"),
-        ("ppo", rollout, "response_logprobs", 10, "ppo, iteration {}: out of GPU memory (log-probabilities)",
+        ("ppo", rollout, "response_logprobs", 4, "ppo, iteration {}: out of GPU memory (log-probabilities)",
          f"{NOW} {PARK}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
-        ("ppo", rollout, "response_logprobs", 12, "ppo, iteration {}: out of GPU memory (reference)",
+        ("ppo", rollout, "response_logprobs", 6, "ppo, iteration {}: out of GPU memory (reference)",
          f"{NOW} {PARK}; a new run with --ppo.microbatch-size below 2 or {BIGGER}"),
         ("ppo", scoring, "pad", 2, "ppo, iteration {}: out of GPU memory (scoring)",
          f"{NOW} {PARK}; a new run with --model.reward.dtype bfloat16 needs less"),
@@ -92,7 +92,7 @@ def test_memory_options_can_be_added_to_the_run_that_failed(tiny_runs, monkeypat
     ("main", "module", "name", "phase"),
     [
         (evaluate.main, sampling, "choose", "generation"),
-        (evaluate.main, rollout, "response_logprobs", "log-probabilities"),
+        (evaluate.main, evaluation, "next_token_logprobs", "log-probabilities"),
         (generate.main, sampling, "choose", "generation"),
         (score.main, scoring, "pad", "scoring"),
         (score.main, pretrained, "_empty_model", "loading"),

@@ -7,14 +7,20 @@ from types import SimpleNamespace
 
 import pytest
 
+from minippo.answers import Answer, answer_stats
 from minippo.config import Config, EvalConfig, PPOConfig
-from minippo.evaluation import Answer, answer_stats
 from minippo.runs import Run, language_model_line, read_answers, reward_model_line, run_report, write_answers
 from minippo.runs.results import table
 from tests.stored import sealed_stage
 
-BEFORE = [Answer("One:", " dull", -1.0, 0.0, 3, True), Answer("Two:", " bland", 0.25, 0.0, 5, False)]
-AFTER = [Answer("One:", " superb", 2.0, 1.5, 4, True), Answer("Two:", " lovely\u2028", 1.5, 2.5, 2, True)]
+BEFORE = [
+    Answer("One:", " dull", -1.0, 0.0, 3, True, 0.0, -4.0),
+    Answer("Two:", " bland", 0.25, 0.0, 5, False, 0.0, -6.5),
+]
+AFTER = [
+    Answer("One:", " superb", 2.0, 1.5, 4, True, 1.25, -7.0),
+    Answer("Two:", " lovely\u2028", 1.5, 2.5, 2, True, 2.25, -5.0),
+]
 
 
 @pytest.fixture

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
-from dataclasses import replace
+from dataclasses import asdict
 
+import numpy as np
 import pytest
 
-from minippo.config import Config, PPOConfig
+from minippo.answers import Answer
+from minippo.config import Config, DataConfig, PPOConfig
 from minippo.runs.presets import dump_config
 from minippo.storage import REPOSITORY
 from minippo.tools import compare, curves
@@ -20,12 +23,17 @@ from tests.stored import sealed_stage
 
 @pytest.fixture
 def make_run(tmp_path):
-    """A run directory with these settings, results and metrics of PPO."""
+    """A run directory with these settings, results, answers and metrics of PPO, and a reward model of this name."""
 
-    def make(name, *, config=Config(), metrics=(), **summary):  # noqa: B008
+    def make(name, *, config=Config(), metrics=(), answers=None, rewards="", **summary):  # noqa: B008
         folder = tmp_path / name
-        folder.mkdir()
+        (folder / "ppo").mkdir(parents=True)
         (folder / "config.yaml").write_text(dump_config(config))
+        rows = [{"before": asdict(said("dull")), "after": asdict(a)} for a in answers or [said("fine")]]
+        (folder / "ppo" / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        (folder / "rm").mkdir()
+        (folder / "rm" / "model.safetensors").write_text(rewards)
+        sealed_stage(folder / "rm", stage_seconds=0.0)
         sealed_stage(folder / "ppo", results={"win_rate": 0.5} | summary, stage_seconds=2.0)
         lines = [json.dumps({"stage": "ppo", "step": step} | row) + "\n" for step, row in enumerate(metrics, 1)]
         (folder / "metrics.jsonl").write_text("".join(lines))
@@ -47,29 +55,45 @@ def refused(capsys):
 
 
 def cells(out: str) -> dict[str, list[str]]:
-    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.splitlines()]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in out.split("\n\n")[0].splitlines()]
     return {row[0]: row[1:] for row in rows}
+
+
+def said(response: str, score=0.0, prompt="P:", **numbers) -> Answer:
+    given = {"kl": 0.0, "length": 2, "ended": True, "exact_kl": 0.0, "ref_logprob": -2.0} | numbers
+    return Answer(prompt, response, score, **given)
+
+
+def without_intervals(row: list[str]) -> list[str]:
+    return [cell.partition(" [")[0] for cell in row]
 
 
 def test_table_has_settings_that_differ_and_results_even_if_runs_have_different_ones(make_run, capsys):
     """As a run with the bundled reviews and one with a scorer and data of the user's own."""
-    a = make_run("a", before={"score": 0.1, "gold": 0.4}, after={"score": 1.25, "gold": 0.9}, rm_accuracy=0.75)
+    answers = [said("I loved it.", 1.25)]
+    before, after = {"score": 0.1, "gold": 0.4}, {"score": 1.25, "gold": 1.0}
+    a = make_run("a", before=before, after=after, rm_accuracy=0.75, answers=answers, win_rate=1.0)
     ppo = PPOConfig(kl_coef=0.0, scorer="mine:score")
-    b = make_run("b", config=replace(Config(), ppo=ppo), before={"score": 0.2}, after={"score": 2.0}, win_rate=0.875)
+    config = Config(data=DataConfig(source="imdb"), ppo=ppo)
+    b = make_run(
+        "b", config=config, before={"score": 0.2}, after={"score": 2.0}, answers=[said("x", 2.0)], win_rate=1.0
+    )
     command(compare.main, a, b)
-    assert cells(capsys.readouterr().out) == {
-        "": [str(a), str(b)],
-        "---": ["---", "---"],
-        "ppo.kl_coef": [str(PPOConfig().kl_coef), "0.0"],
-        "ppo.scorer": ["", "mine:score"],
-        "rm_accuracy": ["0.75", ""],
-        "win_rate": ["0.5", "0.875"],
-        "score, before": ["0.1", "0.2"],
-        "gold, before": ["0.4", ""],
-        "score, after": ["1.25", "2"],
-        "gold, after": ["0.9", ""],
-        "stage_seconds": ["2", "2"],
-        "peak_memory_mb": ["9", "9"],
+    found = cells(capsys.readouterr().out)
+    assert {name: without_intervals(row) for name, row in found.items()} == {
+        "": [str(a), str(b), f"{b} - {a}"],
+        "---": ["---"] * 3,
+        "data.source": ["reviews", "imdb", ""],
+        "ppo.kl_coef": [str(PPOConfig().kl_coef), "0.0", ""],
+        "ppo.scorer": ["", "mine:score", ""],
+        "rm_accuracy": ["0.75", "", ""],
+        "win_rate": ["1.000", "1.000", "0.000"],
+        "score, before": ["0.1", "0.2", ""],
+        "gold, before": ["0.4", "", ""],
+        "score, after": ["1.250", "2.000", ""],  # of different scorers
+        "gold, after": ["1.000", "", ""],
+        "stage_seconds": ["2", "2", ""],
+        "peak_memory_mb": ["9", "9", ""],
     }
 
 
@@ -80,8 +104,74 @@ def test_mean_and_range_are_those_of_the_runs(make_run, capsys):
     ]
     command(compare.main, "--mean", *runs)
     rows = cells(capsys.readouterr().out)
+    assert rows[""][3:] == ["mean", "range"]
     assert rows["seed"] == ["1", "2", "6", "", ""]
     assert rows["score, after"] == ["1", "2", "6", "3", "1 to 6"]
+
+
+def test_means_are_those_of_runs_that_differ_only_in_their_seed(make_run, capsys):
+    runs = [
+        make_run(
+            f"{kl_coef}-{seed}",
+            config=Config(seed=seed, ppo=PPOConfig(kl_coef=kl_coef)),
+            before={"score": 0.0},
+            after={"score": 10 * kl_coef + seed},
+        )
+        for kl_coef, seed in ((0.1, 1), (0.2, 1), (0.1, 5), (0.2, 3))
+    ]
+    command(compare.main, "--mean", *runs)
+    rows = cells(capsys.readouterr().out)
+    assert rows[""][4:] == [f"{what} of 2 like {run}" for run in runs[:2] for what in ("mean", "range")]
+    assert rows["score, after"] == ["2", "3", "6", "5", "4", "2 to 6", "4", "3 to 5"]
+
+
+# ---------------------------------------------------------------------------------------------- differences
+
+
+def row_of(out: str, name: str) -> list[str]:
+    return cells(out)[name]
+
+
+def answers_of(draw: np.random.Generator, count: int, shift: float, first: int = 0) -> list[Answer]:
+    """Answers whose scores depend on their prompt, which two runs have in common, and on little else."""
+    easy = np.random.default_rng(0).normal(size=first + count)[first:]
+    scores = easy + 0.1 * draw.normal(size=count) + shift
+    return [said("x", float(score), f"{first + i}:") for i, score in enumerate(scores)]
+
+
+@pytest.mark.parametrize("same", [True, False])
+def test_differences_are_paired_by_prompt_if_the_prompts_are_the_same(make_run, capsys, same):
+    draw = np.random.default_rng(1)
+    ours, theirs = answers_of(draw, 60, 0.5), answers_of(draw, 60, 0.0, first=0 if same else 1)
+    means = [sum(a.score for a in answers) / 60 for answers in (ours, theirs)]
+    a, b = (
+        make_run(name, before={"score": 0.0}, after={"score": mean}, answers=answers)
+        for name, mean, answers in zip("ab", means, (ours, theirs), strict=True)
+    )
+    command(compare.main, a, b)
+    out = capsys.readouterr().out
+    *_, cell = row_of(out, "score, after")
+    value, low, high = map(float, re.findall(r"-?[\d.]+", cell))
+    assert value == pytest.approx(means[1] - means[0], abs=6e-4)
+    x, y = (np.array([answer.score for answer in answers]) for answers in (ours, theirs))
+    error = (y - x).std() / 60**0.5 if same else np.hypot(x.std(), y.std()) / 60**0.5
+    assert high - low == pytest.approx(2 * 1.96 * error, rel=0.1)
+    said = "paired by prompt" if same else "not paired, because the prompts differ"
+    assert out.rstrip().split("\n\n")[1:] == [f"{b} - {a}: {said}"]
+
+
+def test_scores_of_different_reward_models_are_not_subtracted(make_run, capsys):
+    after = {"before": {"score": 0.0}, "after": {"score": 0.0, "kl": 0.0}}
+    a, b, c = (make_run(name, rewards=rewards, **after) for name, rewards in (("a", "1"), ("b", "2"), ("c", "1")))
+    command(compare.main, a, b, c)
+    out = capsys.readouterr().out
+    assert row_of(out, "score, after")[3:] == ["", "0.000 [0.000, 0.000]"]
+    assert row_of(out, "kl, after")[3:] == ["0.000 [0.000, 0.000]"] * 2
+    few = " (from 1 prompts only: fewer than 30 say little)"
+    assert out.rstrip().split("\n\n")[1:] == [
+        f"{b} - {a}: paired by prompt; no difference of the scores, which are from different scorers{few}",
+        f"{c} - {a}: paired by prompt{few}",
+    ]
 
 
 def test_runs_that_cannot_be_compared_are_refused(make_run, refused, tmp_path):

@@ -10,15 +10,18 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minippo.answers import Answer, answer_stats, distinct_n, repeated_share, win_rate
 from minippo.config import Config, DataConfig, EvalConfig, PPOConfig
-from minippo.evaluation import Answer, Evaluator, answer_stats, distinct_n, win_rate
+from minippo.evaluation import Evaluator
 from minippo.runs import Run, read_answers, run_report, side_by_side, table
 from tests.environment import environment
 from tests.stored import sealed_stage
 
 
-def said(response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:") -> Answer:
-    return Answer(prompt, response, score, kl, length, ended)
+def said(
+    response: str, *, score=0.0, kl=0.0, length=1, ended=True, prompt="P:", exact_kl=0.0, ref_logprob=0.0
+) -> Answer:
+    return Answer(prompt, response, score, kl, length, ended, exact_kl, ref_logprob)
 
 
 # Gold: how many "good" minus how many "bad". A sentence is grammatical where it ends in a full stop.
@@ -35,6 +38,13 @@ def test_distinct_bigrams_are_counted_over_all_texts_but_not_across_them():
     assert distinct_n(["a", ""], 2) == 0
 
 
+def test_repetition_is_the_share_of_4_grams_that_have_been_said_before():
+    assert repeated_share("so it is so it is so it is") == 3 / 6  # of six, three are new: so, it and is come first
+    assert repeated_share("a a a a a a") == pytest.approx(2 / 3)
+    assert repeated_share("a b c d a b c") == repeated_share("a b c") == repeated_share("") == 0
+    assert answer_stats([said("a a a a a a"), said("b")], None)["repetition"] == pytest.approx(1 / 3)
+
+
 def test_win_counts_one_and_tie_half_by_the_gold_score():
     ours = [said("good", score=-9), said("bad", score=9), said("x", score=9), said("good good")]
     theirs = [said("x"), said("x"), said("x"), said("good")]
@@ -49,9 +59,9 @@ def test_win_is_by_the_score_where_there_is_no_judge():
 
 def test_figures_are_means_over_answers_and_over_sentences():
     answers = [
-        said("good one.|bad", score=1.0, kl=2.0, length=4, ended=True),
-        said("good good.", score=-0.5, kl=1.0, length=6, ended=False),
-        said("", score=0.25, kl=-0.5, length=1, ended=True),
+        said("good one.|bad", score=1.0, kl=2.0, length=4, ended=True, exact_kl=1.5, ref_logprob=-3.0),
+        said("good good. good good. good.", score=-0.5, kl=1.0, length=6, ended=False, exact_kl=1, ref_logprob=-9.0),
+        said("", score=0.25, kl=-0.5, length=1, ended=True, exact_kl=0.25, ref_logprob=-2.0),
     ]
     assert answer_stats(answers, JUDGE) == pytest.approx(
         {
@@ -59,16 +69,25 @@ def test_figures_are_means_over_answers_and_over_sentences():
             "kl": 2.5 / 3,
             "eos_rate": 2 / 3,
             "response_length": 11 / 3,
-            "distinct_2": 1.0,
+            "exact_kl": 2.75 / 3,
+            "perplexity": math.exp(14 / 11),  # of all tokens, not the mean of the answers' perplexities
+            "distinct_1": 3 / 7,
+            "distinct_2": 4 / 5,
+            "distinct_3": 1.0,
+            "repetition": 0.0,
             "gold": 1 / 3,  # one of three is above 0; 0 is not
-            "gold_score": 2 / 3,
+            "gold_score": 5 / 3,
             "grammatical": 2 / 3,  # two of three sentences; the empty answer has none
         }
     )
 
 
 def test_figures_without_a_judge_leave_its_figures_out():
-    assert set(answer_stats([said("a b")], None)) == {"score", "kl", "eos_rate", "response_length", "distinct_2"}
+    assert answer_stats([said("a b")], JUDGE).keys() - answer_stats([said("a b")], None).keys() == {
+        "gold",
+        "gold_score",
+        "grammatical",
+    }
 
 
 def settings(ppo: PPOConfig, seed: int = 5) -> Config:
@@ -97,9 +116,7 @@ def test_every_prompt_is_answered_once_in_order(answers_of, queries, tokenizer, 
         assert all(a.length == 8 for a in answers if not a.ended)
 
 
-def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
-    make_policy, queries, answers_of, tokenizer
-):
+def test_log_probabilities_and_kl_of_an_answer_are_those_of_its_tokens(make_policy, queries, answers_of, tokenizer):
     policy, reference = make_policy(0), make_policy(1)
     temperature = 0.7
     config = replace(Config().ppo, temperature=temperature, microbatch_size=7)
@@ -114,13 +131,13 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
         ids = tokenizer.encode(found.response) + [tokenizer.eos_id] * found.ended
         if len(ids) != found.length or tokenizer.decode(ids) != found.response:
             continue  # drawn as other tokens than the encoder would choose
-        total = 0.0
-        for sign, model in ((1, policy), (-1, reference)):
-            with torch.no_grad():
-                logits = model(torch.tensor([query + ids]))[0][0].double() / temperature
-            logprobs = torch.log_softmax(logits, dim=-1)
-            total += sign * sum(logprobs[len(query) - 1 + t, token].item() for t, token in enumerate(ids))
-        assert found.kl == pytest.approx(total, abs=1e-4)
+        with torch.no_grad():
+            logits = [model(torch.tensor([query + ids]))[0][0].double() / temperature for model in (policy, reference)]
+        p, q = (torch.log_softmax(x, dim=-1)[len(query) - 1 : -1] for x in logits)  # (tokens, V)
+        ours, theirs = (sum(x[t, token].item() for t, token in enumerate(ids)) for x in (p, q))
+        assert found.kl == pytest.approx(ours - theirs, abs=1e-4)
+        assert found.ref_logprob == pytest.approx(theirs, abs=1e-4)
+        assert found.exact_kl == pytest.approx((p.exp() * (p - q)).sum().item(), abs=1e-4)
         drawn.append(found)
     assert len(drawn) >= 4
     assert any(abs(found.kl) > 0.5 for found in drawn)
@@ -128,7 +145,7 @@ def test_kl_of_an_answer_is_its_log_probability_under_policy_minus_reference(
 
 def test_reference_has_no_kl_to_itself(answers_of, make_policy):
     reference = make_policy(1)
-    assert {a.kl for a in answers_of(reference, reference=reference)} == {0.0}
+    assert {(a.kl, a.exact_kl) for a in answers_of(reference, reference=reference)} == {(0.0, 0.0)}
 
 
 def test_answers_depend_on_the_seed_alone_and_disturb_no_other_draw(answers_of, make_policy):

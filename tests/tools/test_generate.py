@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import subprocess
@@ -18,6 +19,7 @@ from minippo.tools import evaluate, export, generate, score
 from minippo.tools.generate import Stream
 from minippo.tools.score import batches
 from tests.pipeline.tiny_run import command
+from tests.stored import edit_settings
 
 
 @given(st.text(max_size=30))
@@ -175,12 +177,47 @@ def test_texts_and_prompts_that_cannot_be_read_are_refused(tiny_runs, refused, t
         assert len(said) < 300
 
 
-@pytest.mark.parametrize("stage", ["sft", "rm", "ppo"])
+@pytest.mark.parametrize("stage", ["sft", "rm"])
 def test_evaluation_without_a_stage_that_it_needs_is_refused(tiny_runs, refused, tmp_path, stage):
     folder = tmp_path / "run"
     shutil.copytree(tiny_runs.base().folder, folder)
     shutil.rmtree(folder / stage)
     assert f"{folder} has no finished {stage}/" in refused(evaluate.main, "--run", folder, "--device", "cpu")
+
+
+def test_before_ppo_the_reward_model_is_evaluated_alone(tiny_runs, capsys, tmp_path):
+    command(evaluate.main, "--run", tiny_runs.base().folder, "--device", "cpu", "--out", tmp_path / "all.json")
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    shutil.rmtree(folder / "ppo")
+    shutil.rmtree(folder / "sft")
+    capsys.readouterr()
+    command(evaluate.main, "--run", folder, "--device", "cpu", "--out", tmp_path / "figures.json")
+    assert capsys.readouterr().out.startswith(f"{folder}, reward model: 11 test comparisons, ")
+    figures, both = (json.loads((tmp_path / name).read_text()) for name in ("figures.json", "all.json"))
+    assert figures == {"run": str(folder), "split": "test", "reward_model": both["reward_model"]}
+
+
+@pytest.mark.parametrize("moved", ["data gone", "other data"])
+def test_evaluation_says_what_it_cannot_do_without_the_data_of_the_run(tiny_runs, refused, capsys, tmp_path, moved):
+    folder, data = tmp_path / "run", tmp_path / "data"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    edit_settings(folder, f"folder: {tiny_runs.folder / 'reviews'}", f"folder: {data}")
+    if moved == "other data":
+        shutil.copytree(tiny_runs.folder / "other-reviews", data)
+    capsys.readouterr()
+    command(evaluate.main, "--run", folder, "--device", "cpu", "--prompts", 99)
+    out, err = capsys.readouterr()
+    if moved == "other data":
+        notes = [f"note: {folder / stage} was trained on other data; rows that are held out" for stage in ("rm", "ppo")]
+        assert [line.partition(" now")[0] for line in err.splitlines()] == notes
+        return
+    assert err.startswith("note: only the stored test prompts are evaluated, without the data: ")
+    assert "sampled answers: 6 test prompts" in out
+    assert "reward model: " not in out
+    assert f"{data} has no" in refused(evaluate.main, "--run", folder, "--device", "cpu", "--split", "validation")
+    shutil.rmtree(folder / "ppo")
+    assert f"{data} has no" in refused(evaluate.main, "--run", folder, "--device", "cpu")
 
 
 def test_evaluation_prints_any_text_to_any_terminal(tiny_runs, tmp_path, monkeypatch):
