@@ -166,7 +166,7 @@ class SFTConfig:
     """Stage 1: language-model training on the demonstrations. The policy learns to predict completions, the backbone of
     the reward model also prompts."""
 
-    policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=2_000_000, batch_tokens=1024))
+    policy: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=1_800_000, batch_tokens=1024))
     """Trains the reference policy."""
     reward: LMTrainConfig = field(default_factory=lambda: LMTrainConfig(tokens=500_000))
     """Warm-starts the backbone of the reward model, with the reward model's own tokenizer."""
@@ -281,8 +281,9 @@ class PPOConfig(OptimizerConfig):
     """Weight of the language-model loss on demonstrations added to every step (PPO-ptx, Ouyang et al. 2022, eq. 2)."""
     ptx_batch_size: Count = 32
     """Demonstrations per step for that loss."""
-    temperature: Temperature = 1.0
-    """Sampling temperature. Applied to the log-probabilities of both the policy and the reference."""
+    temperature: Temperature = 0.7
+    """Sampling temperature (0.5 to 0.7 in Ziegler et al. 2019). Applied to the log-probabilities of both the policy and
+    the reference."""
     min_new_tokens: CountOrZero = 0
     """Minimum response length in tokens: end tokens are suppressed before."""
     stop_token: str = ""

@@ -129,7 +129,13 @@ def scorer() -> Callable[[list[str], list[str]], torch.Tensor]:
 def ppo_config() -> PPOConfig:
     """24 rows: 3 minibatches of 8, in microbatches of 4."""
     return PPOConfig(
-        num_iterations=10, rollout_batch_size=24, num_epochs=2, num_minibatches=3, microbatch_size=4, kl_coef=0.2
+        num_iterations=10,
+        rollout_batch_size=24,
+        num_epochs=2,
+        num_minibatches=3,
+        microbatch_size=4,
+        kl_coef=0.2,
+        temperature=1.0,
     )
 
 

@@ -257,7 +257,7 @@ def test_init_from_a_run_on_other_data_is_refused_with_both_values(tmp_path, ref
     assert "its stages were trained with other settings: data.query_length is 20, here 24. Use its settings" in said
 
 
-@pytest.mark.parametrize("changes", [{"temperature": 0.7}, {"min_new_tokens": 3}, {"stop_token": "."}])
+@pytest.mark.parametrize("changes", [{"temperature": 0.8}, {"min_new_tokens": 3}, {"stop_token": "."}])
 def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path, refused, changes):
     (name,) = changes
     folder = stored(tmp_path / "run", "sft", "rm")
