@@ -206,7 +206,7 @@ class RMConfig(OptimizerConfig):
 class PPOConfig(OptimizerConfig):
     """Stage 3: PPO against the reward model. An iteration consists of epochs, minibatches and microbatches."""
 
-    lr: NonNegative = 8e-4
+    lr: NonNegative = 5e-4
     warmup: Fraction = 0.0
     weight_decay: NonNegative = 0.0
     adam_beta2: Annotated[float, Bounds(0, 0.999999)] = 0.999
@@ -234,7 +234,7 @@ class PPOConfig(OptimizerConfig):
     """Optimizer steps per epoch. Must divide `rollout_batch_size`."""
     microbatch_size: Count = 32
     """M, the rows per forward pass. Must divide the minibatch; gradients are accumulated over it."""
-    kl_coef: NonNegative = 0.11
+    kl_coef: NonNegative = 0.08
     """Coefficient of the per-token KL penalty. If `kl_target` is set, its initial value."""
     kl_target: PositiveOrNone = None
     """Adapt the KL coefficient to keep the KL per sequence near this value, in nats (Ziegler et al. 2019). None: keep
