@@ -21,7 +21,7 @@ from minippo.tools import trace
 from tests.doc_commands import read
 from tests.pipeline.tiny_run import command
 
-B, R, P, T = 2, 8, 9, 17
+B, R, P, T = 2, 7, 9, 15
 SHAPES = {
     "prompt_texts": (B,),
     "response_texts": (B,),
@@ -109,7 +109,7 @@ def test_the_functions_that_create_the_tensors_exist():
 
 
 def test_every_tensor_of_the_tables_has_a_number_for_each_token(traced):
-    assert [len(table["logprobs"]) for table in traced.tables] == [6, 8]
+    assert [len(table["logprobs"]) for table in traced.tables] == [6, 7]
     for table in traced.tables:
         assert {len(cells) for cells in table.values()} == {len(table["logprobs"])}
         assert {"rewards", "advantages", "ratio", "policy_loss"} < table.keys()
@@ -121,7 +121,7 @@ def test_the_formulas_give_the_printed_results(traced):
         assert formulas.keys() == trace.FORMULAS.keys()
         for name, (_, numbers, result) in formulas.items():
             names = {"exp": exp, "sqrt": sqrt, "clip": clip, "max": max}
-            assert eval(numbers, names) == pytest.approx(float(result), abs=5e-4), name
+            assert eval(numbers, names) == pytest.approx(float(result), rel=1e-3, abs=5e-4), name  # of rounded numbers
             assert result == traced.tables[0][name][t]
 
 
@@ -194,8 +194,9 @@ def test_output_is_repeatable_narrow_and_depends_on_the_seed(printed, monkeypatc
     monkeypatch.chdir(tmp_path)
     first = printed()
     assert printed() == first
-    assert max(map(len, first.splitlines())) <= 120
-    assert printed("--seed", 2) != first
+    other = printed("--seed", 3)
+    assert other != first
+    assert max(map(len, (first + other).splitlines())) <= 120
     assert os.listdir(tmp_path) == []
 
 
