@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 from safetensors.torch import load_file
@@ -12,6 +13,7 @@ from safetensors.torch import load_file
 import train_ppo
 from minippo import advantages
 from minippo.advantages import ESTIMATORS
+from minippo.config import MemoryConfig
 from minippo.tools import export, generate, trace
 from tests.doc_commands import blocks
 from tests.pipeline.exact_effects import check_ppo
@@ -68,6 +70,12 @@ def test_run_without_a_critic_is_resumed_bit_for_bit(grpo, tiny_runs, monkeypatc
         [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()] for run in (folder, grpo.folder)
     )
     assert [line for line in ours if line["stage"] == "ppo"] == [line for line in theirs if line["stage"] == "ppo"]
+
+
+def test_options_that_save_memory_change_nothing_without_a_critic(grpo, tiny_runs):
+    memory = {f"memory.{field.name}": True for field in fields(MemoryConfig)}
+    run = tiny_runs.run("reviews", GRPO | memory, ["ppo"])
+    assert contents(run.folder / "ppo" / "policy") == contents(grpo.folder / "ppo" / "policy")
 
 
 def test_commands_work_on_a_run_without_a_critic(grpo, tmp_path, capsys):
