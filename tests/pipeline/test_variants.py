@@ -13,9 +13,12 @@ from safetensors.torch import load_file
 import train_ppo
 from minippo import advantages
 from minippo.advantages import ESTIMATORS
-from minippo.config import MemoryConfig
+from minippo.config import Config, MemoryConfig
+from minippo.runs import parse_options
+from minippo.runs.presets import differences
+from minippo.runs.validation import check
 from minippo.tools import export, generate, trace
-from tests.doc_commands import blocks
+from tests.doc_commands import blocks, read
 from tests.pipeline.exact_effects import check_ppo
 from tests.pipeline.tiny_run import TinyRun, command, contents, evaluation, options
 
@@ -114,6 +117,18 @@ def test_trace_gives_the_formulas_of_the_variant(tiny_runs, capsys, changes):
         if "; the score is " in line:
             total, score = (text.split()[-1] for text in line.split("; "))
             assert float(total.split()[-1]) == pytest.approx(float(score), abs=2e-4)
+
+
+def test_methods_of_the_documentation_are_what_their_options_say():
+    rows = re.findall(r"^\| (\w+) [^|]*\| `(--ppo[^`]*)` \|$", read("docs/variants.md"), re.MULTILINE)
+    found = {name: parse_options("", words.split()).settings for name, words in rows}
+    for settings in found.values():
+        check(settings)
+    grpo = {name: value for name, (value, _) in differences(found["GRPO"], Config()).items()}
+    assert grpo == GRPO | {"ppo.samples_per_prompt": 8}
+    assert [found[name].ppo.advantage for name in ("RLOO", "REINFORCE")] == ["leave-one-out", "batch"]
+    (command_line,) = (block.text for block in blocks("docs/variants.md") if "train_ppo.py" in block.text)
+    assert dict(rows)["GRPO"] in command_line
 
 
 def test_example_of_the_documentation_is_all_that_a_new_estimator_takes(tiny_runs, monkeypatch):
