@@ -1,7 +1,7 @@
 """A rollout: prompts -> responses -> log-probabilities and values -> scores -> rewards -> advantages.
 
-Legend: B prompts, P longest query, R longest response, T longest query + response, M rows of a microbatch, N unmasked
-tokens, V vocabulary.
+Legend: B responses, P longest query, R longest response, T longest query + response, M rows of a microbatch, N unmasked
+tokens, V vocabulary, K responses to a prompt.
 """
 
 from __future__ import annotations

@@ -349,9 +349,9 @@ PLUMBING = [
     Mutant("minippo/runs/validation.py", "    if fewest > K:\n", "    if False:\n", covering("config", "cannot_work allowed")),
     Mutant("minippo/runs/validation.py", "    if ppo.advantage not in ESTIMATORS:\n", "    if False:\n", covering("config", "cannot_work allowed")),
     Mutant("minippo/runs/validation.py", "if ppo.kl_placement == \"loss\" and ppo.kl_estimate == \"k1\":", "if ppo.kl_estimate == \"k1\" and False:", covering("config", "cannot_work allowed")),
-    Mutant("minippo/weights/heads.py", "\"linear\") if heads else None", "\"linear\")", covering("variants")),
+    Mutant("minippo/weights/heads.py", "\"linear\") if heads else None", "\"linear\")", covering("variants", "commands")),
     Mutant("minippo/runs/phases.py", "ActorCritic(gpt, value_head(config)))", "ActorCritic(gpt, config.value_head))", OF_PLAN),
-    Mutant("minippo/tools/trace.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants")),
+    Mutant("minippo/tools/trace.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants", "commands")),
     # ------------------------------------------------------------------ loading.py: how responses are drawn, and by which models
     Mutant("minippo/runs/loading.py", "pad_id=tokenizer.pad_id", "pad_id=eos_id", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        stop_ids=tuple(stop_ids),\n", "", OF_LOADING),

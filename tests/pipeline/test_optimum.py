@@ -178,14 +178,9 @@ def test_penalty_in_the_loss_leads_where_its_stated_gradient_says(kind):
         start, end = log_distribution(reference, prompt), log_distribution(policy, prompt)
         expected = end_of_training(start, scores, kind)
         assert expected.exp().sum().item() == pytest.approx(1, abs=1e-6)
-        print(
-            kind,
-            distance(start, expected),
-            distance(end, expected),
-            distance(end, end_of_training(start, scores, {"k2": "k3", "k3": "k2"}[kind])),
-        )
-        assert distance(start, expected) > 0.3
-        assert distance(end, expected) < 0.1
+        other = end_of_training(start, scores, {"k2": "k3", "k3": "k2"}[kind])
+        print(kind, distance(start, expected), distance(end, expected), distance(end, other))
+        assert distance(end, expected) < min(0.1, distance(start, expected) / 2, distance(end, other))
 
 
 @pytest.mark.slow

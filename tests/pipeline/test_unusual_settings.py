@@ -96,6 +96,11 @@ def unusual(draw: random.Random) -> dict[str, Any]:
         "score_clip": draw.choice([None, 1e-20, 1e20]),
         "save_every": draw.choice([1, 10**15]),
     }
+    K = ppo["samples_per_prompt"] = draw.choice([1, ppo["rollout_batch_size"]])
+    ppo["advantage"] = draw.choice(["gae", "batch"] if K == 1 else ["gae", "group", "leave-one-out", "batch"])
+    ppo["kl_estimate"] = draw.choice(["k1", "k2"])  # k3 grows like q / p, beyond any number at some temperatures
+    ppo["kl_placement"] = draw.choice(["reward", "loss"] if ppo["kl_estimate"] == "k2" else ["reward"])
+    ppo["loss_normalisation"] = draw.choice(["token", "sequence"])
     changes |= {f"ppo.{name}": value for name, value in (optimizer(draw) | ppo).items()}
     evaluation = {"every": [1, 10**15], "prompts": [1, 10**15], "final_prompts": [1, 10**15], "samples": [0, 10**15]}
     return changes | {f"eval.{name}": draw.choice(values) for name, values in evaluation.items()}

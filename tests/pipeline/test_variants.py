@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import fields
 
 import pytest
 from safetensors.torch import load_file
@@ -12,8 +13,12 @@ from safetensors.torch import load_file
 import train_ppo
 from minippo import advantages
 from minippo.advantages import ESTIMATORS
+from minippo.config import Config, MemoryConfig
+from minippo.runs import parse_options
+from minippo.runs.presets import differences
+from minippo.runs.validation import check
 from minippo.tools import export, generate, trace
-from tests.doc_commands import blocks
+from tests.doc_commands import blocks, read
 from tests.pipeline.exact_effects import check_ppo
 from tests.pipeline.tiny_run import TinyRun, command, contents, evaluation, options
 
@@ -70,6 +75,12 @@ def test_run_without_a_critic_is_resumed_bit_for_bit(grpo, tiny_runs, monkeypatc
     assert [line for line in ours if line["stage"] == "ppo"] == [line for line in theirs if line["stage"] == "ppo"]
 
 
+def test_options_that_save_memory_change_nothing_without_a_critic(grpo, tiny_runs):
+    memory = {f"memory.{field.name}": True for field in fields(MemoryConfig)}
+    run = tiny_runs.run("reviews", GRPO | memory, ["ppo"])
+    assert contents(run.folder / "ppo" / "policy") == contents(grpo.folder / "ppo" / "policy")
+
+
 def test_commands_work_on_a_run_without_a_critic(grpo, tmp_path, capsys):
     command(generate.main, "--run", grpo.folder, "--prompt", "7: a short film on a cook.")
     assert capsys.readouterr().out.strip()
@@ -106,6 +117,18 @@ def test_trace_gives_the_formulas_of_the_variant(tiny_runs, capsys, changes):
         if "; the score is " in line:
             total, score = (text.split()[-1] for text in line.split("; "))
             assert float(total.split()[-1]) == pytest.approx(float(score), abs=2e-4)
+
+
+def test_methods_of_the_documentation_are_what_their_options_say():
+    rows = re.findall(r"^\| (\w+) [^|]*\| `(--ppo[^`]*)` \|$", read("docs/variants.md"), re.MULTILINE)
+    found = {name: parse_options("", words.split()).settings for name, words in rows}
+    for settings in found.values():
+        check(settings)
+    grpo = {name: value for name, (value, _) in differences(found["GRPO"], Config()).items()}
+    assert grpo == GRPO | {"ppo.samples_per_prompt": 8}
+    assert [found[name].ppo.advantage for name in ("RLOO", "REINFORCE")] == ["leave-one-out", "batch"]
+    (command_line,) = (block.text for block in blocks("docs/variants.md") if "train_ppo.py" in block.text)
+    assert dict(rows)["GRPO"] in command_line
 
 
 def test_example_of_the_documentation_is_all_that_a_new_estimator_takes(tiny_runs, monkeypatch):
