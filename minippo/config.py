@@ -176,6 +176,9 @@ class RMConfig(OptimizerConfig):
     """Stage 2: reward-model training on preference pairs and rankings."""
 
     lr: NonNegative = 1.5e-3
+    fraction: Annotated[float, Bounds(1e-6, 1)] = 1.0
+    """Fraction of the training comparisons to use, chosen at random. The comparisons of a smaller fraction are among
+    those of a larger one."""
     epochs: Count = 1
     """Passes over the comparisons."""
     batch_size: Count = 20

@@ -4,7 +4,7 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 """
 
 from minippo.exits import command_frame, wrong_input_exits
-from minippo.runs.arguments import Argument, command_line, override
+from minippo.runs.arguments import Argument, command_line, options_text, override
 from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
 from minippo.runs.loading import load_environment, load_policy, load_reference, load_run_scorer, sampling_params
 from minippo.runs.metrics import Metrics, read_metrics
@@ -49,6 +49,7 @@ __all__ = [
     "load_run",
     "load_run_scorer",
     "open_run",
+    "options_text",
     "override",
     "parse_options",
     "read_answers",

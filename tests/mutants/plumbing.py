@@ -5,6 +5,7 @@ Here a setting does not arrive, two roles or splits are swapped, a step is at an
 
 from __future__ import annotations
 
+from tests.mutants.frontier import FRONTIER
 from tests.mutants.mutants import MUTANTS, Mutant, covering, path_of
 
 
@@ -591,4 +592,4 @@ PLUMBING = [
     Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
 ]  # fmt: skip
 
-EVERY_MUTANT = [*MUTANTS, *PLUMBING]
+EVERY_MUTANT = [*MUTANTS, *PLUMBING, *FRONTIER]
