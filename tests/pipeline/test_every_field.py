@@ -132,6 +132,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "sft.policy.batch_tokens": [(200, None)],
         "sft.reward.batch_tokens": [(150, None)],
         "rm.batch_size": [(5, None)],
+        "rm.fraction": [(0.8, None)],
         "ppo.scorer": [("tests.pipeline.tiny_run:score_by_length", None)],
         "ppo.advantage": [(name, WITHOUT_CRITIC) for name in ("group", "leave-one-out", "batch")],
         "ppo.samples_per_prompt": [(4, None), (1, None)],

@@ -147,7 +147,7 @@ def test_laws_of_ppo_are_fitted_to_its_training_without_penalty():
     curve = {"method": "PPO", "setting": 0.0, "fraction": 1.0, "kl": kls, "gold": gold}
     others = [curve | {"setting": 0.1, "gold": [0.0] * 4}, curve | {"fraction": 0.5}, curve | {"method": "GRPO"}]
     best = [measured("best-of-n", n, best_of_n_kl(n), [[float(n)]]) for n in (1, 2, 4)]
-    sampled, trained = measure.laws(best, [*others[:1], curve, *others[2:]])
+    sampled, trained = measure.laws(best, [*others[:1], curve, *others[1:]])
     assert (sampled["kind"], trained["kind"], trained["reward_models"]) == ("best-of-n", "rl", 1)
     assert [value[0] for value in (trained["alpha"], trained["beta"])] == pytest.approx([1.0, 0.4])
     assert sampled["points"] == [[pytest.approx(best_of_n_kl(n)), n - 1.0] for n in (2, 4)]
@@ -476,6 +476,9 @@ def test_pool_has_independent_samples_with_their_scores_and_is_kept(run, copied)
     again = measure.sample_pool(run, replace(env, reference=None), plan.queries, plan.judge, 20)
     assert again.responses == pool.responses
     assert measure.pool_scores(again, run, scorer=None).tolist() == scores.tolist()  # nothing is computed again
+    twice = measure.sample_pool(run, env, plan.queries[:1] * 2, None, 12)
+    assert twice.responses[0] != twice.responses[1]
+    assert twice.gold is None
     more = measure.sample_pool(run, env, planned(run, ("prompts", 5)).queries, plan.judge, 20)
     assert more.responses[:3] == pool.responses
     assert measure.pool_scores(more, run, env.scorer).shape == (5, 20)
