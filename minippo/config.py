@@ -92,6 +92,9 @@ class DataConfig:
     limit: CountOrZero = 0
     """Use only the first `limit` demonstrations and comparisons (for the bundled reviews: `limit` pairs and `limit`
     rankings). 0 uses all."""
+    seed: Annotated[int | None, Bounds(0, 2**32 - 1)] = None
+    """Seed of the order, the pairs and the held-out rows of IMDB and of your own files. None: `seed`. Give runs with
+    other seeds the same `data.seed`, and they have the same splits."""
 
 
 @dataclass(frozen=True)

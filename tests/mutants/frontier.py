@@ -47,9 +47,9 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/pool.py", "        if not path.is_file():\n            prompt,", "        if True:\n            prompt,", COMMAND),
     Mutant("minippo/tools/frontier/pool.py", "    if len(stored) < len(pool.prompts):", "    if not stored:", COMMAND),
     # ------------------------------------------------------------------ rows
-    Mutant("minippo/tools/frontier/rows.py", "    source = reward_row(run, fraction, seed).folder\n", "    source = run.folder\n", TOOL),  # one reward model for all seeds
-    Mutant("minippo/tools/frontier/rows.py", "\"ppo.kl_coef\": coefficient, \"ppo.kl_target\": None}", "\"ppo.kl_coef\": coefficient}", TOOL),
-    Mutant("minippo/tools/frontier/rows.py", " | {\"eval.final_prompts\": prompts}", "", TOOL),
+    Mutant("minippo/tools/frontier/rows.py", "\"ppo\", source.folder, override(", "\"ppo\", run.folder, override(", TOOL),  # one reward model for all seeds
+    Mutant("minippo/tools/frontier/rows.py", ", \"ppo.kl_target\": None, \"eval", ", \"eval", TOOL),
+    Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | METHODS", "} | METHODS", TOOL),
     Mutant("minippo/tools/frontier/rows.py", "    waiting = [row for row in rows if not row.finished]\n", "    waiting = list(rows)\n", TOOL),
     Mutant("minippo/tools/frontier/rows.py", "while waiting and len(running) < jobs:", "while waiting:", TOOL),
     Mutant("minippo/tools/frontier/rows.py", "            process.terminate()\n", "            pass\n", covering("frontier", "fails reaches")),
@@ -57,7 +57,11 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/rows.py", "if process.returncode or not row.finished:", "if False:", covering("frontier", "fails")),
     Mutant("minippo/tools/frontier/report.py", "answers = episodes / (row[\"setting\"] - 1)", "answers = episodes / row[\"setting\"]", TOOL),
     Mutant("minippo/tools/frontier/report.py", "if value(row)[0] >= value(own)[0]", "if row[\"score\"][0] >= own[\"score\"][0]", TOOL),
-    # ------------------------------------------------------------------ rm.fraction
+    # ------------------------------------------------------------------ rm.fraction, data.seed
+    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.seed", covering("every_field", "data.seed")),
+    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.data.seed or config.seed", covering("corpora", "data_seed")),  # 0 is a seed
+    Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\")", "not in LOCATIONS", covering("frontier", "command_of")),
+    Mutant("minippo/tools/frontier/rows.py", "    if seed != run.config.seed:  # the splits of the run\n", "    if False:\n", TOOL),
     Mutant("train_rm.py", "    rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]\n", "", OF_FRACTION),
     Mutant("train_rm.py", "np.sort(order[: max(1, round(fraction * count))])", "np.arange(max(1, round(fraction * count)))", OF_RM),  # pairs come first, and rankings never
     Mutant("train_rm.py", "np.sort(order[: max(1, round(fraction * count))])", "order[: max(1, round(fraction * count))]", OF_RM),

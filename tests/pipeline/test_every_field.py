@@ -123,6 +123,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "data.response_length": [(8, POLICY_ONLY)],
         "data.crop_words": [(6, replace(only_rm, corpus="imdb"))],
         "data.limit": [(12, ALL), (20, replace(ALL, corpus="imdb")), (12, replace(ALL, **files))],
+        "data.seed": [(7, replace(ALL, corpus="imdb")), (7, replace(ALL, corpus="files")), (7, NOTHING)],
         "model.policy.tokenizer": [(str(runs.folder / "other.tiktoken"), None), ("train:270", None)],
         "model.reward.tokenizer": [(str(runs.folder / "other.tiktoken"), None), ("train:270", None)],
         "model.policy.weights": weights[:1],

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from minippo.data import load_corpus, prompt_rows
 from minippo.errors import TrainingError
 from minippo.overoptimisation import Law, best_of_n, best_of_n_kl
-from minippo.runs import load_run, read_answers, read_metrics
+from minippo.runs import load_run, open_run, parse_options, read_answers, read_metrics
 from minippo.runs.presets import dump_config
 from minippo.storage import REPOSITORY
 from minippo.tools import frontier
@@ -276,6 +277,7 @@ def test_plan_has_a_reward_model_for_every_seed_and_policies_for_every_method(ru
         assert row.source == reward_models[row.config.rm.fraction, row.config.seed]
         assert row.config.eval.final_prompts == 5
         assert row.config.ppo.kl_target is None  # it would change the coefficient
+        assert row.config.data.seed == (None if row.config.seed == 1 else 1)  # the splits of the run
     assert len({row.folder for row in plan.rows}) == len(plan.rows)
     assert plan.queries == [row["query"] for row in read_answers(run)][:5]
     assert plan.judge is not None
@@ -298,11 +300,26 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
         "--init-from": str(plan.reward_models[run.config.rm.fraction][1].folder),
         "--device": "cpu",
         "--seed": "2",
+        "--data.seed": "1",
         "--ppo.kl-coef": "0.5",
         "--ppo.kl-target": "None",
         "--eval.final-prompts": "5",
     }
-    assert plan.reward_models[run.config.rm.fraction][1].command(run)[1] == str(REPOSITORY / "train_rm.py")
+    reward_model = plan.reward_models[run.config.rm.fraction][1]
+    assert reward_model.command(run)[1] == str(REPOSITORY / "train_rm.py")
+    opened = open_run(parse_options("", reward_model.command(run)[2:], "rm"), "rm")
+    assert (opened.folder, opened.config) == (reward_model.folder, reward_model.config)
+
+
+@pytest.mark.parametrize("corpus", ["imdb", "files"])
+def test_rows_of_all_seeds_have_the_test_prompts_of_the_run(tiny_runs, corpus):
+    base = tiny_runs.base(corpus)
+    plan = planned(base, ("seeds", 2), ("fractions", ()), ("prompts", 5))
+    assert plan.judge is None
+    tokenizer = load_run(base.folder, "cpu").tokenizers()[0]
+    for row in plan.rows:
+        prompts, _ = prompt_rows(load_corpus(row.config).prompts, tokenizer, row.config.data)
+        assert [*prompts["test"][:5]] == plan.queries
 
 
 @pytest.fixture

@@ -70,18 +70,20 @@ def coefficients_of(run: Run, given: Sequence[float]) -> list[float]:
 
 def reward_row(run: Run, fraction: float, seed: int) -> Row:
     """The reward model trained with this seed on a fraction of the comparisons; it may be that of the run itself."""
-    config = override(run.config, {"seed": seed, "rm.fraction": fraction})
+    changes: dict[str, Any] = {"seed": seed, "rm.fraction": fraction}
+    if seed != run.config.seed:  # the splits of the run
+        changes["data.seed"] = run.config.seed if run.config.data.seed is None else run.config.data.seed
+    config = override(run.config, changes)
     folder = run.folder / "frontier" / f"rm-{fraction:g}-seed-{seed}"
     return Row(run.folder if config == run.config else folder, "rm", run.folder, config)
 
 
 def policy_row(run: Run, method: str, coefficient: float, fraction: float, seed: int, prompts: int) -> Row:
     """The policy trained with this seed and method on the reward model of this seed."""
-    changes = {"seed": seed, "rm.fraction": fraction, "ppo.kl_coef": coefficient, "ppo.kl_target": None}
-    changes |= METHODS[method] | {"eval.final_prompts": prompts}
+    source = reward_row(run, fraction, seed)
+    changes = {"ppo.kl_coef": coefficient, "ppo.kl_target": None, "eval.final_prompts": prompts} | METHODS[method]
     name = f"{method.lower()}-{coefficient:g}-rm-{fraction:g}-seed-{seed}"
-    source = reward_row(run, fraction, seed).folder
-    return Row(run.folder / "frontier" / name, "ppo", source, override(run.config, changes), method)
+    return Row(run.folder / "frontier" / name, "ppo", source.folder, override(source.config, changes), method)
 
 
 def check_settings(rows: Sequence[Row]) -> None:
