@@ -25,7 +25,7 @@ from minippo.runs.results import (
 from minippo.runs.run import Run
 from minippo.runs.scorers import load_named_scorer
 from minippo.runs.stage import run_stage
-from minippo.runs.validation import check_context
+from minippo.runs.validation import check, check_context
 
 __all__ = [
     "Argument",
@@ -35,6 +35,7 @@ __all__ = [
     "Phase",
     "Planner",
     "Run",
+    "check",
     "check_context",
     "command_frame",
     "command_line",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -19,7 +20,7 @@ import torch
 from minippo.data import load_corpus, prompt_rows
 from minippo.errors import TrainingError
 from minippo.overoptimisation import Law, best_of_n, best_of_n_kl
-from minippo.runs import load_run, open_run, parse_options, read_answers, read_metrics
+from minippo.runs import load_run, open_run, options_text, parse_options, read_answers, read_metrics
 from minippo.runs.presets import dump_config
 from minippo.storage import REPOSITORY
 from minippo.tools import frontier
@@ -309,6 +310,21 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
     assert reward_model.command(run)[1] == str(REPOSITORY / "train_rm.py")
     opened = open_run(parse_options("", reward_model.command(run)[2:], "rm"), "rm")
     assert (opened.folder, opened.config) == (reward_model.folder, reward_model.config)
+
+
+def test_other_methods_are_those_of_the_page_on_variants():
+    page = (REPOSITORY / "docs" / "variants.md").read_text(encoding="utf-8")
+    for method, own in (("GRPO", ""), ("RLOO", " --ppo.num-epochs 1 --ppo.num-minibatches 1")):
+        (options,) = re.findall(rf"^\| {method} .*\| `(.*)` \|$", page, re.MULTILINE)
+        assert options_text(rows.METHODS[method]) + own == options
+
+
+def test_settings_of_a_method_that_do_not_fit_are_refused(tiny_runs):
+    """A rollout of 12 cannot consist of groups of 8."""
+    changes = {"ppo.rollout_batch_size": 12, "ppo.num_minibatches": 1}
+    run = load_run(tiny_runs.run("reviews", changes, ["ppo"]).folder, "cpu")
+    with pytest.raises(ValueError, match="8 samples per prompt do not divide a rollout of 12"):
+        planned(run)
 
 
 @pytest.mark.parametrize("corpus", ["imdb", "files"])

@@ -14,11 +14,23 @@ from typing import Any, Literal
 
 from minippo.config import Config
 from minippo.errors import TrainingError
-from minippo.runs import Run, differences, load_config, options_text, override
+from minippo.runs import Run, check, differences, load_config, options_text, override
 from minippo.storage import REPOSITORY
 
-METHODS: dict[str, dict[str, Any]] = {"PPO": {}}
-"""Method -> its settings. A rollout has `ppo.rollout_batch_size` responses with each, so all see as many episodes."""
+METHODS: dict[str, dict[str, Any]] = {
+    "PPO": {},
+    "GRPO": {
+        "ppo.advantage": "group",
+        "ppo.samples_per_prompt": 8,
+        "ppo.kl_placement": "loss",
+        "ppo.kl_estimate": "k3",
+        "ppo.loss_normalisation": "sequence",
+        "ppo.whiten_advantages": False,
+    },
+    "RLOO": {"ppo.advantage": "leave-one-out", "ppo.samples_per_prompt": 4, "ppo.whiten_advantages": False},
+}
+"""Method -> its settings: those of docs/variants.md, but RLOO takes as many steps per rollout as the others. A rollout has
+`ppo.rollout_batch_size` responses with each, so all see as many episodes."""
 MULTIPLES = (4.0, 2.0, 0.5, 0.25)
 """The KL coefficients of PPO, unless others are given, besides the run's own and 0: multiples of its own."""
 SCRIPTS = {"rm": "train_rm.py", "ppo": "train_ppo.py"}
@@ -87,8 +99,9 @@ def policy_row(run: Run, method: str, coefficient: float, fraction: float, seed:
 
 
 def check_settings(rows: Sequence[Row]) -> None:
-    """Raise ValueError if a row, finished or not, was trained with other settings."""
+    """Raise ValueError if a row's settings contradict each other, or if it was trained with others before."""
     for row in rows:
+        check(row.config)
         if (path := row.folder / "config.yaml").is_file():
             sections = ("seed", "rm", "ppo", "eval") if row.stage == "ppo" else ("seed", "rm")
             for name, (theirs, ours) in differences(load_config(str(path)), row.config).items():
