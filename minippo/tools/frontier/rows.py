@@ -29,8 +29,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "RLOO": {"ppo.advantage": "leave-one-out", "ppo.samples_per_prompt": 4, "ppo.whiten_advantages": False},
 }
-"""Method -> its settings: those of docs/variants.md, but RLOO takes as many steps per rollout as the others. A rollout has
-`ppo.rollout_batch_size` responses with each, so all see as many episodes."""
+"""Method -> its settings: those of docs/variants.md, but RLOO takes as many steps per rollout as the others. A rollout
+has `ppo.rollout_batch_size` responses with each, so all see as many episodes."""
 MULTIPLES = (4.0, 2.0, 0.5, 0.25)
 """The KL coefficients of PPO, unless others are given, besides the run's own and 0: multiples of its own."""
 SCRIPTS = {"rm": "train_rm.py", "ppo": "train_ppo.py"}
