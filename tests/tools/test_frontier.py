@@ -155,6 +155,19 @@ def test_laws_of_ppo_are_fitted_to_its_training_without_penalty():
     assert sampled["points"] == [[pytest.approx(best_of_n_kl(n)), n - 1.0] for n in (2, 4)]
 
 
+def test_checkpoints_are_means_over_reward_models_at_the_same_iteration():
+    key = {"method": "PPO", "setting": 0.1, "fraction": 1.0, "iteration": [0, 7]}
+    curves = [key | {"kl": [0.0, kl], "score": [0.0, kl / 2], "gold": [-1.0, -kl]} for kl in (2.0, 4.0)]
+    alone = key | {"method": "RLOO", "kl": [0.0, 5.0], "score": [0.0, 1.0], "gold": []}
+    *_, second, _, last = measure.checkpoint_rows([*curves, alone])
+    assert second == {"method": "PPO", "setting": 0.1, "fraction": 1.0, "iteration": 7} | {
+        "kl": [3.0, 2.0, 4.0],
+        "score": [1.5, 1.0, 2.0],
+        "gold": [-3.0, -4.0, -2.0],
+    }
+    assert (last["method"], last["kl"], last["score"], last["gold"]) == ("RLOO", [5.0] * 3, [1.0] * 3, None)
+
+
 # ---------------------------------------------------------------------------------------------- sentences
 
 

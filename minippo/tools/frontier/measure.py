@@ -17,6 +17,7 @@ from minippo.tools.frontier.points import (
     Resamples,
     best_of_n_curves,
     best_of_n_points,
+    interval,
     law_row,
     point_rows,
 )
@@ -91,6 +92,22 @@ def training_curves(policies: Sequence[Row]) -> list[dict[str, Any]]:
     return curves
 
 
+def checkpoint_rows(curves: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The mean curve of each method, a row per evaluation during training, with intervals over the reward models."""
+    alike = defaultdict(list)
+    for curve in curves:
+        alike[curve["method"], curve["setting"], curve["fraction"]].append(curve)
+    rows, resamples = [], Resamples(1)
+    for key, group in alike.items():
+        for index, iteration in enumerate(group[0]["iteration"]):
+            row = dict(zip(("method", "setting", "fraction"), key, strict=True)) | {"iteration": iteration}
+            for name in ("kl", "score", "gold"):
+                means = torch.tensor([curve[name][index : index + 1] for curve in group], dtype=torch.float64)  # (S, 1)
+                row[name] = interval(float(means.mean()), resamples.means(means)) if means.numel() else None
+            rows.append(row)
+    return rows
+
+
 def laws(best_of_n: Sequence[Measured], curves: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     """The laws of best-of-n, and of PPO without penalty along its training, for every fraction of the comparisons."""
     rows = []
@@ -118,6 +135,7 @@ def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any
         "episodes": ppo.num_iterations * ppo.rollout_batch_size,
         "seconds": sum(seconds) / len(seconds),
         "points": point_rows([*best_of_n, *policies_measured(frontier)], Resamples(len(frontier.queries))),
+        "checkpoints": checkpoint_rows(curves),
         "curves": curves,
         "laws": laws(best_of_n, curves) if frontier.judge else [],
     }
