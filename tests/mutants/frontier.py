@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from tests.mutants.mutants import Mutant, covering
 
-OVER, STATISTICS = covering("overoptimisation"), covering("frontier", "interval prompts_are points law gains checkpoints")
+OVER, STATISTICS = (
+    covering("overoptimisation"),
+    covering("frontier", "interval prompts_are comparison points law gains checkpoints"),
+)
 COMMAND, POOL = covering("frontier", "contains_what other_prompts"), covering("frontier", "pool")
 PLAN, FINDINGS = covering("frontier", "plan_has command_of"), covering("frontier", "findings")
 TRAINING = covering("frontier", "trained_two fails_is reaches")
@@ -36,7 +39,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/points.py", "[float(p.kl.mean()) for p in curve],\n", "[float(point.kl.mean()) for p in curve],\n", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "own = zip(resamples.means(point.kl).tolist(),", "own = zip([float(point.kl.mean())] * RESAMPLES,", STATISTICS),  # a KL that is known exactly
     Mutant("minippo/tools/frontier/points.py", "torch.tensor([0.025, 0.975]", "torch.tensor([0.05, 0.95]", STATISTICS),
-    Mutant("minippo/tools/frontier/points.py", "[-row[\"ahead\"][0] for row in rows]", "[row[\"ahead\"][0] for row in rows]", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "[-row[\"ahead\"][0] for row in rows]", "[row[\"ahead\"][0] for row in rows]", FINDINGS),
     Mutant("minippo/tools/frontier/points.py", "p.gold.mean(dim=1) - first.gold.mean(dim=1)", "p.gold.mean(dim=1)", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "best = max(range(len(gains))", "best = min(range(len(gains))", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "gold - c[\"gold\"][0] for gold in c[\"gold\"][1:]", "gold for gold in c[\"gold\"][1:]", STATISTICS),

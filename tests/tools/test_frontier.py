@@ -152,6 +152,8 @@ def test_laws_of_ppo_are_fitted_to_its_training_without_penalty():
     sampled, trained = measure.laws(best, [*others[:1], curve, *others[1:]])
     assert (sampled["kind"], trained["kind"], trained["reward_models"]) == ("best-of-n", "rl", 1)
     assert [value[0] for value in (trained["alpha"], trained["beta"])] == pytest.approx([1.0, 0.4])
+    unclear = [curve | {"seed": 2, "kl": [0.0, -0.1, 0.0, 0.2]}, curve]  # one distance is not enough for a fit
+    assert [law["kind"] for law in measure.laws(best, unclear)] == ["best-of-n"]
     assert sampled["points"] == [[pytest.approx(best_of_n_kl(n)), n - 1.0] for n in (2, 4)]
 
 
@@ -187,7 +189,14 @@ def data():
     rows += [row_of("best-of-n", 8, 1.2, 9.0, fraction=0.25)]
     rows += [row_of("PPO", 0.1, 4.0, 1.2), row_of("PPO", 0.0, 100.0, -1.0), row_of("GRPO", 0.1, 3.0, 1.7, 0.6)]
     settings = {"prompts": 256, "samples": 8, "kl_coef": 0.1, "fraction": 1.0, "gold": True}
-    return settings | {"episodes": 7168, "seconds": 61.2, "points": rows, "laws": [], "curves": []}
+    return settings | {
+        "episodes": 7168,
+        "seconds": 61.2,
+        "rm_accuracy": [[1.0, 0.75], [0.25, 0.7]],
+        "points": rows,
+        "laws": [],
+        "curves": [],
+    }
 
 
 def test_findings_say_where_ppo_passes_best_of_n_and_what_it_costs(data):
@@ -204,6 +213,7 @@ def test_findings_say_where_ppo_passes_best_of_n_and_what_it_costs(data):
     assert "GRPO, coefficient 0.1: after as many episodes as PPO it ends at 3.00 nats with a score of 2.70" in text
     assert "(PPO: 1.20 [1.10, 1.30] at 4.00 nats; minus PPO at equal KL: +0.60 [+0.50, +0.70])" in text
     assert "Without the penalty, PPO ends at 100.0 nats with a score of 0.00 [-0.10, 0.10] and a gold score of" in text
+    assert "accuracy of the reward models: 0.750 with all comparisons, 0.700 with 0.25 of the comparisons." in text
     assert "best of 8: 9.00" not in text  # of a reward model trained on fewer comparisons
 
 
@@ -323,6 +333,12 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
     assert reward_model.command(run)[1] == str(REPOSITORY / "train_rm.py")
     opened = open_run(parse_options("", reward_model.command(run)[2:], "rm"), "rm")
     assert (opened.folder, opened.config) == (reward_model.folder, reward_model.config)
+
+
+def test_ppo_has_a_critic_whatever_the_run_has(tiny_runs):
+    changes = {"ppo.advantage": "batch"}
+    row = rows.policy_row(load_run(tiny_runs.run("reviews", changes, ["ppo"]).folder, "cpu"), "PPO", 0.1, 0.92, 1, 5)
+    assert row.config.ppo.advantage == "gae"
 
 
 def test_other_methods_are_those_of_the_page_on_variants():
@@ -493,6 +509,8 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys, tmp_
     settings = {"prompts": 6, "samples": 8, "kl_coef": 0.12, "fraction": 0.92, "gold": True, "episodes": 24}
     assert {key: data[key] for key in settings} == settings
     assert data["seconds"] == pytest.approx(run.record("ppo")["stage_seconds"])
+    accuracy = run.record("rm")["results"]["rm_accuracy"]
+    assert data["rm_accuracy"] == [[0.92, pytest.approx(accuracy)], [0.5, pytest.approx(accuracy)]]
 
     judge = planned(run, ("prompts", 6)).judge
     answers = [row["after"] for row in read_answers(run)]
@@ -517,6 +535,18 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys, tmp_
     assert best[-1]["score"][0] == pytest.approx(sum(map(max, stored)) / 6)
     assert best[-1]["gold"][0] == pytest.approx(sum(chosen) / 6)
     assert best[0]["gold"][0] == pytest.approx(sum(sum(row["gold"]) for row in pool) / 48)
+
+
+def test_frontier_of_a_corpus_without_a_gold_score(tiny_runs, tmp_path, copied, capsys):
+    shutil.copytree(tiny_runs.base("imdb").folder, tmp_path / "run")
+    command(frontier.main, tmp_path / "run", *TOY)
+    data = json.loads((tmp_path / "run" / "frontier" / "frontier.json").read_text())
+    assert (data["gold"], data["laws"]) == (False, [])
+    assert {row["gold"] for row in data["points"]} == {None}
+    assert "This corpus has no gold score." in capsys.readouterr().out
+    answers = [row["after"] for row in read_answers(load_run(tmp_path / "run", "cpu"))]
+    ppo = next(row for row in data["points"] if row["method"] == "PPO")
+    assert ppo["score"][0] == pytest.approx(sum(a["score"] for a in answers) / 6)
 
 
 def test_pool_has_independent_samples_with_their_scores_and_is_kept(run, copied):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import mean
 from typing import Any
 
 import torch
@@ -115,8 +116,15 @@ def laws(best_of_n: Sequence[Measured], curves: Sequence[dict[str, Any]]) -> lis
         sampled = best_of_n_curves([point for point in best_of_n if point.fraction == fraction])
         mine = [c for c in curves if (c["method"], c["setting"], c["fraction"]) == ("PPO", 0.0, fraction)]
         trained = [(c["kl"][1:], [gold - c["gold"][0] for gold in c["gold"][1:]]) for c in mine]  # from iteration 0
-        rows += [law_row("best-of-n", fraction, sampled), law_row("rl", fraction, trained)]
+        rows.append(law_row("best-of-n", fraction, sampled))
+        if all(sum(kl > 0 for kl in kls) > 1 for kls, _ in trained):  # otherwise there were too few evaluations
+            rows.append(law_row("rl", fraction, trained))
     return rows
+
+
+def accuracy(row: Row) -> float:
+    """Share of the held-out pairs that a reward model orders as the labels do."""
+    return load_run(row.folder, "cpu").record("rm")["results"]["rm_accuracy"]
 
 
 def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any]:
@@ -133,7 +141,8 @@ def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any
         "fraction": fraction,
         "gold": frontier.judge is not None,
         "episodes": ppo.num_iterations * ppo.rollout_batch_size,
-        "seconds": sum(seconds) / len(seconds),
+        "seconds": mean(seconds),
+        "rm_accuracy": [[fraction, mean(map(accuracy, rows))] for fraction, rows in frontier.reward_models.items()],
         "points": point_rows([*best_of_n, *policies_measured(frontier)], Resamples(len(frontier.queries))),
         "checkpoints": checkpoint_rows(curves),
         "curves": curves,

@@ -102,7 +102,14 @@ def findings(data: dict[str, Any]) -> list[str]:
         f"Without the penalty, PPO ends at {free['kl'][0]:.1f} nats with {achieved(free, data)}; the reference has "
         f"{achieved(best[0], data)}."
     )
+    accuracies = ", ".join(f"{value:.3f} with {part(fraction)}" for fraction, value in data["rm_accuracy"])
+    sentences.append(f"Mean held-out accuracy of the reward models: {accuracies}.")
     return sentences + [law_sentence(law) for law in data["laws"]]
+
+
+def part(fraction: float) -> str:
+    """The comparisons that a reward model was trained on."""
+    return "all comparisons" if fraction == 1 else f"{fraction:g} of the comparisons"
 
 
 def value(row: Row) -> list[float]:
@@ -187,8 +194,7 @@ def law_sentence(law: Row) -> str:
         if law["still_rising"]
         else f"the measured peak is {measured}"
     )
-    part = "all" if law["fraction"] == 1 else f"{law['fraction']:g} of the"
     return (
-        f"{method} with {part} comparisons ({law['reward_models']} reward models): the fitted law "
+        f"{method} with {part(law['fraction'])} ({law['reward_models']} reward models): the fitted law "
         f"{predicted}; {observed}. Root mean square error: {law['root_mean_square_error']:.2f}."
     )

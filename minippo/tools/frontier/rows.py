@@ -18,7 +18,7 @@ from minippo.runs import Run, check, differences, load_config, options_text, ove
 from minippo.storage import REPOSITORY
 
 METHODS: dict[str, dict[str, Any]] = {
-    "PPO": {},
+    "PPO": {"ppo.advantage": "gae"},
     "GRPO": {
         "ppo.advantage": "group",
         "ppo.samples_per_prompt": 8,
