@@ -356,9 +356,9 @@ def test_settings_of_a_method_that_do_not_fit_are_refused(tiny_runs):
         planned(run)
 
 
-@pytest.mark.parametrize("corpus", ["imdb", "files"])
-def test_rows_of_all_seeds_have_the_test_prompts_of_the_run(tiny_runs, corpus):
-    base = tiny_runs.base(corpus)
+def test_rows_of_all_seeds_have_the_test_prompts_of_the_run(tiny_runs):
+    """Without `data.seed`, IMDB's prompts would be in another order for every seed."""
+    base = tiny_runs.base("imdb")
     plan = planned(base, ("seeds", 2), ("fractions", ()), ("prompts", 5))
     assert plan.judge is None
     tokenizer = load_run(base.folder, "cpu").tokenizers()[0]

@@ -30,7 +30,7 @@ class Measured:
     """Of the comparisons that the reward models were trained on."""
     kl: Tensor  # (S, P), nats
     score: Tensor  # (S, P)
-    gold: Tensor | None  # (S, P)
+    gold: Tensor | None = None  # (S, P)
 
     @property
     def value(self) -> Tensor:
