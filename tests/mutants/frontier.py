@@ -65,7 +65,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/report.py", "answers = episodes / (row[\"setting\"] - 1)", "answers = episodes / row[\"setting\"]", FINDINGS),
     Mutant("minippo/tools/frontier/report.py", "if value(row)[0] >= value(own)[0]", "if row[\"score\"][0] >= own[\"score\"][0]", FINDINGS),
     # ------------------------------------------------------------------ rm.fraction, data.seed
-    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.seed", covering("every_field", "data.seed")),
+    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.seed", covering("corpora", "data_seed")),
     Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.data.seed or config.seed", covering("corpora", "data_seed")),  # 0 is a seed
     Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\")", "not in LOCATIONS", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    if seed != run.config.seed:  # the splits of the run\n", "    if False:\n", PLAN),
