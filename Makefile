@@ -71,6 +71,9 @@ trace: install            ## print one PPO iteration tensor by tensor: make trac
 curves: install-plot            ## plot the learning curves of a run
 	@$(BIN)/python -m minippo curves '$(RUN_DIR)'
 
+frontier: install-plot            ## compare PPO, GRPO, RLOO and best-of-n of a run at equal KL (40 minutes), resumable
+	@$(BIN)/python -m minippo frontier '$(RUN_DIR)' $(ARGS)
+
 compare: install            ## print settings, results and differences of several runs: make compare RUNS="runs/a runs/b"
 	@$(BIN)/python -m minippo compare $(RUNS)
 
@@ -110,4 +113,4 @@ clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves compare test test-all mutants lint bench bench-gpu tensorboard clean-runs clean
+.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves frontier compare test test-all mutants lint bench bench-gpu tensorboard clean-runs clean

@@ -17,6 +17,7 @@ from itertools import cycle, islice
 import minippo  # noqa: F401 - before PyTorch, because it configures how OpenMP threads wait
 
 # isort: split
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -185,9 +186,16 @@ def epoch_batches(run: Run, inputs: Inputs, epoch: int) -> Iterator[list[list[li
     rows, context, config = inputs.rows, inputs.model.gpt.config.context, run.config
     if epoch > 0:  # corpora without pairs of their own pair their texts anew in every epoch
         rows, *_ = comparison_rows(inputs.corpus.comparisons("train", epoch), run.tokenizers()[1], context, config.data)
+    rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]
     order = generator(config.seed, "rm batches", epoch)
     for batch in comparison_batches(rows.sizes, rows.longest, config.rm.batch_size, order):
         yield [rows[index] for index in batch]
+
+
+def chosen_comparisons(count: int, fraction: float, seed: int) -> np.ndarray:
+    """Indices of the comparisons to train on, in increasing order: a fraction of `count`, at least one."""
+    order = torch.randperm(count, generator=generator(seed, "rm fraction")).numpy()  # (count,)
+    return np.sort(order[: max(1, round(fraction * count))])  # the beginning of one order: subsets contain each other
 
 
 def score_batch(

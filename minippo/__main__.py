@@ -18,6 +18,7 @@ COMMANDS = {
     "generate": ("minippo.tools.generate", "print responses of a trained policy to your prompts"),
     "score": ("minippo.tools.score", "score texts with the reward model of a run"),
     "compare": ("minippo.tools.compare", "print the settings and results of several runs as a table"),
+    "frontier": ("minippo.tools.frontier", "compare PPO, GRPO, RLOO and best-of-n at equal KL"),
     "curves": ("minippo.tools.curves", "plot the learning curves of one or more runs"),
     "export": ("minippo.tools.export", "convert the models of a run for the transformers library"),
     "trace": ("minippo.tools.trace", "print the tensors of one PPO iteration, step by step"),

@@ -92,6 +92,9 @@ class DataConfig:
     limit: CountOrZero = 0
     """Use only the first `limit` demonstrations and comparisons (for the bundled reviews: `limit` pairs and `limit`
     rankings). 0 uses all."""
+    seed: Annotated[int | None, Bounds(0, 2**32 - 1)] = None
+    """Seed of the order, the pairs and the held-out rows of IMDB and of your own files. None: `seed`. Give runs with
+    other seeds the same `data.seed`, and they have the same splits."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,9 @@ class RMConfig(OptimizerConfig):
     """Stage 2: reward-model training on preference pairs and rankings."""
 
     lr: NonNegative = 1.5e-3
+    fraction: Annotated[float, Bounds(1e-6, 1)] = 1.0
+    """Fraction of the training comparisons to use, chosen at random. The comparisons of a smaller fraction are among
+    those of a larger one."""
     epochs: Count = 1
     """Passes over the comparisons."""
     batch_size: Count = 20

@@ -187,7 +187,7 @@ class Shell:
         )
         parsed = vars(command_line(options, None, arguments))
         runs = [parsed.get("run"), parsed.get("run_dir"), *parsed.get("runs", ())]
-        if name == "curves":
+        if name in ("curves", "frontier"):
             assert self.made & {"install-plot", "install-test"}, "plots need make install-plot"
         missing = [str(run) for run in runs if run is not None and not self.stages[str(run)]]
         assert missing == [] or name == "trace", f"no command has created {missing}, which {name} needs"

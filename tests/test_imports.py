@@ -17,7 +17,7 @@ LAYERS = (
     ("memory", "heads", "packing", "sampling", "advantages", "language_model"),
     ("state", "scoring"),
     ("rollout",),
-    ("ppo", "checks", "answers", "evaluation", "reward_evaluation"),
+    ("ppo", "checks", "answers", "evaluation", "reward_evaluation", "overoptimisation"),
 )
 """The files of the method. A file imports from lower layers, or from files to its left in its own layer."""
 ORDER = {name: (layer, index) for layer, names in enumerate(LAYERS) for index, name in enumerate(names)}

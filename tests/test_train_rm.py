@@ -28,7 +28,7 @@ from minippo.scoring import RewardScorer
 from minippo.weights import save_model, save_pretrained
 from tests.in_memory import texts_of
 from tests.stored import sealed_stage
-from train_rm import accuracy_limit, normalise_on_reference, score_batch
+from train_rm import accuracy_limit, chosen_comparisons, normalise_on_reference, score_batch
 
 PAIRS = [Comparison(f"Film {i}:", (f" lovely scene {i}", f" dull mess {i}")) for i in range(6)]
 RANKINGS = [Comparison(f"Film {i}:", (f" gripping {i}", f" so so {i}", f" sorry mess, the end {i}")) for i in range(4)]
@@ -125,6 +125,16 @@ def test_batches_cover_every_comparison_once_and_never_mix_sizes(token_groups, s
         assert len({len(rows[index]) for index in batch}) == 1
         assert len(batch) <= batch_size
     assert len(batches) == sum(math.ceil(count / batch_size) for count in Counter(sizes).values())
+
+
+def test_a_fraction_of_the_comparisons_is_a_random_part_of_every_larger_one():
+    chosen = {fraction: chosen_comparisons(400, fraction, seed=1).tolist() for fraction in (1e-6, 1 / 16, 1 / 4, 1)}
+    assert [len(rows) for rows in chosen.values()] == [1, 25, 100, 400]
+    assert set(chosen[1e-6]) < set(chosen[1 / 16]) < set(chosen[1 / 4]) < set(chosen[1])
+    assert all(rows == sorted(set(rows)) for rows in chosen.values())
+    assert chosen[1] == list(range(400))  # all of them, in their order: nothing changes for runs without a fraction
+    assert 30 < sum(row < 200 for row in chosen[1 / 4]) < 70  # of pairs, which come first, and of rankings
+    assert chosen_comparisons(400, 1 / 4, seed=2).tolist() != chosen[1 / 4]
 
 
 def test_batches_are_drawn_anew_every_epoch(token_groups):

@@ -44,10 +44,11 @@ def load_corpus(config: Config) -> Corpus:
 
     Raises FileNotFoundError if its files do not exist, and ValueError if their contents cannot be used.
     """
+    seed = config.seed if config.data.seed is None else config.data.seed
     if config.data.source == "imdb":
-        return IMDB(config.data, config.seed)
+        return IMDB(config.data, seed)
     if config.data.source == "files":
-        return OwnData(config.data, config.seed)
+        return OwnData(config.data, seed)
     return BundledReviews(config.data)
 
 

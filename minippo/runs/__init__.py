@@ -4,7 +4,7 @@ A run is a folder, `runs/NAME/`, that holds the three stages and everything they
 """
 
 from minippo.exits import command_frame, wrong_input_exits
-from minippo.runs.arguments import Argument, command_line, override
+from minippo.runs.arguments import Argument, command_line, options_text, override
 from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
 from minippo.runs.loading import (
     load_environment,
@@ -36,7 +36,7 @@ from minippo.runs.results import (
 from minippo.runs.run import Run
 from minippo.runs.scorers import load_named_scorer
 from minippo.runs.stage import run_stage
-from minippo.runs.validation import check_context
+from minippo.runs.validation import check, check_context
 
 __all__ = [
     "MORE_TITLES",
@@ -48,6 +48,7 @@ __all__ = [
     "Phase",
     "Planner",
     "Run",
+    "check",
     "check_context",
     "command_frame",
     "command_line",
@@ -64,6 +65,7 @@ __all__ = [
     "load_run",
     "load_run_scorer",
     "open_run",
+    "options_text",
     "override",
     "parse_options",
     "read_answers",

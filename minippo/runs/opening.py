@@ -131,7 +131,8 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
     changed = [
         f"{name} is {b}, here {a}"
         for name, (a, b) in differences(config, theirs).items()
-        if (name.split(".")[0] in ("data", "model") and name not in LOCATIONS) or ("rm" in stages and name in SAMPLING)
+        if (name.split(".")[0] in ("data", "model") and name not in (*LOCATIONS, "data.seed"))
+        or ("rm" in stages and name in SAMPLING)
     ]
     if stages and changed:
         raise ValueError(

@@ -169,6 +169,12 @@ def test_imdb_is_loaded_with_the_seed_of_the_run(imdb, imdb_folder):
     assert list(imdb(1).prompts("test")) != list(imdb(2).prompts("test"))
 
 
+@pytest.mark.parametrize("data_seed", [0, 2])
+def test_data_seed_replaces_the_seed_of_the_run(imdb, imdb_folder, data_seed):
+    data = DataConfig(source="imdb", imdb_path=str(imdb_folder), query_length=4, crop_words=7, seed=data_seed)
+    assert list(load_corpus(Config(data=data, seed=1)).prompts("test")) == list(imdb(data_seed).prompts("test"))
+
+
 def test_imdb_has_no_judge(imdb):
     assert imdb().judge is None
 

@@ -5,6 +5,7 @@ Here a setting does not arrive, two roles or splits are swapped, a step is at an
 
 from __future__ import annotations
 
+from tests.mutants.frontier import FRONTIER
 from tests.mutants.mutants import MUTANTS, Mutant, covering, path_of
 
 
@@ -209,8 +210,8 @@ PLUMBING = [
     Mutant("minippo/data/imdb.py", "self.rows[\"unsupervised\"]]", "self.rows[\"test\"]]", OF_CORPORA),  # language models read what prompts come from
     Mutant("minippo/data/imdb.py", "random.Random(f\"{self.seed} demonstrations\")", "random.Random(\"1 demonstrations\")", OF_CORPORA),
     Mutant("minippo/data/imdb.py", "else self._test_reviews(split)", "else self.rows[\"train\"]", OF_CORPORA),
-    Mutant("minippo/data/corpus.py", "IMDB(config.data, config.seed)", "IMDB(config.data, 1)", OF_CORPORA),
-    Mutant("minippo/data/corpus.py", "OwnData(config.data, config.seed)", "OwnData(config.data, 1)", OF_OWN_DATA),
+    Mutant("minippo/data/corpus.py", "IMDB(config.data, seed)", "IMDB(config.data, 1)", OF_CORPORA),
+    Mutant("minippo/data/corpus.py", "OwnData(config.data, seed)", "OwnData(config.data, 1)", OF_OWN_DATA),
     # ------------------------------------------------------------------ labelled.py
     Mutant("minippo/data/labelled.py", "list(zip(sides[1], sides[0], strict", "list(zip(sides[0], sides[1], strict", OF_OWN_DATA),
     Mutant("minippo/data/labelled.py", " words, {stream}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
@@ -643,4 +644,4 @@ PLUMBING = [
     Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
 ]  # fmt: skip
 
-EVERY_MUTANT = [*MUTANTS, *PLUMBING]
+EVERY_MUTANT = [*MUTANTS, *PLUMBING, *FRONTIER]

@@ -152,7 +152,7 @@ def check_rm(run: TinyRun) -> None:
     sampled = sum(len(call.queries) for call in recording.of("generate"))
     assert sampled == config.normalisation_samples * (2 if config.normalise_before else 1)
     if run.config.data.source == "reviews" and not run.config.data.limit:  # pairs come first, then rankings
-        assert sum(sizes) == config.epochs * (NUM_PAIRS + 6)
+        assert sum(sizes) == config.epochs * round(config.fraction * (NUM_PAIRS + 6))
         assert config.eval_comparisons <= NUM_PAIRS
         rows = [0] * (len(losses) + 1)
         for call in recording.of("score", with_gradient=False):

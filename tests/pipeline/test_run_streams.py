@@ -125,7 +125,8 @@ def test_every_stream_of_a_run_has_the_runs_seed_and_a_name_of_the_table(finishe
     assert {seed for _, seed, _, _ in draws.streams} == {5}
     names = {name for _, _, name, _ in draws.streams}
     own_files = {name for name, file in streams_of_table().items() if file == "minippo/data/own.py"}
-    assert names == set(streams_of_table()) - own_files - {"generate", "trace"}
+    of_commands = {"generate", "trace", "best of n", "frontier prompts", "frontier reward models"}
+    assert names == set(streams_of_table()) - own_files - of_commands
     for name in names:  # one purpose, one kind
         assert len({function for function, _, other, _ in draws.streams if other == name}) == 1
 

@@ -47,6 +47,7 @@ sft:
     {tokens: 1500, batch_tokens: 250, lr: 0.012, warmup: 0.3, schedule: linear, weight_decay: 0.22, max_grad_norm: 0.7,
      save_every: 4}
 rm:
+  fraction: 0.92
   epochs: 2
   batch_size: 8
   lr: 0.013

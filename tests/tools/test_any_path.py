@@ -13,7 +13,7 @@ import train_ppo
 import train_rm
 from minippo import sft
 from minippo.reviews.__main__ import main as reviews
-from minippo.tools import compare, curves, evaluate, export, generate, score, trace
+from minippo.tools import compare, curves, evaluate, export, frontier, generate, score, trace
 from tests.pipeline.tiny_run import command
 
 
@@ -79,6 +79,7 @@ OPTIONS = {
     "score": (score.main, ["x", "--run"]),
     "compare": (compare.main, ["--"]),
     "curves": (curves.main, ["--"]),
+    "frontier": (frontier.main, ["--"]),
     "curves --out": (curves.main, ["{run}", "--out"]),
     "export --run": (export.main, ["--out", "exported", "--run"]),
     "export --out": (export.main, ["--run", "{run}", "--out"]),

@@ -1,0 +1,176 @@
+"""From answers to the points of a frontier: means with intervals, comparisons at equal KL, and the laws that fit."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import mean
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law
+from minippo.streams import generator
+
+RESAMPLES = 2000
+CURVE = "PPO"
+"""The method whose points, one for each KL coefficient, are the curve that all others are compared with."""
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one method with one setting achieves: S reward models, each with the same P prompts."""
+
+    method: str
+    setting: float
+    """n of best-of-n, or the KL coefficient."""
+    fraction: float
+    """Of the comparisons that the reward models were trained on."""
+    kl: Tensor  # (S, P), nats
+    score: Tensor  # (S, P)
+    gold: Tensor | None = None  # (S, P)
+
+    @property
+    def value(self) -> Tensor:
+        """What methods are compared by, (S, P): the gold score, or the score if the corpus has none."""
+        return self.score if self.gold is None else self.gold
+
+
+class Resamples:
+    """Bootstrap samples of the reward models and of the prompts, the same ones for all points (Owen 2007).
+
+    Reward models (each with the policies trained on it) and prompts are both drawn with replacement, because a claim is
+    about other reward models and other prompts. With a single reward model, only the prompts vary.
+    """
+
+    def __init__(self, num_prompts: int) -> None:
+        self.prompts = _counts(num_prompts, generator(0, "frontier prompts"))
+
+    def means(self, values: Tensor) -> Tensor:
+        """The mean of `values` (S, P) in every resample, (RESAMPLES,)."""
+        models = _counts(len(values), generator(0, "frontier reward models"))
+        return ((models @ values) * self.prompts).sum(dim=1) / values.numel()
+
+
+def _counts(size: int, generator: torch.Generator) -> Tensor:
+    """How often each of `size` items is among `size` drawn with replacement, (RESAMPLES, size) float64."""
+    drawn = torch.randint(size, (RESAMPLES, size), generator=generator)
+    return torch.zeros(RESAMPLES, size, dtype=torch.float64).scatter_add_(1, drawn, torch.ones_like(drawn).double())
+
+
+def best_of_n_points(scores: Tensor, gold: Tensor | None, fraction: float) -> list[Measured]:
+    """Best of 1, 2, 4, ... up to N, from the scores (S, P, N) by S reward models of one pool, gold scores (P, N)."""
+    num_models, num_prompts, num_samples = scores.shape
+    points = []
+    for n in (2**power for power in range(num_samples.bit_length())):
+        points.append(
+            Measured(
+                "best-of-n",
+                n,
+                fraction,
+                torch.full((num_models, num_prompts), best_of_n_kl(n), dtype=torch.float64),
+                torch.stack([best_of_n(model, model, n) for model in scores]),
+                None if gold is None else torch.stack([best_of_n(model, gold, n) for model in scores]),
+            )
+        )
+    return points
+
+
+def point_rows(points: Sequence[Measured], resamples: Resamples) -> list[dict[str, Any]]:
+    """A row for each point: [value, low, high] of KL, score and gold score, with 95 % intervals.
+
+    `ahead` is the value minus that of PPO at the same KL, interpolated between its KL coefficients; None for PPO
+    itself, outside its range, and for other reward models.
+    """
+    curve = [p for p in points if p.fraction == max(q.fraction for q in points)]
+    curve = [p for p in curve if p.method == CURVE or (p.method, p.setting) == ("best-of-n", 1)]  # the reference: KL 0
+    rows = []
+    for point in points:
+        row: dict[str, Any] = {name: getattr(point, name) for name in ("method", "setting", "fraction")}
+        row["reward_models"] = len(point.kl)
+        for name in ("kl", "score", "gold"):
+            values = getattr(point, name)
+            row[name] = None if values is None else interval(float(values.mean()), resamples.means(values))
+        row["ahead"] = None
+        if point.fraction == curve[0].fraction and point not in curve:
+            row["ahead"] = ahead(point, curve, resamples)
+        rows.append(row)
+    return rows
+
+
+def ahead(point: Measured, curve: Sequence[Measured], resamples: Resamples) -> list[float] | None:
+    """The value of a point minus that of the curve at the same KL, with its interval; None outside its range.
+
+    Every resample measures the point and the curve with the same reward models and prompts, as far as the curve has
+    as many.
+    """
+
+    def difference(kl: float, value: float, kls: Sequence[float], values: Sequence[float]) -> float:
+        return value - at_kl(kl, kls, values)
+
+    measured = difference(
+        float(point.kl.mean()),
+        float(point.value.mean()),
+        [float(p.kl.mean()) for p in curve],
+        [float(p.value.mean()) for p in curve],
+    )
+    kls = torch.stack([resamples.means(p.kl) for p in curve], dim=1).tolist()  # RESAMPLES x curve
+    values = torch.stack([resamples.means(p.value) for p in curve], dim=1).tolist()
+    own = zip(resamples.means(point.kl).tolist(), resamples.means(point.value).tolist(), strict=True)
+    drawn = [difference(*x, *y) for x, *y in zip(own, kls, values, strict=True)]
+    comparable = torch.tensor([x for x in drawn if not math.isnan(x)], dtype=torch.float64)
+    return None if math.isnan(measured) or len(comparable) < RESAMPLES / 2 else interval(measured, comparable)
+
+
+def interval(value: float, resampled: Tensor) -> list[float]:
+    """[value, low, high]: the value and the middle 95 % of its resamples."""
+    low, high = torch.quantile(resampled, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    return [value, low, high]
+
+
+def passes_from(rows: Sequence[dict[str, Any]]) -> float | None:
+    """The KL from which on PPO is ahead of the points of `point_rows`, None if it is not at the largest KL."""
+    return ahead_from([row["kl"][0] for row in rows], [-row["ahead"][0] for row in rows])
+
+
+# ---------------------------------------------------------------------------------------------- laws
+
+
+def law_row(
+    kind: Literal["best-of-n", "rl"], fraction: float, curves: Sequence[tuple[Sequence[float], Sequence[float]]]
+) -> dict[str, Any]:
+    """The law fitted to the curves (KLs and gains) of several reward models together, and to each of them alone.
+
+    alpha, beta and peak_kl are [of all together, lowest, highest]; a law that rises for ever has the peak None. The
+    observed peak is that of the mean curve; it is the last point if the gain was still rising.
+    """
+    pooled = fit_law(kind, [x for kls, _ in curves for x in kls], [y for _, gains in curves for y in gains])
+    each = [fit_law(kind, kls, gains) for kls, gains in curves]
+    kls, gains = ([mean(column) for column in zip(*parts, strict=True)] for parts in zip(*curves, strict=True))
+    best = max(range(len(gains)), key=gains.__getitem__)
+    residuals = [y - pooled.gain(max(x, 0.0)) for xs, ys in curves for x, y in zip(xs, ys, strict=True)]
+    row: dict[str, Any] = {"kind": kind, "fraction": fraction, "reward_models": len(curves)}
+    for name in ("alpha", "beta"):
+        values = [getattr(law, name) for law in each]
+        row[name] = [getattr(pooled, name), min(values), max(values)]
+    peaks = [law.peak_kl for law in each]
+    row["peak_kl"] = [pooled.peak_kl, *((min(peaks), max(peaks)) if None not in peaks else (None, None))]
+    row["peak_gain"] = None if pooled.peak_kl is None else pooled.gain(pooled.peak_kl)
+    row["root_mean_square_error"] = math.sqrt(mean(x * x for x in residuals))
+    row |= {"observed_peak_kl": kls[best], "observed_peak_gain": gains[best], "still_rising": best == len(gains) - 1}
+    return row | {"points": [list(pair) for pair in zip(kls, gains, strict=True)]}
+
+
+def best_of_n_curves(points: Sequence[Measured]) -> list[tuple[list[float], list[float]]]:
+    """For each reward model, the KLs and the gains in gold score of best-of-n over the reference (best of 1)."""
+    first, *others = sorted(points, key=lambda point: point.setting)
+    kls = [float(point.kl[0, 0]) for point in others]
+    gains = torch.stack([p.gold.mean(dim=1) - first.gold.mean(dim=1) for p in others], dim=1)  # (S, points)
+    return [(kls, row) for row in gains.tolist()]
+
+
+def law_of(row: dict[str, Any]) -> Law:
+    """The law of a row of `law_row`."""
+    return Law(row["kind"], row["alpha"][0], row["beta"][0])

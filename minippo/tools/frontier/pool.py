@@ -1,0 +1,72 @@
+"""The pool that best-of-n is estimated from: N responses of the reference to each prompt, and their scores."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from minippo.answers import Judge
+from minippo.rollout import Environment, sample_responses
+from minippo.runs import Run
+from minippo.scoring import Scorer, score_texts
+from minippo.storage import read_object, write_text
+from minippo.streams import response_uniforms
+
+
+@dataclass(frozen=True)
+class Pool:
+    """N responses to each of P prompts."""
+
+    folder: Path
+    prompts: list[str]
+    responses: list[list[str]]
+    gold: Tensor | None  # (P, N), if the corpus has a judge
+
+
+def sample_pool(
+    run: Run, env: Environment, queries: Sequence[list[int]], judge: Judge | None, num_samples: int
+) -> Pool:
+    """Sample the responses, a file per prompt in RUN/frontier/pool-N; files that are there already are read."""
+    folder = run.folder / "frontier" / f"pool-{num_samples}"
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = []
+    for index, query in enumerate(tqdm(queries, desc="best-of-n: samples", unit="prompt")):
+        path = folder / f"prompt-{index:04}.json"
+        if not path.is_file():
+            prompt, responses = _sample(run, env, query, index, num_samples)
+            gold = [judge.gold_score(prompt, response) for response in responses] if judge else None
+            write_text(path, json.dumps({"prompt": prompt, "responses": responses, "gold": gold}) + "\n")
+        rows.append(read_object(path))
+    gold = torch.tensor([row["gold"] for row in rows], dtype=torch.float64) if judge else None
+    return Pool(folder, [row["prompt"] for row in rows], [row["responses"] for row in rows], gold)
+
+
+def _sample(run: Run, env: Environment, query: list[int], index: int, num_samples: int) -> tuple[str, list[str]]:
+    """The prompt and N responses to it, in batches of the size of a rollout, for which there is memory."""
+    responses: list[str] = []
+    for start in range(0, num_samples, run.config.ppo.rollout_batch_size):
+        samples = range(start, min(start + run.config.ppo.rollout_batch_size, num_samples))
+        uniforms = response_uniforms(run.config.seed, "best of n", index, samples, env.sampling.max_new_tokens)
+        batch = sample_responses(env.reference, [query] * len(samples), env.tokenizer, env.sampling, uniforms)
+        responses += batch.response_texts
+    return batch.prompt_texts[0], responses
+
+
+def pool_scores(pool: Pool, run: Run, scorer: Scorer) -> Tensor:
+    """Scores (P, N) of the pool by the reward model of a run, float64; computed once for each reward model."""
+    digest = hashlib.sha256((run.intact(run.stage("rm")) / "manifest.json").read_bytes()).hexdigest()[:16]
+    path = pool.folder / f"scores-{digest}.json"
+    stored = read_object(path)["scores"] if path.is_file() else []
+    if len(stored) < len(pool.prompts):  # more prompts than last time
+        pairs = zip(pool.prompts, pool.responses, strict=True)
+        rows = tqdm(pairs, total=len(pool.prompts), desc=f"best-of-n: scores of {run.folder.name}", unit="prompt")
+        stored = [score_texts(scorer, [prompt] * len(texts), texts).tolist() for prompt, texts in rows]
+        write_text(path, json.dumps({"reward_model": run.folder.name, "scores": stored}) + "\n")
+    return torch.tensor(stored[: len(pool.prompts)], dtype=torch.float64)

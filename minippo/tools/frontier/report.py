@@ -1,0 +1,200 @@
+"""A frontier as a table and as findings in words, both from the numbers of frontier.json."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from minippo.storage import read_text
+from minippo.tools.frontier.points import CURVE, passes_from
+
+Row = dict[str, Any]
+BEGIN, END = "<!-- frontier -->", "<!-- end of frontier -->"
+
+
+def on_page(page: Path, text: str) -> str:
+    """The contents of a Markdown file with `text` between its two markers. Raises ValueError if it lacks one."""
+    before, begin, rest = read_text(page).partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"{page} must contain the lines {BEGIN} and {END} (--page)")
+    return f"{before}{BEGIN}\n{text}\n{END}{after}"
+
+
+# ---------------------------------------------------------------------------------------------- tables
+
+
+def table(data: dict[str, Any]) -> str:
+    """All points with their intervals, and the laws, as Markdown."""
+    titles = {"kl": "KL, nats", "score": "score (trained on)", "gold": "gold score", "ahead": "minus PPO at equal KL"}
+    if not data["gold"]:
+        del titles["gold"]
+    rows = [["", "comparisons", "reward models", *titles.values()]]
+    for row in data["points"]:
+        cells = [with_interval(row[name], "+" if name == "ahead" else "") for name in titles]
+        rows.append([label(row), f"{row['fraction']:g}", str(row["reward_models"]), *cells])
+    return "\n\n".join(map(markdown, [rows, law_rows(data["laws"])] if data["laws"] else [rows]))
+
+
+def law_rows(laws: Sequence[Row]) -> list[list[str]]:
+    """The laws of over-optimisation, in brackets the range over reward models, and the peaks."""
+    rows = [
+        ["", "comparisons", "reward models", "alpha", "beta", "predicted peak, KL", "gain", "largest measured gain"]
+    ]
+    for law in laws:
+        peak = "none" if law["peak_gain"] is None else with_interval(law["peak_kl"])
+        gain = "" if law["peak_gain"] is None else f"{law['peak_gain']:.2f}"
+        largest = f"{law['observed_peak_gain']:.2f} at {law['observed_peak_kl']:.2f}"
+        rows.append(
+            [
+                "best-of-n: d (alpha - beta d)" if law["kind"] == "best-of-n" else "PPO: d (alpha - beta log d)",
+                *(f"{law['fraction']:g}", str(law["reward_models"])),
+                *(with_interval(law["alpha"]), with_interval(law["beta"]), peak, gain),
+                largest + ", the last point" * law["still_rising"],
+            ]
+        )
+    return rows
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of cells as a Markdown table; the first is its heading."""
+    heading, *others = rows
+    return "\n".join(f"| {' | '.join(row)} |" for row in (heading, ["---"] * len(heading), *others))
+
+
+def label(row: Row) -> str:
+    """What a point is."""
+    if row["method"] == "best-of-n":
+        return f"best of {row['setting']:g}" if row["setting"] > 1 else "reference"
+    return f"{row['method']}, coefficient {row['setting']:g}"
+
+
+def with_interval(numbers: Sequence[float | None] | None, sign: str = "") -> str:
+    """[value, low, high] as "1.98 [1.90, 2.05]", without an end that is None; "" for None."""
+    if numbers is None:
+        return ""
+    value, low, high = numbers
+    return f"{value:{sign}.2f}" + (f" [{low:{sign}.2f}, {high:{sign}.2f}]" if None not in (low, high) else "")
+
+
+# ---------------------------------------------------------------------------------------------- findings
+
+
+def findings(data: dict[str, Any]) -> list[str]:
+    """What the numbers say, in a few sentences each."""
+    whole = [row for row in data["points"] if row["fraction"] == data["fraction"]]
+    best = [row for row in whole if row["method"] == "best-of-n"]
+    (own,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, data["kl_coef"]))
+    (free,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, 0.0))
+    sentences = [
+        f"{data['prompts']} test prompts, {own['reward_models']} reward models with a policy each. In brackets: 95 % "
+        "intervals over prompts and reward models."
+    ]
+    if not data["gold"]:
+        sentences.append(
+            "This corpus has no gold score. The methods are compared by the score that they maximise, which cannot "
+            "show over-optimisation."
+        )
+    sentences += [equal_kl(best, data), purchase(best, own, data), highest(whole, data)]
+    sentences += [next_to_ppo(row, own, data) for row in whole if row["method"] not in ("best-of-n", CURVE)]
+    sentences.append(
+        f"Without the penalty, PPO ends at {free['kl'][0]:.1f} nats with {achieved(free, data)}; the reference has "
+        f"{achieved(best[0], data)}."
+    )
+    accuracies = ", ".join(f"{value:.3f} with {part(fraction)}" for fraction, value in data["rm_accuracy"])
+    sentences.append(f"Mean held-out accuracy of the reward models: {accuracies}.")
+    return sentences + [law_sentence(law) for law in data["laws"]]
+
+
+def part(fraction: float) -> str:
+    """The comparisons that a reward model was trained on."""
+    return "all comparisons" if fraction == 1 else f"{fraction:g} of the comparisons"
+
+
+def value(row: Row) -> list[float]:
+    """What methods are compared by, with its interval: the gold score, or the score if there is none."""
+    return row["score"] if row["gold"] is None else row["gold"]
+
+
+def achieved(row: Row, data: dict[str, Any]) -> str:
+    """The score and, if there is one, the gold score of a point."""
+    gold = f" and a gold score of {with_interval(row['gold'])}" if data["gold"] else ""
+    return f"a score of {with_interval(row['score'])}{gold}"
+
+
+def equal_kl(best: Sequence[Row], data: dict[str, Any]) -> str:
+    """Best-of-n and PPO at the same KL."""
+    compared, what = [row for row in best if row["ahead"]], "gold score" if data["gold"] else "score"
+    if not compared:
+        return "No best-of-n has a KL within the range of PPO's."
+    last, kl = compared[-1], passes_from(compared)
+    verdict = (
+        f"PPO does not pass best-of-n up to {last['kl'][0]:.2f} nats ({label(last)})"
+        if kl is None
+        else f"PPO has the higher {what} than best-of-n from {kl:.2f} nats on"
+    )
+    higher = ", ".join(label(row) for row in compared if row["ahead"][1] > 0) or "none"
+    lower = ", ".join(label(row) for row in compared if row["ahead"][2] < 0) or "none"
+    return (
+        f"At equal KL, {verdict}; {label(last)} minus PPO is {with_interval(last['ahead'], '+')}. Where the interval "
+        f"excludes 0, best-of-n is higher for {higher}, lower for {lower}."
+    )
+
+
+def purchase(best: Sequence[Row], own: Row, data: dict[str, Any]) -> str:
+    """The smallest n that reaches PPO, and for how many answers it costs fewer samples than PPO's training."""
+    what, episodes = "gold score" if data["gold"] else "score", data["episodes"]
+    ppo = f"PPO with coefficient {own['setting']:g} ({with_interval(value(own))} at {own['kl'][0]:.2f} nats)"
+    cost = (
+        f"PPO's training costs {episodes:,} scored samples and {data['seconds']:.0f} s; then an answer is one sample."
+    )
+    reaching = next((row for row in best if value(row)[0] >= value(own)[0]), None)
+    row = reaching or best[-1]
+    reached = (
+        f"{with_interval(value(row))} at {row['kl'][0]:.2f} nats, for {row['setting']:g} scored samples per answer"
+    )
+    if reaching is None:
+        return f"No n up to {row['setting']:g} reaches the {what} of {ppo}: {label(row)} has {reached}. {cost}"
+    if reaching is best[0]:
+        return f"The {what} of {ppo} is not above the reference's, {with_interval(value(row))}."
+    answers = episodes / (row["setting"] - 1)
+    return (
+        f"The smallest n that reaches the {what} of {ppo} is {row['setting']:g}: {reached}. {cost} Counting scored "
+        f"samples, {label(row)} is the better buy for up to {answers:,.0f} answers, PPO for more."
+    )
+
+
+def highest(whole: Sequence[Row], data: dict[str, Any]) -> str:
+    """The point with the highest value, whatever its KL."""
+    row = max(whole, key=lambda row: value(row)[0])
+    what = "gold score" if data["gold"] else "score"
+    return f"The highest {what} is that of {label(row)}: {with_interval(value(row))} at {row['kl'][0]:.2f} nats."
+
+
+def next_to_ppo(row: Row, own: Row, data: dict[str, Any]) -> str:
+    """Another estimator next to PPO: with the same coefficient, and at the same KL."""
+    equal = (
+        f"minus PPO at equal KL: {with_interval(row['ahead'], '+')}" if row["ahead"] else "outside PPO's range of KL"
+    )
+    return (
+        f"{label(row)}: after as many episodes as PPO it ends at {row['kl'][0]:.2f} nats with {achieved(row, data)} "
+        f"(PPO: {with_interval(value(own))} at {own['kl'][0]:.2f} nats; {equal})."
+    )
+
+
+def law_sentence(law: Row) -> str:
+    """The predicted and the observed peak."""
+    method = "Best-of-n" if law["kind"] == "best-of-n" else "PPO without the penalty"
+    peak = law["peak_kl"][0]
+    predicted = "has no peak" if peak is None else f"has its peak of {law['peak_gain']:+.2f} at {peak:.2f} nats"
+    measured = f"{law['observed_peak_gain']:+.2f} at {law['observed_peak_kl']:.2f} nats"
+    observed = (
+        f"the gain still rises at the last point ({measured})"
+        if law["still_rising"]
+        else f"the measured peak is {measured}"
+    )
+    return (
+        f"{method} with {part(law['fraction'])} ({law['reward_models']} reward models): the fitted law "
+        f"{predicted}; {observed}. Root mean square error: {law['root_mean_square_error']:.2f}."
+    )

@@ -1,0 +1,76 @@
+"""Wrong edits of what compares PPO with best-of-n, and of what a reward model is trained on. As in mutants.py."""
+
+from __future__ import annotations
+
+from tests.mutants.mutants import Mutant, covering
+
+OVER, STATISTICS = (
+    covering("overoptimisation"),
+    covering("frontier", "interval prompts_are comparison points law gains checkpoints"),
+)
+COMMAND, POOL = covering("frontier", "contains_what other_prompts"), covering("frontier", "pool")
+PLAN, FINDINGS = covering("frontier", "plan_has command_of"), covering("frontier", "findings")
+TRAINING = covering("frontier", "trained_two fails_is reaches")
+OF_RM, OF_FRACTION = covering("train_rm", "fraction"), covering("every_field", "base_run")
+
+FRONTIER = [
+    # ------------------------------------------------------------------ pure functions
+    Mutant("minippo/overoptimisation.py", "math.comb(rank - 1, n - 1) / subsets", "math.comb(rank, n - 1) / subsets", OVER),
+    Mutant("minippo/overoptimisation.py", "worst_first = scores.argsort(dim=1, stable=True)", "worst_first = values.argsort(dim=1, stable=True)", OVER),  # chosen by the gold score
+    Mutant("minippo/overoptimisation.py", "worst_first = scores.argsort(dim=1, stable=True)", "worst_first = scores.argsort(dim=1, stable=True, descending=True)", OVER),
+    Mutant("minippo/overoptimisation.py", "return math.log(n) - (n - 1) / n", "return math.log(n)", OVER),
+    Mutant("minippo/overoptimisation.py", "    if not 1 <= n <= num_samples:", "    if n > num_samples:", OVER),
+    Mutant("minippo/overoptimisation.py", "        d = math.sqrt(kl)\n", "        d = kl\n", OVER),
+    Mutant("minippo/overoptimisation.py", "(self.alpha / (2 * self.beta)) ** 2 if", "self.alpha / (2 * self.beta) if", OVER),  # the distance, not the KL
+    Mutant("minippo/overoptimisation.py", "min(2 * (self.alpha / self.beta - 1), 700)", "min(2 * self.alpha / self.beta, 700)", OVER),
+    Mutant("minippo/overoptimisation.py", "        if self.beta <= 0:\n", "        if self.beta < 0:\n", OVER),
+    Mutant("minippo/overoptimisation.py", "return d * d if kind == \"best-of-n\" else", "return d * d if kind == \"rl\" else", OVER),
+    Mutant("minippo/overoptimisation.py", "[[d, -_cost(kind, d)] for d in distances]", "[[d, _cost(kind, d)] for d in distances]", OVER),
+    Mutant("minippo/overoptimisation.py", "distances = [math.sqrt(max(kl, 0.0)) for kl in kls]", "distances = [max(kl, 0.0) for kl in kls]", OVER),
+    Mutant("minippo/overoptimisation.py", "    points = sorted(zip((math.sqrt(max(x, 0.0)) for x in kls), values, strict=True))", "    points = sorted(zip((max(x, 0.0) for x in kls), values, strict=True))", OVER),
+    Mutant("minippo/overoptimisation.py", "        if difference <= 0:\n            first = None\n        elif", "        if", OVER),
+    # ------------------------------------------------------------------ statistics
+    Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(gold, gold, n) for model in scores]", STATISTICS),  # best by the gold score
+    Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(model, model, n) for model in scores]", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "        models = _counts(len(values), generator(0, \"frontier reward models\"))\n", "        models = torch.ones(RESAMPLES, len(values), dtype=torch.float64)\n", STATISTICS),  # other reward models do not exist
+    Mutant("minippo/tools/frontier/points.py", "((models @ values) * self.prompts)", "((models @ values) * 1)", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "or (p.method, p.setting) == (\"best-of-n\", 1)]", "or False]", STATISTICS),  # no reference at KL 0
+    Mutant("minippo/tools/frontier/points.py", "if point.fraction == curve[0].fraction and point not in curve:", "if point not in curve:", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "[float(p.kl.mean()) for p in curve],\n", "[float(point.kl.mean()) for p in curve],\n", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "own = zip(resamples.means(point.kl).tolist(),", "own = zip([float(point.kl.mean())] * RESAMPLES,", STATISTICS),  # a KL that is known exactly
+    Mutant("minippo/tools/frontier/points.py", "torch.tensor([0.025, 0.975]", "torch.tensor([0.05, 0.95]", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "[-row[\"ahead\"][0] for row in rows]", "[row[\"ahead\"][0] for row in rows]", FINDINGS),
+    Mutant("minippo/tools/frontier/points.py", "p.gold.mean(dim=1) - first.gold.mean(dim=1)", "p.gold.mean(dim=1)", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "best = max(range(len(gains))", "best = min(range(len(gains))", STATISTICS),
+    Mutant("minippo/tools/frontier/measure.py", "gold - c[\"gold\"][0] for gold in c[\"gold\"][1:]", "gold for gold in c[\"gold\"][1:]", STATISTICS),
+    Mutant("minippo/tools/frontier/measure.py", "== (\"PPO\", 0.0, fraction)]", "[:2] == (\"PPO\", 0.0)]", STATISTICS),
+    Mutant("minippo/tools/frontier/measure.py", "after = [answer[\"after\"] for answer", "after = [answer[\"before\"] for answer", COMMAND),  # the reference's answers
+    Mutant("minippo/tools/frontier/measure.py", "    if [answer[\"query\"] for answer in answers] != frontier.queries:", "    if False:", COMMAND),
+    Mutant("minippo/tools/frontier/measure.py", "[curve[name][index : index + 1] for curve in group]", "[curve[name][index : index + 1] for curve in group[:1]]", STATISTICS),
+    Mutant("minippo/tools/frontier/measure.py", "ppo.num_iterations * ppo.rollout_batch_size", "ppo.num_iterations", COMMAND),
+    # ------------------------------------------------------------------ the pool
+    Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", 0, samples,", POOL),  # the same numbers for every prompt
+    Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", index, range(len(samples)),", POOL),  # for every batch
+    Mutant("minippo/tools/frontier/pool.py", "        if not path.is_file():\n            prompt,", "        if True:\n            prompt,", POOL),
+    Mutant("minippo/tools/frontier/pool.py", "    if len(stored) < len(pool.prompts):", "    if not stored:", POOL),
+    # ------------------------------------------------------------------ rows
+    Mutant("minippo/tools/frontier/rows.py", "\"ppo\", source.folder, override(", "\"ppo\", run.folder, override(", PLAN),  # one reward model for all seeds
+    Mutant("minippo/tools/frontier/rows.py", ", \"ppo.kl_target\": None, \"eval", ", \"eval", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | METHODS", "} | METHODS", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "    waiting = [row for row in rows if not row.finished]\n", "    waiting = list(rows)\n", TRAINING),
+    Mutant("minippo/tools/frontier/rows.py", "while waiting and len(running) < jobs:", "while waiting:", TRAINING),
+    Mutant("minippo/tools/frontier/rows.py", "            process.terminate()\n", "            pass\n", TRAINING),
+    Mutant("minippo/tools/frontier/rows.py", "        for _, process, _ in running:\n            process.wait()\n", "", TRAINING),
+    Mutant("minippo/tools/frontier/rows.py", "if process.returncode or not row.finished:", "if False:", TRAINING),
+    Mutant("minippo/tools/frontier/report.py", "answers = episodes / (row[\"setting\"] - 1)", "answers = episodes / row[\"setting\"]", FINDINGS),
+    Mutant("minippo/tools/frontier/report.py", "if value(row)[0] >= value(own)[0]", "if row[\"score\"][0] >= own[\"score\"][0]", FINDINGS),
+    # ------------------------------------------------------------------ rm.fraction, data.seed
+    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.seed", covering("corpora", "data_seed")),
+    Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.data.seed or config.seed", covering("corpora", "data_seed")),  # 0 is a seed
+    Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\")", "not in LOCATIONS", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "    if seed != run.config.seed:  # the splits of the run\n", "    if False:\n", PLAN),
+    Mutant("train_rm.py", "    rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]\n", "", OF_FRACTION),
+    Mutant("train_rm.py", "np.sort(order[: max(1, round(fraction * count))])", "np.arange(max(1, round(fraction * count)))", OF_RM),  # pairs come first, and rankings never
+    Mutant("train_rm.py", "np.sort(order[: max(1, round(fraction * count))])", "order[: max(1, round(fraction * count))]", OF_RM),
+    Mutant("train_rm.py", "np.sort(order[: max(1,", "np.sort(order[: max(0,", OF_RM),
+]  # fmt: skip
