@@ -400,8 +400,7 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (logprobs - ref_logprobs))", OF_EXACT_KL),
     Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (ref_logprobs - logprobs))", OF_EXACT_KL),  # the reverse KL
     Mutant("minippo/evaluation.py", "next_token_logprobs(reference, theirs[chunk], part)", "next_token_logprobs(reference, ours[chunk], part)", OF_EXACT_KL),
-    Mutant("minippo/evaluation.py", "    if sampling.min_new_tokens > 0:\n", "    if False:\n", OF_EXACT_KL),
-    Mutant("minippo/evaluation.py", "torch.log_softmax(logits / sampling.temperature, dim=-1)", "torch.log_softmax(logits, dim=-1)", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "logits.float() / batch.sampling.temperature", "logits.float()", OF_EXACT_KL),
     Mutant("minippo/evaluation.py", "            batch = replace(batch, sampling=env.sampling)\n", "", OF_EVALUATION),  # log-probabilities at temperature 0
     Mutant("minippo/evaluation.py", "replace(self.env.sampling, temperature=0.0)", "self.env.sampling", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "                kl.sum(dim=1).tolist(),\n                ref_logprobs.sum(dim=1).tolist(),", "                kl.sum(dim=1).tolist(),\n                logprobs.sum(dim=1).tolist(),", _files("evaluate")),
