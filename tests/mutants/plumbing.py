@@ -412,7 +412,7 @@ PLUMBING = [
     Mutant("minippo/reward_evaluation.py", "index = np.repeat(np.arange(len(scores)), sizes)", "index = np.arange(sum(sizes)) % len(scores)", OF_REWARDS),  # pairs of one ranking apart
     Mutant("minippo/reward_evaluation.py", "generator=generator, dtype=torch.float64) < confidence", "generator=generator, dtype=torch.float64) < 0.5", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "np.quantile(errors, 0.95)", "np.quantile(errors, 0.5)", OF_REWARDS),
-    Mutant("minippo/reward_evaluation.py", "values, side=\"left\")", "values, side=\"right\")", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "np.linspace(0, 1, num_groups + 1)[1:-1]", "np.linspace(0, 1, num_groups)[1:-1]", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "    x, y = (np.split(ranks(", "    x, y = (np.split((", OF_REWARDS),  # Pearson's
     # ------------------------------------------------------------------ tools: evaluate, compare
     Mutant("minippo/tools/evaluate.py", "answer_metrics(reference, judge), answer_metrics(answers, judge)", "answer_metrics(answers, judge), answer_metrics(reference, judge)", RECOMPUTED),
