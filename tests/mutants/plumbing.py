@@ -422,6 +422,7 @@ PLUMBING = [
     Mutant("minippo/tools/evaluate.py", "queries[options.split][:", "queries[\"test\"][:", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate.py", "reward_figures(run, corpus, options.split)", "reward_figures(run, corpus, \"test\")", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate_rewards.py", "/ model.gain.item()", "* 1.0", RECOMPUTED),  # calibration of normalised scores
+    Mutant("minippo/tools/evaluate_rewards.py", "run.summary().get(\"rm_training_gain\", 1.0)", "1.0", covering("held_out", "evaluate")),  # scores normalised before the training, too
     Mutant("minippo/tools/evaluate_rewards.py", "error > floor[\"high\"]", "error < floor[\"high\"]", RECOMPUTED),
     Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
     Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),
