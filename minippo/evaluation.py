@@ -9,12 +9,18 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from minippo import masking
 from minippo.answers import Answer, Judge, answer_stats, win_rate
 from minippo.config import Config
 from minippo.heads import ActorCritic
 from minippo.memory import loaded, phase
-from minippo.rollout import Environment, Responses, head_chunks, response_hidden, sample_responses
+from minippo.rollout import (
+    Environment,
+    Responses,
+    head_chunks,
+    next_token_logits,
+    response_hidden,
+    sample_responses,
+)
 from minippo.scoring import num_cut, score_texts
 from minippo.splits import Split
 from minippo.streams import response_uniforms
@@ -126,14 +132,9 @@ def compared_logprobs(
 
 
 def next_token_logprobs(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor]:
-    """Log-probabilities (N, V) of every token at the N places of response tokens, and these tokens (N,).
+    """Log-probabilities (N, V) of every token at the places of the N response tokens, and these tokens (N,).
 
-    From hidden states (M, T, C), under the distribution that sampling draws from, as in `rollout.apply_heads`.
+    From hidden states (M, T, C), under the distribution that sampling draws from.
     """
-    sampling, mask, T = batch.sampling, batch.response_mask, hidden.shape[1]  # mask (M, R)
-    before, chosen = masking.predicted_tokens(hidden, batch.query_responses[:, :T], batch.is_response[:, :T])
-    logits = policy.gpt.logits(before).float()  # (N, V)
-    if sampling.min_new_tokens > 0:
-        too_early = torch.arange(mask.shape[1], device=mask.device) < sampling.min_new_tokens  # (R,)
-        logits = masking.forbid_tokens(logits, sampling.end_ids, too_early.expand_as(mask)[mask])
-    return torch.log_softmax(logits / sampling.temperature, dim=-1), chosen
+    logits, _, chosen = next_token_logits(policy, hidden, batch)
+    return torch.log_softmax(logits.float() / batch.sampling.temperature, dim=-1), chosen

@@ -150,9 +150,9 @@ class Group(NamedTuple):
 
 def accuracy_by(pairs: Pairs, values: np.ndarray, num_groups: int = 4) -> list[Group]:
     """Accuracy on quarters of the pairs, divided at the quartiles of `values` (pairs,). Equal values stay together."""
-    edges = np.unique(np.quantile(values, np.linspace(0, 1, num_groups + 1)[1:-1]))
+    edges = np.quantile(values, np.linspace(0, 1, num_groups + 1)[1:-1])
     index = np.searchsorted(edges, values, side="left")  # (pairs,)
-    members = [index == i for i in range(len(edges) + 1)]
+    members = [index == i for i in range(num_groups)]
     return [
         Group(float(values[rows].min()), float(values[rows].max()), int(rows.sum()), pairs.accuracy(rows))
         for rows in members

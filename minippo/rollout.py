@@ -189,6 +189,19 @@ def response_hidden(policy: ActorCritic, batch: Responses) -> Tensor:
 
 def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
     """From hidden states (M, T, C) to what `response_logprobs` returns."""
+    mask = batch.response_mask  # (M, R)
+    logits, before, chosen = next_token_logits(policy, hidden, batch)
+    logprobs, entropies = equations.token_logprobs(logits, chosen, batch.sampling.temperature)  # (N,)
+    # Both masks mark the same tokens, row by row in the same order, so the N results return to their places.
+    results = logprobs, policy.values(before), entropies
+    return tuple(  # type: ignore[return-value]
+        None if x is None else x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results
+    )
+
+
+def next_token_logits(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
+    """For the N response tokens of a batch: the logits (N, V) that they were drawn from, before the temperature, the
+    hidden states (N, C) that predict them, and the tokens (N,). `hidden` is (M, T, C)."""
     sampling, mask, T = batch.sampling, batch.response_mask, hidden.shape[1]  # mask (M, R)
     # The hidden state before a token predicts it, and the value there is the state's value before the token is chosen.
     # Only the N response tokens continue to the heads, which for small models cost more than the trunk.
@@ -199,12 +212,7 @@ def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[
     if sampling.min_new_tokens > 0:
         too_early = torch.arange(mask.shape[1], device=mask.device) < sampling.min_new_tokens  # (R,)
         logits = masking.forbid_tokens(logits, sampling.end_ids, too_early.expand_as(mask)[mask])
-    logprobs, entropies = equations.token_logprobs(logits, chosen, sampling.temperature)  # (N,)
-    # Both masks mark the same tokens, row by row in the same order, so the N results return to their places.
-    results = logprobs, policy.values(before), entropies
-    return tuple(  # type: ignore[return-value]
-        None if x is None else x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results
-    )
+    return logits, before, chosen
 
 
 @torch.no_grad()

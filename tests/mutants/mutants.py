@@ -163,7 +163,7 @@ MUTANTS = [
     Mutant("minippo/sampling.py", "descending.cumsum(dim=-1) - descending >= top_p", "descending.cumsum(dim=-1) >= top_p", covering("sampling")),
     Mutant("minippo/sampling.py", "    if P + max_new_tokens > model.config.context:", "    if P + max_new_tokens > model.config.context + 1:", covering("sampling", "cannot_fit")),
     # ------------------------------------------------------------------ rollout
-    Mutant("minippo/rollout.py", "equations.token_logprobs(logits, chosen, sampling.temperature)", "equations.token_logprobs(logits, chosen)", covering("rollout", "gets_alone")),
+    Mutant("minippo/rollout.py", "equations.token_logprobs(logits, chosen, batch.sampling.temperature)", "equations.token_logprobs(logits, chosen)", covering("rollout", "gets_alone")),
     Mutant("minippo/rollout.py", "    if sampling.min_new_tokens > 0:\n", "    if False:\n", covering("rollout", "minimum gets_alone")),  # forbidden in one place only
     Mutant("minippo/rollout.py", "torch.arange(joined.shape[1]) >= query_lengths.unsqueeze(1)", "torch.arange(joined.shape[1]) > query_lengths.unsqueeze(1)", covering("rollout")),
     Mutant("minippo/rollout.py", 'in pad(queries, sampling.pad_id, "left")', 'in pad(queries, sampling.pad_id, "right")', covering("rollout")),

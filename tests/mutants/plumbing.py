@@ -401,8 +401,7 @@ PLUMBING = [
     Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (logprobs - ref_logprobs))", OF_EXACT_KL),
     Mutant("minippo/evaluation.py", "(logprobs.exp() * (logprobs - ref_logprobs))", "(ref_logprobs.exp() * (ref_logprobs - logprobs))", OF_EXACT_KL),  # the reverse KL
     Mutant("minippo/evaluation.py", "next_token_logprobs(reference, theirs[chunk], part)", "next_token_logprobs(reference, ours[chunk], part)", OF_EXACT_KL),
-    Mutant("minippo/evaluation.py", "    if sampling.min_new_tokens > 0:\n", "    if False:\n", OF_EXACT_KL),
-    Mutant("minippo/evaluation.py", "torch.log_softmax(logits / sampling.temperature, dim=-1)", "torch.log_softmax(logits, dim=-1)", OF_EXACT_KL),
+    Mutant("minippo/evaluation.py", "logits.float() / batch.sampling.temperature", "logits.float()", OF_EXACT_KL),
     Mutant("minippo/evaluation.py", "            batch = replace(batch, sampling=env.sampling)\n", "", OF_EVALUATION),  # log-probabilities at temperature 0
     Mutant("minippo/evaluation.py", "replace(self.env.sampling, temperature=0.0)", "self.env.sampling", OF_EVALUATION),
     Mutant("minippo/evaluation.py", "                kl.sum(dim=1).tolist(),\n                ref_logprobs.sum(dim=1).tolist(),", "                kl.sum(dim=1).tolist(),\n                logprobs.sum(dim=1).tolist(),", _files("evaluate")),
@@ -414,7 +413,7 @@ PLUMBING = [
     Mutant("minippo/reward_evaluation.py", "index = np.repeat(np.arange(len(scores)), sizes)", "index = np.arange(sum(sizes)) % len(scores)", OF_REWARDS),  # pairs of one ranking apart
     Mutant("minippo/reward_evaluation.py", "generator=generator, dtype=torch.float64) < confidence", "generator=generator, dtype=torch.float64) < 0.5", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "np.quantile(errors, 0.95)", "np.quantile(errors, 0.5)", OF_REWARDS),
-    Mutant("minippo/reward_evaluation.py", "values, side=\"left\")", "values, side=\"right\")", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "np.linspace(0, 1, num_groups + 1)[1:-1]", "np.linspace(0, 1, num_groups)[1:-1]", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "    x, y = (np.split(ranks(", "    x, y = (np.split((", OF_REWARDS),  # Pearson's
     # ------------------------------------------------------------------ tools: evaluate, compare
     Mutant("minippo/tools/evaluate.py", "answer_metrics(reference, judge), answer_metrics(answers, judge)", "answer_metrics(answers, judge), answer_metrics(reference, judge)", RECOMPUTED),
@@ -424,6 +423,7 @@ PLUMBING = [
     Mutant("minippo/tools/evaluate.py", "queries[options.split][:", "queries[\"test\"][:", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate.py", "reward_figures(run, corpus, options.split)", "reward_figures(run, corpus, \"test\")", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate_rewards.py", "/ model.gain.item()", "* 1.0", RECOMPUTED),  # calibration of normalised scores
+    Mutant("minippo/tools/evaluate_rewards.py", "run.summary().get(\"rm_training_gain\", 1.0)", "1.0", covering("held_out", "evaluate")),  # scores normalised before the training, too
     Mutant("minippo/tools/evaluate_rewards.py", "error > floor[\"high\"]", "error < floor[\"high\"]", RECOMPUTED),
     Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
     Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),

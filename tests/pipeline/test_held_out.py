@@ -228,6 +228,12 @@ def test_evaluate_looks_at_all_rows_of_its_split_and_at_no_others(finished, opti
     assert figures["sampled"]["prompts"] == figures["greedy"]["prompts"] == len(asked)
     completions = sum(len(c.ranked) for c in load_corpus(load_config(str(finished.corpus.config))).comparisons(split))
     assert figures["reward_model"]["comparisons"] < completions <= 2 * len(compared)
+    summary = json.loads((finished.folder / "summary.json").read_text())
+    if split == "test":  # the calibration, too, although scores were normalised before and after the training
+        found = figures["reward_model"]
+        assert found["accuracy"]["value"] == pytest.approx(summary["rm_accuracy"])
+        assert found["calibration_error"] == pytest.approx(summary["rm_calibration_error"], abs=1e-5)
+        assert figures["sampled"]["win_rate"]["value"] == pytest.approx(summary["win_rate"])
 
 
 # ---------------------------------------------------------------------------------------------- corpora by themselves
