@@ -140,4 +140,6 @@ def test_nothing_draws_without_a_stream_but_what_the_page_explains():
         ("minippo/model.py", "torch.nn.init.normal_"),
         ("minippo/model.py", "torch.nn.Dropout"),  # masks, under seed_global
         ("minippo/language_model.py", "torch.Generator"),  # sums whose order means nothing
+        ("minippo/bootstrap.py", "numpy.random.default_rng"),  # resamples, the same for all metrics
+        ("minippo/reward_evaluation.py", "torch.Generator"),  # simulations, always the same
     }

@@ -72,6 +72,7 @@ EXCEPTIONS: dict[str, Effect] = {
     # So little else that the few responses on which scores are normalised may stay the same.
     "model.policy.heads": Effect.of(SFT["policy"], PPO, may={"rm scale", "ppo samples"}),
     "model.policy.activation": Effect.of(SFT["policy"], PPO, may={"rm scale", "ppo samples"}),
+    "model.policy.dtype": Effect.of(SFT["policy"], PPO, may={"rm scale", "ppo samples"}),
     "model.reward.tokenizer": Effect.of(SFT["reward"], RM, PPO, {"tokenizers"}),
     "sft.policy.save_every": Effect.of({"sft policy checkpoints"}, may=set(), stages=("sft",)),
     "sft.reward.save_every": Effect.of({"sft reward checkpoints"}, may=set(), stages=("sft",)),
@@ -317,7 +318,7 @@ def test_pretraining_term_has_the_weight_that_its_field_says(tiny_runs):
         (positions,) = (g for g in step.gradients if g is not None and g.shape == (context, channels))
         longest = base.config.data.query_length + base.config.data.response_length
         gradients.append(positions[longest:] * step.unclipped / step.norm)
-    assert gradients[1].abs().max() > 3e-4
+    assert gradients[1].abs().max() > 1e-4
     torch.testing.assert_close(gradients[0], 3 * gradients[1], rtol=1e-3, atol=1e-7)
 
 

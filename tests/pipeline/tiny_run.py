@@ -78,7 +78,7 @@ ppo:
   adam_eps: 2.0e-4
   max_grad_norm: 0.5
   kl_coef: 0.12
-  kl_target: 0.29
+  kl_target: 1.61
   kl_horizon: 24
   kl_estimate: k2
   gamma: 0.95
