@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from typing import Any
 
 from minippo.answers import Answer
@@ -49,8 +49,18 @@ def read_answers(run: Run) -> list[dict[str, Any]]:
 
 
 def stored_answers(run: Run) -> tuple[list[Answer], list[Answer]]:
-    """The answers of the reference and of the policy in a finished run's answers.jsonl."""
+    """The answers of the reference and of the policy in a finished run's answers.jsonl.
+
+    Raises ValueError if an earlier version has written them, without numbers that an `Answer` has today.
+    """
     rows = read_answers(run)
+    names = [field.name for field in fields(Answer)]
+    missing = sorted({name for row in rows for name in names if name not in row["before"] or name not in row["after"]})
+    if missing:
+        raise ValueError(
+            f"{run.stage('ppo')}/answers.jsonl is from an earlier version and has no {' and no '.join(missing)}; "
+            f"python -m minippo evaluate --run {run.folder} answers the prompts again"
+        )
     return [Answer(**row["before"]) for row in rows], [Answer(**row["after"]) for row in rows]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import asdict, replace
 from types import SimpleNamespace
 
@@ -9,7 +10,15 @@ import pytest
 
 from minippo.answers import Answer, answer_stats
 from minippo.config import Config, EvalConfig, PPOConfig
-from minippo.runs import Run, language_model_line, read_answers, reward_model_line, run_report, write_answers
+from minippo.runs import (
+    Run,
+    language_model_line,
+    read_answers,
+    reward_model_line,
+    run_report,
+    stored_answers,
+    write_answers,
+)
 from minippo.runs.results import table
 from tests.stored import sealed_stage
 
@@ -37,6 +46,16 @@ def test_answers_are_read_as_they_were_written_with_the_reference_before_the_pol
         {"prompt": b.prompt, "query": query, "before": asdict(b), "after": asdict(a)}
         for query, b, a in zip([[1, 2], [3]], BEFORE, AFTER, strict=True)
     ]
+
+
+def test_answers_of_an_earlier_version_are_refused_by_name(run):
+    run.begin("ppo")
+    write_answers(run, SimpleNamespace(queries=[[1], [2]], reference_answers=BEFORE), AFTER)
+    path = run.results_folder("ppo") / "answers.jsonl"
+    path.write_text(re.sub(r', "exact_kl": [^,}]+', "", path.read_text()))
+    run.finish("ppo", "data", 1.0, {}, {})
+    with pytest.raises(ValueError, match=r"answers.jsonl is from an earlier version and has no exact_kl; python -m"):
+        stored_answers(run)
 
 
 def test_line_of_the_reward_model_names_accuracy_limit_and_calibration(run):
