@@ -254,6 +254,7 @@ def print_formula(name: str, formula: str, numbers: dict[str, Any]) -> None:
 def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
     """Collect a rollout, take the step of the first epoch, and print everything up to the loss of the second."""
     print(f"\n## Iteration {state.iteration + 1}: collect_rollout (float tensors (B, R) are in the tables below)\n")
+    kl_coef = state.kl_coef  # of this rollout; the update may adapt it
     rollout = collect_rollout(state, env, next(state.prompts), config)
     mask, tables = rollout.response_mask, {}
     for field in fields(rollout):
@@ -283,14 +284,14 @@ def print_trace(state: PPOState, env: Environment, config: PPOConfig) -> None:
         total, terms, kind = rollout.rewards[b].sum(), "rewards", config.kl_estimate
         if config.kl_placement == "reward":
             penalty = equations.kl_estimate(rollout.logprobs[b], rollout.ref_logprobs[b], kind)
-            total += state.kl_coef * penalty.sum()
-            terms += f" + {state.kl_coef:g} * {'kl' if kind == 'k1' else kind}"
+            total += kl_coef * penalty.sum()
+            terms += f" + {kl_coef:g} * {'kl' if kind == 'k1' else kind}"
         print(f"{terms} sum to {total:.4f}; the score is {rollout.scores[b]:.4f}")
 
     last = int(masking.last_response_index(mask)[0])
     changed = int((update["ratio"][0, : max(last, 1)] - 1).abs().argmax())  # the token whose probability changed most
     moments = masking.masked_moments(rollout.advantages, mask)
-    constants = vars(config) | {"kl_coef": state.kl_coef, "mean": moments.mean, "variance": moments.variance}
+    constants = vars(config) | {"kl_coef": kl_coef, "mean": moments.mean, "variance": moments.variance}
     for t in sorted({changed, last}):
         print(f"\n## Formulas of response 0, token {t} (mean and variance are those of all advantages)\n")
         numbers = constants | {name: x[0, t] for name, x in tables.items()} | {"scores": rollout.scores[0]}

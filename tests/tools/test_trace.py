@@ -152,6 +152,14 @@ def test_rewards_without_the_penalty_sum_to_the_score(traced):
         assert float(score) == pytest.approx(float(scores[b + 1]), abs=1e-4)
 
 
+def test_an_adaptive_coefficient_is_that_of_the_rollout(monkeypatch, printed):
+    monkeypatch.setattr(trace, "PPOConfig", lambda **settings: PPOConfig(**settings, kl_target=0.01, kl_horizon=1))
+    sums = re.findall(rf"sum to ({NUMBER}); the score is ({NUMBER})", printed())
+    assert len(sums) == B
+    for total, score in sums:
+        assert float(total) == pytest.approx(float(score), abs=2e-4)
+
+
 def test_losses_are_the_means_of_the_tables(traced):
     (losses,) = re.findall(r"^epoch 2: (.*)$", traced.text, re.MULTILINE)
     losses = {name: float(value) for name, value in re.findall(r"([\w/]+) ([\d.-]+)", losses)}
