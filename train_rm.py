@@ -184,7 +184,8 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
 def epoch_batches(run: Run, inputs: Inputs, epoch: int) -> Iterator[list[list[list[int]]]]:
     """The batches of an epoch: for each comparison, the rows of token ids of its completions, best first."""
     rows, context, config = inputs.rows, inputs.model.gpt.config.context, run.config
-    if epoch > 0:  # corpora without pairs of their own pair their texts anew in every epoch
+    # Corpora without pairs of their own pair their texts anew in every epoch; a fraction of the pairs stays the same.
+    if epoch > 0 and config.rm.fraction == 1:
         rows, *_ = comparison_rows(inputs.corpus.comparisons("train", epoch), run.tokenizers()[1], context, config.data)
     rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]
     order = generator(config.seed, "rm batches", epoch)

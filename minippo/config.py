@@ -182,7 +182,7 @@ class RMConfig(OptimizerConfig):
     lr: NonNegative = 1.5e-3
     fraction: Annotated[float, Bounds(1e-6, 1)] = 1.0
     """Fraction of the training comparisons to use, chosen at random. The comparisons of a smaller fraction are among
-    those of a larger one."""
+    those of a larger one. Texts with labels are then paired once, not anew in every epoch."""
     epochs: Count = 1
     """Passes over the comparisons."""
     batch_size: Count = 20

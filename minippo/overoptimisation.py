@@ -41,8 +41,8 @@ def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
 def best_of_n_kl(n: int) -> float:
     """KL of best-of-n to the reference, in nats: log n - (n-1)/n (Stiennon et al. 2020, appendix G).
 
-    Exact if no two responses have the same score, otherwise an upper bound (Beirami et al. 2024, 2401.01879): a
-    response that is drawn twice cannot be preferred to itself.
+    An upper bound (Beirami et al. 2024, 2401.01879), which is reached if no response is ever drawn twice and no two
+    have the same score: a response that is drawn twice cannot be preferred to itself.
     """
     return math.log(n) - (n - 1) / n
 

@@ -259,6 +259,17 @@ def test_training_measures_the_held_out_accuracy_and_pairs_anew_every_epoch(run,
     assert all({"loss/rm", "rm/accuracy", "rm/grad_norm", "lr"} <= line.keys() for line in lines)
 
 
+def test_a_fraction_of_the_pairs_is_the_same_in_every_epoch(run, tokenizer):
+    corpus = SmallCorpus([*PAIRS, *RANKINGS])
+    run.config = replace(run.config, rm=replace(run.config.rm, fraction=0.7))
+    given = inputs(train_rm.make_reward_model(run), corpus, tokenise(corpus.pairs, tokenizer, 64), [])
+    epochs = [
+        sorted(map(str, (row for batch in train_rm.epoch_batches(run, given, n) for row in batch))) for n in (0, 1)
+    ]
+    assert epochs[0] == epochs[1]
+    assert corpus.epochs == []
+
+
 def test_held_out_accuracy_is_measured_without_gradients(run, tokenizer, monkeypatch):
     model, corpus, measured = train_rm.make_reward_model(run), SmallCorpus([*PAIRS, *RANKINGS]), []
     rows = tokenise(corpus.pairs, tokenizer, 64)

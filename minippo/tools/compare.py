@@ -71,6 +71,12 @@ class Results:
         ours, theirs = self.run.config.ppo.scorer, other.run.config.ppo.scorer
         return ours == theirs and (bool(ours) or same_files(self.run.stage("rm"), other.run.stage("rm")))
 
+    def has_reference_of(self, other: Results) -> bool:
+        """Whether the KL and the perplexity of both are measured against the same distribution."""
+        ours, theirs = self.run.config.ppo, other.run.config.ppo
+        same = (ours.temperature, ours.min_new_tokens) == (theirs.temperature, theirs.min_new_tokens)
+        return same and same_files(self.run.stage("sft"), other.run.stage("sft"))
+
 
 def summary_rows(summary: dict[str, Any]) -> dict[str, float]:
     """The results in a run's summary, by row of the table."""
@@ -112,6 +118,8 @@ def difference_columns(columns: Sequence[Results], names: Sequence[str]) -> list
         known = column.statistics.keys() & first.statistics.keys()
         if not column.has_scorer_of(first):
             known -= {"score, after"}
+        if not column.has_reference_of(first):
+            known -= {"kl, after", "exact_kl, after", "perplexity, after"}
         cells = [
             shown(difference(column.statistics[name], first.statistics[name])) if name in known else ""
             for name in names
@@ -129,6 +137,8 @@ def notes(columns: Sequence[Results]) -> list[str]:
         lines.append(f"{name}: {'paired by prompt' if paired else 'not paired, because the prompts differ'}")
         if not column.has_scorer_of(first):
             lines[-1] += "; no difference of the scores, which are from different scorers"
+        if not column.has_reference_of(first):
+            lines[-1] += "; no difference of KL and perplexity, which are to different references"
         lines[-1] += few(min(len(column.answers), len(first.answers)), "prompts")
     return lines
 
@@ -137,7 +147,8 @@ def group_columns(columns: Sequence[Results], names: Sequence[str]) -> list[tupl
     """Heading and cells of two columns for every group of runs that differ only in their seed: mean and range."""
     groups: dict[Any, list[Results]] = {}
     for column in columns:
-        groups.setdefault(replace(column.run.config, seed=0), []).append(column)
+        config = column.run.config
+        groups.setdefault(replace(config, seed=0, data=replace(config.data, seed=None)), []).append(column)
     more = []
     for group in groups.values():
         values = {name: [column.values[name] for column in group if name in column.values] for name in names}

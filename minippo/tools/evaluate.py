@@ -158,7 +158,7 @@ def answer_report(run: Run, evaluator: Evaluator, figures: dict[str, Any]) -> st
     win_rate, prompts = Estimate(**figures["win_rate"]), figures["prompts"]
     lines = [f"wins against the reference's answer, by {judge}: {shown(win_rate)}"]
     if win_rate.low <= 0.5 <= win_rate.high:
-        lines[0] += "; neither is better, because the interval contains 0.5"
+        lines[0] += "; neither is shown to be better: the interval contains 0.5"
     if "kl" in metrics:
         errors = {name: metrics[name]["policy"]["standard_error"] for name in NOT_OF_GREEDY}
         lines.append(f"standard error of the KL: sampled {errors['kl']:.3f}, exact {errors['exact_kl']:.3f}")

@@ -9,7 +9,7 @@ OVER, STATISTICS = (
     covering("frontier", "interval prompts_are comparison points law gains checkpoints"),
 )
 COMMAND, POOL = covering("frontier", "contains_what other_prompts"), covering("frontier", "pool")
-PLAN, FINDINGS = covering("frontier", "plan_has command_of"), covering("frontier", "findings")
+PLAN, FINDINGS = covering("frontier", "plan_has command_of whatever_the_run"), covering("frontier", "findings")
 TRAINING = covering("frontier", "trained_two fails_is reaches")
 OF_RM, OF_FRACTION = covering("train_rm", "fraction"), covering("every_field", "base_run")
 
@@ -56,7 +56,8 @@ FRONTIER = [
     # ------------------------------------------------------------------ rows
     Mutant("minippo/tools/frontier/rows.py", "\"ppo\", source.folder, override(", "\"ppo\", run.folder, override(", PLAN),  # one reward model for all seeds
     Mutant("minippo/tools/frontier/rows.py", ", \"ppo.kl_target\": None, \"eval", ", \"eval", PLAN),
-    Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | METHODS", "} | METHODS", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", " | PPO | METHODS[method]", " | METHODS[method]", PLAN),  # the run's own method
+    Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | PPO", "} | PPO", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    waiting = [row for row in rows if not row.finished]\n", "    waiting = list(rows)\n", TRAINING),
     Mutant("minippo/tools/frontier/rows.py", "while waiting and len(running) < jobs:", "while waiting:", TRAINING),
     Mutant("minippo/tools/frontier/rows.py", "            process.terminate()\n", "            pass\n", TRAINING),

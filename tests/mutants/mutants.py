@@ -319,7 +319,7 @@ MUTANTS = [
     # ------------------------------------------------------------------ reward-model training
     Mutant("minippo/reward_evaluation.py", "correct = [row[i] > row[j]", "correct = [row[i] >= row[j]", covering("train_rm", "tie pair")),  # ties count as right
     Mutant("minippo/reward_evaluation.py", "return sum(correct) / len(correct)", "return sum(correct) / len(scores)", covering("train_rm", "tie pair")),
-    Mutant("train_rm.py", "    if epoch > 0:  # corpora", "    if False:  # corpora", covering("train_rm", "pairs_anew")),
+    Mutant("train_rm.py", "    if epoch > 0 and", "    if False and", covering("train_rm", "pairs_anew")),
     # ------------------------------------------------------------------ checkpoints and runs
     Mutant("minippo/state.py", "        self.seed, self.iteration = _count(position, \"seed\"), _count", "        self.iteration = _count", covering("checkpoint")),
     Mutant("minippo/state.py", "        self.prompts.rows_drawn = _count(position, \"prompts_drawn\")\n", "", covering("checkpoint")),

@@ -428,7 +428,7 @@ PLUMBING = [
     Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
     Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),
     Mutant("minippo/tools/compare.py", "            known -= {\"score, after\"}\n", "            pass\n", path_of("compare")),
-    Mutant("minippo/tools/compare.py", "replace(column.run.config, seed=0)", "column.run.config", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "replace(config, seed=0, data=replace(config.data, seed=None))", "config", path_of("compare")),
     # ------------------------------------------------------------------ evaluation.py: who answers what
     Mutant("minippo/evaluation.py", "f\"{self.split} answers\"", "\"test answers\"", OF_EVALUATION),  # the draws of the evaluation at the end
     Mutant("minippo/evaluation.py", "    @cached_property\n", "    @property\n", OF_EVALUATION),  # every evaluation asks the reference again

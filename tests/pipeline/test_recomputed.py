@@ -383,7 +383,7 @@ def test_evaluate_prints_these_figures_and_says_what_they_do_not_show(evaluated)
         unknown = [m for m, e in metrics.items() if e["difference"]["low"] <= 0 <= e["difference"]["high"]]
         assert f"contains 0) for: {', '.join(titles[m] for m in unknown)}\n" in part
         assert number_after("by the gold score", part) == pytest.approx(wins["value"], abs=PRINTED)
-        assert ("neither is better" in part) == (wins["low"] <= 0.5 <= wins["high"])
+        assert ("neither is shown to be better" in part) == (wins["low"] <= 0.5 <= wins["high"])
     rewards = evaluated["reward_model"]
     assert parts[2].startswith(f"reward model: 300 {evaluated['split']} comparisons, {rewards['pairs']} pairs\n")
     for words, name in (("accuracy", "accuracy"), ("the gold score", "gold_agreement"),

@@ -25,15 +25,16 @@ from tests.stored import sealed_stage
 def make_run(tmp_path):
     """A run directory with these settings, results, answers and metrics of PPO, and a reward model of this name."""
 
-    def make(name, *, config=Config(), metrics=(), answers=None, rewards="", **summary):  # noqa: B008
+    def make(name, *, config=Config(), metrics=(), answers=None, rewards="", policy="", **summary):  # noqa: B008
         folder = tmp_path / name
         (folder / "ppo").mkdir(parents=True)
         (folder / "config.yaml").write_text(dump_config(config))
         rows = [{"before": asdict(said("dull")), "after": asdict(a)} for a in answers or [said("fine")]]
         (folder / "ppo" / "answers.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-        (folder / "rm").mkdir()
-        (folder / "rm" / "model.safetensors").write_text(rewards)
-        sealed_stage(folder / "rm", stage_seconds=0.0)
+        for stage, weights in (("sft", policy), ("rm", rewards)):
+            (folder / stage).mkdir()
+            (folder / stage / "model.safetensors").write_text(weights)
+            sealed_stage(folder / stage, stage_seconds=0.0)
         sealed_stage(folder / "ppo", results={"win_rate": 0.5} | summary, stage_seconds=2.0)
         lines = [json.dumps({"stage": "ppo", "step": step} | row) + "\n" for step, row in enumerate(metrics, 1)]
         (folder / "metrics.jsonl").write_text("".join(lines))
@@ -172,6 +173,21 @@ def test_scores_of_different_reward_models_are_not_subtracted(make_run, capsys):
         f"{b} - {a}: paired by prompt; no difference of the scores, which are from different scorers{few}",
         f"{c} - {a}: paired by prompt{few}",
     ]
+
+
+@pytest.mark.parametrize("other", [{"policy": "2"}, {"config": Config(ppo=PPOConfig(temperature=0.9))}])
+def test_kl_and_perplexity_to_different_references_are_not_subtracted(make_run, capsys, other):
+    after = {"before": {"score": 0.0}, "after": {"kl": 0.0, "exact_kl": 0.0, "perplexity": 0.0, "distinct_2": 0.0}}
+    a, b, c = make_run("a", **after), make_run("b", **after | other), make_run("c", **after)
+    command(compare.main, a, b, c)
+    out = capsys.readouterr().out
+    for name in ("kl, after", "exact_kl, after", "perplexity, after"):
+        different, same = row_of(out, name)[-2:]
+        assert different == ""
+        assert same == "0.000 [0.000, 0.000]"
+    assert row_of(out, "distinct_2, after")[-2] != ""
+    assert f"{b} - {a}: paired by prompt; no difference of KL and perplexity, which are to different ref" in out
+    assert f"{c} - {a}: paired by prompt (" in out
 
 
 def test_runs_that_cannot_be_compared_are_refused(make_run, refused, tmp_path):

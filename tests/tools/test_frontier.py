@@ -202,7 +202,7 @@ def data():
 def test_findings_say_where_ppo_passes_best_of_n_and_what_it_costs(data):
     text = "\n".join(report.findings(data))
     assert "256 test prompts, 5 reward models with a policy each" in text
-    assert "PPO has the higher gold score than best-of-n from 0.60 nats on" in text
+    assert "PPO has the higher gold score than best-of-n from 0.60 to 1.20 nats" in text
     assert "best of 8 minus PPO is -0.20 [-0.30, -0.10]" in text
     assert "best-of-n is higher for best of 2, lower for best of 8." in text
     assert "The smallest n that reaches the gold score of PPO with coefficient 0.1 (1.20 [1.10, 1.30] at 4.00" in text
@@ -222,7 +222,7 @@ def test_findings_if_ppo_never_passes_or_is_never_reached(data):
         row["ahead"] = exact(0.05)
         row["gold"] = exact(1.0)
     text = "\n".join(report.findings(data))
-    assert "PPO does not pass best-of-n up to 1.20 nats (best of 8)" in text
+    assert "best-of-n has the higher gold score at the largest KL compared, 1.20 nats (best of 8)" in text
     assert "best-of-n is higher for none, lower for none." in text
     assert "No n up to 8 reaches the gold score of PPO with coefficient 0.1" in text
     data["points"][5]["gold"] = exact(-0.5)
@@ -327,6 +327,8 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
         "--data.seed": "1",
         "--ppo.kl-coef": "0.5",
         "--ppo.kl-target": "None",
+        "--ppo.samples-per-prompt": "1",  # what the run has of other methods
+        "--ppo.kl-estimate": "k1",
         "--eval.final-prompts": "5",
     }
     reward_model = plan.reward_models[run.config.rm.fraction][1]
@@ -335,10 +337,15 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
     assert (opened.folder, opened.config) == (reward_model.folder, reward_model.config)
 
 
-def test_ppo_has_a_critic_whatever_the_run_has(tiny_runs):
-    changes = {"ppo.advantage": "batch"}
-    row = rows.policy_row(load_run(tiny_runs.run("reviews", changes, ["ppo"]).folder, "cpu"), "PPO", 0.1, 0.92, 1, 5)
-    assert row.config.ppo.advantage == "gae"
+def test_ppo_is_ppo_whatever_the_run_is(tiny_runs):
+    """The tiny run has two samples per prompt and k2 already."""
+    changes = {"ppo.advantage": "batch", "ppo.kl_placement": "loss", "ppo.loss_normalisation": "sequence"}
+    run = load_run(tiny_runs.run("reviews", changes, ["ppo"]).folder, "cpu")
+    for method, other in (("PPO", {}), ("RLOO", {"samples_per_prompt": 4, "advantage": "leave-one-out"})):
+        ppo = rows.policy_row(run, method, 0.1, 0.92, 1, 5).config.ppo
+        expected = {"advantage": "gae", "samples_per_prompt": 1, "kl_placement": "reward", "kl_estimate": "k1"}
+        expected |= {"loss_normalisation": "token", "whiten_advantages": method == "PPO"} | other
+        assert {name: getattr(ppo, name) for name in expected} == expected
 
 
 def test_other_methods_are_those_of_the_page_on_variants():

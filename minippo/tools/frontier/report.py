@@ -44,7 +44,7 @@ def law_rows(laws: Sequence[Row]) -> list[list[str]]:
     ]
     for law in laws:
         peak = "none" if law["peak_gain"] is None else with_interval(law["peak_kl"])
-        gain = "" if law["peak_gain"] is None else f"{law['peak_gain']:.2f}"
+        gain = "" if law["peak_gain"] is None else decimal(law["peak_gain"])
         largest = f"{law['observed_peak_gain']:.2f} at {law['observed_peak_kl']:.2f}"
         rows.append(
             [
@@ -75,7 +75,12 @@ def with_interval(numbers: Sequence[float | None] | None, sign: str = "") -> str
     if numbers is None:
         return ""
     value, low, high = numbers
-    return f"{value:{sign}.2f}" + (f" [{low:{sign}.2f}, {high:{sign}.2f}]" if None not in (low, high) else "")
+    return decimal(value, sign) + (f" [{decimal(low, sign)}, {decimal(high, sign)}]" if None not in (low, high) else "")
+
+
+def decimal(x: float, sign: str = "") -> str:
+    """Two decimals, or three significant digits of a large number: a law that hardly bends has its peak far away."""
+    return f"{x:{sign}.2f}" if abs(x) < 1000 else f"{x:{sign}.2e}"
 
 
 # ---------------------------------------------------------------------------------------------- findings
@@ -88,8 +93,9 @@ def findings(data: dict[str, Any]) -> list[str]:
     (own,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, data["kl_coef"]))
     (free,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, 0.0))
     sentences = [
-        f"{data['prompts']} test prompts, {own['reward_models']} reward models with a policy each. In brackets: 95 % "
-        "intervals over prompts and reward models."
+        f"{data['prompts']} test prompts, {own['reward_models']} reward models with a policy each. In brackets: "
+        "bootstrap intervals over prompts and reward models, nominally 95 %; with so few reward models, they are too "
+        "narrow. The KL of best-of-n is an upper bound, which favours PPO."
     ]
     if not data["gold"]:
         sentences.append(
@@ -130,9 +136,9 @@ def equal_kl(best: Sequence[Row], data: dict[str, Any]) -> str:
         return "No best-of-n has a KL within the range of PPO's."
     last, kl = compared[-1], passes_from(compared)
     verdict = (
-        f"PPO does not pass best-of-n up to {last['kl'][0]:.2f} nats ({label(last)})"
+        f"best-of-n has the higher {what} at the largest KL compared, {last['kl'][0]:.2f} nats ({label(last)})"
         if kl is None
-        else f"PPO has the higher {what} than best-of-n from {kl:.2f} nats on"
+        else f"PPO has the higher {what} than best-of-n from {kl:.2f} to {last['kl'][0]:.2f} nats"
     )
     higher = ", ".join(label(row) for row in compared if row["ahead"][1] > 0) or "none"
     lower = ", ".join(label(row) for row in compared if row["ahead"][2] < 0) or "none"
@@ -187,7 +193,9 @@ def law_sentence(law: Row) -> str:
     """The predicted and the observed peak."""
     method = "Best-of-n" if law["kind"] == "best-of-n" else "PPO without the penalty"
     peak = law["peak_kl"][0]
-    predicted = "has no peak" if peak is None else f"has its peak of {law['peak_gain']:+.2f} at {peak:.2f} nats"
+    predicted = (
+        "has no peak" if peak is None else f"has its peak of {decimal(law['peak_gain'], '+')} at {decimal(peak)} nats"
+    )
     measured = f"{law['observed_peak_gain']:+.2f} at {law['observed_peak_kl']:.2f} nats"
     observed = (
         f"the gain still rises at the last point ({measured})"

@@ -17,8 +17,16 @@ from minippo.errors import TrainingError
 from minippo.runs import Run, check, differences, load_config, options_text, override
 from minippo.storage import REPOSITORY
 
+PPO: dict[str, Any] = {
+    "ppo.advantage": "gae",
+    "ppo.samples_per_prompt": 1,
+    "ppo.kl_placement": "reward",
+    "ppo.kl_estimate": "k1",
+    "ppo.loss_normalisation": "token",
+    "ppo.whiten_advantages": True,
+}
 METHODS: dict[str, dict[str, Any]] = {
-    "PPO": {"ppo.advantage": "gae"},
+    "PPO": {},
     "GRPO": {
         "ppo.advantage": "group",
         "ppo.samples_per_prompt": 8,
@@ -29,8 +37,8 @@ METHODS: dict[str, dict[str, Any]] = {
     },
     "RLOO": {"ppo.advantage": "leave-one-out", "ppo.samples_per_prompt": 4, "ppo.whiten_advantages": False},
 }
-"""Method -> its settings: those of docs/variants.md, but RLOO takes as many steps per rollout as the others. A rollout
-has `ppo.rollout_batch_size` responses with each, so all see as many episodes."""
+"""Method -> its settings, where they are not those of `PPO`: those of docs/variants.md, but RLOO takes as many steps
+per rollout as the others. A rollout has `ppo.rollout_batch_size` responses with each, so all see as many episodes."""
 MULTIPLES = (4.0, 2.0, 0.5, 0.25)
 """The KL coefficients of PPO, unless others are given, besides the run's own and 0: multiples of its own."""
 SCRIPTS = {"rm": "train_rm.py", "ppo": "train_ppo.py"}
@@ -93,7 +101,7 @@ def reward_row(run: Run, fraction: float, seed: int) -> Row:
 def policy_row(run: Run, method: str, coefficient: float, fraction: float, seed: int, prompts: int) -> Row:
     """The policy trained with this seed and method on the reward model of this seed."""
     source = reward_row(run, fraction, seed)
-    changes = {"ppo.kl_coef": coefficient, "ppo.kl_target": None, "eval.final_prompts": prompts} | METHODS[method]
+    changes = {"ppo.kl_coef": coefficient, "ppo.kl_target": None, "eval.final_prompts": prompts} | PPO | METHODS[method]
     name = f"{method.lower()}-{coefficient:g}-rm-{fraction:g}-seed-{seed}"
     return Row(run.folder / "frontier" / name, "ppo", source.folder, override(source.config, changes), method)
 
