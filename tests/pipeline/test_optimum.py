@@ -79,6 +79,7 @@ def train(changes: dict) -> tuple[ActorCritic, ActorCritic]:
             "microbatch_size": 128,
             "lr": 3e-3,
             "kl_coef": BETA,
+            "temperature": 1.0,
             "adam_eps": 1e-8,
         }
         | changes
