@@ -82,7 +82,8 @@ def test_commands_compute_with_the_models_as_they_were_trained(run, tmp_path, ca
     again, stored = evaluation(run.folder), read_answers(load(run.folder))
     assert ([row["before"] for row in stored], [row["after"] for row in stored]) == (again.before, again.after)
     given = ("--run", run.folder)
-    answer = stored[0]["after"]
+    # A tiny policy may end a response within a character, and `score` refuses text that is not readable.
+    answer = next(row["after"] for row in stored if "\ufffd" not in row["after"]["response"])
     capsys.readouterr()
     command(score.main, *given, "--device", "cpu", "--prompt", answer["prompt"], answer["response"])
     assert float(capsys.readouterr().out.split("\t")[0]) == pytest.approx(answer["score"], abs=0.05)
