@@ -337,6 +337,14 @@ def test_command_of_a_row_has_its_settings_and_its_source(run):
     assert (opened.folder, opened.config) == (reward_model.folder, reward_model.config)
 
 
+@pytest.mark.parametrize(
+    ("x", "sign", "text"),
+    [(999.994, "", "999.99"), (1.5, "+", "+1.50"), (-1.5, "+", "-1.50"), (1.97e25, "+", "+1.97e+25")],
+)
+def test_a_peak_that_lies_far_away_is_a_short_number(x, sign, text):
+    assert report.decimal(x, sign) == text
+
+
 def test_ppo_is_ppo_whatever_the_run_is(tiny_runs):
     """The tiny run has two samples per prompt and k2 already."""
     changes = {"ppo.advantage": "batch", "ppo.kl_placement": "loss", "ppo.loss_normalisation": "sequence"}
