@@ -89,6 +89,10 @@ class DataConfig:
     crop_words: Count = 100
     """For IMDB and other labelled texts: number of words of a text that the reward model is trained on. Choose about
     the length of the texts that it will score during PPO."""
+    min_crop_words: CountOrZero = 0
+    """If above 0, crops for training have a random number of words, from this to `crop_words`, so that the reward model
+    knows what short texts are worth; otherwise PPO may find that it overrates them. Held-out crops have `crop_words`
+    words in any case."""
     limit: CountOrZero = 0
     """Use only the first `limit` demonstrations and comparisons (for the bundled reviews: `limit` pairs and `limit`
     rankings). 0 uses all."""

@@ -46,6 +46,7 @@ def test_defaults_are_valid():
         ("data.query_length", 0),
         ("data.response_length", 0),
         ("data.crop_words", 0),
+        ("data.min_crop_words", -1),
         ("data.limit", -1),
         ("data.limit", 2),
         ("sft.policy.tokens", -5),
@@ -186,6 +187,12 @@ def test_context_of_pretrained_weights_replaces_the_configured_one():
 def test_minimum_length_beyond_the_response_is_refused():
     with pytest.raises(ValueError, match=r"ppo.min-new-tokens 65 exceeds data.response-length 64"):
         check(changed(Config(), "ppo.min_new_tokens", 65))
+
+
+def test_shortest_crop_beyond_the_longest_is_refused():
+    check(changed(Config(), "data.min_crop_words", 100))
+    with pytest.raises(ValueError, match=r"data.min-crop-words 101 exceeds data.crop-words 100"):
+        check(changed(Config(), "data.min_crop_words", 101))
 
 
 @pytest.mark.parametrize("model", ["policy", "reward"])

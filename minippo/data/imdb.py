@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from minippo.data.cache import file_fingerprint, fingerprint_of
-from minippo.data.labelled import LabelledTexts
+from minippo.data.labelled import LabelledTexts, crop_words_of
 from minippo.data.sources import load_dataset, load_from_hub
 from minippo.data.texts import Comparison, Demonstration, Texts, text_hashes
 from minippo.splits import Split, split_rows
@@ -30,7 +30,8 @@ class IMDB:
     - The reviews of the test file are divided by a hash of their text, hence in the same way in every run: two fifths
       are the test split and one fifth is the validation split, each for comparisons and prompts. The beginnings of the
       other two fifths are the prompts that PPO trains on.
-    - A comparison is a positive and a negative review, both cropped to `crop_words` words at a random position.
+    - A comparison is a positive and a negative review, both cropped to `crop_words` words at a random position;
+      for training to a random number of words, if there is a `min_crop_words`.
     """
 
     judge = None
@@ -97,7 +98,7 @@ class IMDB:
         if split not in self._labelled:
             rows = self.rows["train"] if split == "train" else self._test_reviews(split)
             labels = np.asarray(rows["label"][:])
-            self._labelled[split] = LabelledTexts(rows, labels, _text_of, self.config.crop_words)
+            self._labelled[split] = LabelledTexts(rows, labels, _text_of, crop_words_of(self.config, split))
         return self._labelled[split].pairs(f"{self.seed} {split} {epoch}")[: self.config.limit or None]
 
     def prompts(self, split: Split) -> Texts[str]:

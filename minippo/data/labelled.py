@@ -15,13 +15,17 @@ from minippo.data.texts import CHUNK, Comparison, Texts, rows_of, text_hashes
 if TYPE_CHECKING:
     import datasets
 
+    from minippo.config import DataConfig
+    from minippo.splits import Split
+
 
 class LabelledTexts:
-    """Pairs a text of label 1 with a text of label 0, both cropped to `crop_words` words at a random position.
+    """Pairs a text of label 1 with a text of label 0, both cropped to some number of words at a random position.
 
-    The crops should be about as long as the texts that the reward model will score during PPO. With `prompt_of`,
-    the texts are answers to prompts, which are not cropped: two answers to the same prompt are paired if possible, and
-    other answers are compared together with their prompts. Raises ValueError if all texts have the same label.
+    The crops should be about as long as the texts that the reward model will score during PPO. `crop_words` are their
+    smallest and largest number of words, between which it is random. With `prompt_of`, the texts are answers to
+    prompts, which are not cropped: two answers to the same prompt are paired if possible, and other answers are
+    compared together with their prompts. Raises ValueError if all texts have the same label.
     """
 
     def __init__(
@@ -29,7 +33,7 @@ class LabelledTexts:
         rows: datasets.Dataset,
         labels: np.ndarray,  # (rows,)
         text_of: Callable[[Mapping[str, Any]], str],
-        crop_words: int,
+        crop_words: tuple[int, int],
         prompt_of: Callable[[Mapping[str, Any]], str] | None = None,
     ) -> None:
         self.rows, self.labels, self.text_of, self.crop_words = rows, labels, text_of, crop_words
@@ -47,7 +51,9 @@ class LabelledTexts:
     def pairs(self, stream: str) -> Texts[Comparison]:
         """Comparisons in which each text occurs at most once. The random stream of this name determines the pairs."""
         rng = random.Random(stream)
-        starts = [rng.randrange(max(1, words - self.crop_words + 1)) for words in self.num_words]
+        shortest, longest = self.crop_words
+        sizes = [rng.randint(shortest, longest) if shortest < longest else longest for _ in self.num_words]
+        starts = [rng.randrange(max(1, words - size + 1)) for words, size in zip(self.num_words, sizes, strict=True)]
         sides = []
         for label in (0, 1):
             order = np.flatnonzero(self.labels == label).tolist()
@@ -64,7 +70,7 @@ class LabelledTexts:
             if self.prompt_of:
                 answers = list(zip(map(self.prompt_of, rows), texts, strict=True))
                 return [_comparison(*pair) for pair in zip(answers[::2], answers[1::2], strict=True)]
-            crops = [crop(text, starts[row], self.crop_words) for text, row in zip(texts, chosen, strict=True)]
+            crops = [crop(text, starts[row], sizes[row]) for text, row in zip(texts, chosen, strict=True)]
             return [Comparison("", pair) for pair in zip(crops[::2], crops[1::2], strict=True)]
 
         fingerprint = f"{self.rows._fingerprint} in pairs of {self.crop_words} words, {stream}"
@@ -86,6 +92,12 @@ def _comparison(preferred: tuple[str, str], other: tuple[str, str]) -> Compariso
     if preferred[0] == other[0]:
         return Comparison(preferred[0], (preferred[1], other[1]))
     return Comparison("", ("".join(preferred), "".join(other)))
+
+
+def crop_words_of(config: DataConfig, split: Split) -> tuple[int, int]:
+    """The smallest and the largest number of words of the crops of a split."""
+    shortest = config.min_crop_words if split == "train" else 0
+    return shortest or config.crop_words, config.crop_words
 
 
 def crop(text: str, start: int, num_words: int) -> str:

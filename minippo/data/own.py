@@ -14,7 +14,7 @@ from minippo.data.cache import fingerprint_of
 from minippo.data.examples import read_examples
 from minippo.data.formats import NO_LABEL, PROBLEMS, USABLE, Kind
 from minippo.data.holding_out import column, hold_out, prompt_or_texts, random_order
-from minippo.data.labelled import LabelledTexts
+from minippo.data.labelled import LabelledTexts, crop_words_of
 from minippo.data.sources import find_sources
 from minippo.data.texts import CHUNK, NO_TEXT, Comparison, Demonstration, Texts, rows_of, text_hashes
 from minippo.splits import HELD_OUT, SPLITS, TEST_FIRST, Split, split_rows
@@ -56,7 +56,7 @@ class OwnData:
         self._prompts = self._find_prompts()
         self._leave_out_held_out_prompts()
         self._demonstrations = self._demonstrations or self._preferred()
-        self._labelled = {split: self._pairing(rows) for split, rows in self._preferences.items()}
+        self._labelled = {split: self._pairing(rows, split) for split, rows in self._preferences.items()}
         for name, size in (
             ("demonstrations after holding out", lambda split: len(self.demonstrations(split))),
             ("comparisons after holding out", self._num_comparisons),
@@ -159,15 +159,16 @@ class OwnData:
         self.report["demonstrations"] = {"preferred completions, because data.demonstrations is empty": len(rows)}
         return {"train": rows}
 
-    def _pairing(self, rows: datasets.Dataset) -> LabelledTexts | None:
+    def _pairing(self, rows: datasets.Dataset, split: Split) -> LabelledTexts | None:
         labels = column(rows, "label")
         if (labels == NO_LABEL).all():
             return None
         if (labels == NO_LABEL).any():
             raise ValueError(f"{self.config.preferences} mixes labelled texts and comparisons, expected one of them")
         has_prompts = (text_hashes(rows, _prompt) != NO_TEXT).any()
+        crop_words = crop_words_of(self.config, split)
         return LabelledTexts(
-            rows, labels, lambda row: row["completions"][0], self.config.crop_words, _prompt if has_prompts else None
+            rows, labels, lambda row: row["completions"][0], crop_words, _prompt if has_prompts else None
         )
 
     def _find_prompts(self) -> dict[Split, datasets.Dataset]:

@@ -94,6 +94,8 @@ def check_data(data: DataConfig) -> None:
             "data.train-split, data.validation-split and data.test-split must be three different names, not "
             f"{', '.join(map(quoted, splits))}"
         )
+    if data.min_crop_words > data.crop_words:
+        raise ValueError(f"data.min-crop-words {data.min_crop_words} exceeds data.crop-words {data.crop_words}")
     if data.limit in (1, 2):
         raise ValueError(
             f"data.limit must be 0 (all) or at least 3 (one demonstration for each split), not {data.limit}"

@@ -125,6 +125,23 @@ def test_imdb_crops_have_crop_words_consecutive_words(imdb):
     assert len(starts) > 3  # not always at the beginning
 
 
+def test_imdb_crops_for_training_can_have_random_lengths(imdb):
+    corpus = imdb(crop_words=9, min_crop_words=4)
+    lengths, ends = set(), 0
+    for epoch in range(6):
+        for comparison in corpus.comparisons("train", epoch):
+            for text in comparison.ranked:
+                words = text.split(" ")
+                lengths.add(len(words))
+                ends += words[-1] == "end" and len(words) == 4
+                numbers = [int(word.split("train")[1]) for word in words if "train" in word]
+                assert numbers == list(range(numbers[0], numbers[0] + len(numbers)))
+    assert lengths == {4, 5, 6, 7, 8, 9}
+    assert ends > 0  # short crops come from everywhere in a review
+    for split in ("validation", "test"):
+        assert {len(text.split(" ")) for c in corpus.comparisons(split) for text in c.ranked} == {9}
+
+
 def test_imdb_crops_leave_shorter_reviews_whole(imdb):
     texts = {comparison.ranked[0] for comparison in imdb(crop_words=100).comparisons("train")}
     assert texts == {clean(review("train", 1, number)) for number in range(ROWS)}

@@ -240,6 +240,10 @@ def test_labelled_texts_are_paired_and_cropped_differently_in_every_epoch(laid_o
             found = [re.fullmatch(rf"{sort}(\d+)w(\d)", word) for word in text.split(" ")]
             assert len({match[1] for match in found}) == 1
             assert [int(match[2]) - int(found[0][2]) for match in found] == [0, 1, 2, 3]
+    shorter = own(preferences=laid_out(labelled(), kind), crop_words=4, min_crop_words=2)
+    for split in SPLITS:
+        lengths = {len(text.split(" ")) for c in shorter.comparisons(split) for text in c.ranked}
+        assert lengths == ({2, 3, 4} if split == "train" else {4})
     assert not corpus.comparisons("train").whole  # a crop that is too long may be cut
     starts = {int(c.ranked[0].split("w")[1][0]) for c in first}
     assert len(starts) > 2

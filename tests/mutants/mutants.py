@@ -285,7 +285,7 @@ MUTANTS = [
     Mutant("minippo/data/imdb.py", "        random.Random(f\"{self.seed} {split} prompts\").shuffle(texts)  # the file is sorted by label\n", "", covering("corpora")),
     Mutant("minippo/data/imdb.py", "f\"{self.seed} {split} {epoch}\"", "f\"{self.seed} {split}\"", covering("corpora")),  # one pairing for ever
     Mutant("minippo/data/labelled.py", "            rng.shuffle(order)\n", "            pass\n", covering("corpora")),  # pairs by row index
-    Mutant("minippo/data/labelled.py", "crop(text, starts[row], self.crop_words)", "text", covering("corpora")),  # whole reviews
+    Mutant("minippo/data/labelled.py", "crop(text, starts[row], sizes[row])", "text", covering("corpora")),  # whole reviews
     Mutant("minippo/data/encode.py", "whole_characters(tokenizer, ids[:query_length])", "ids[:query_length]", covering("data")),
     Mutant("minippo/masking.py", "mask = torch.zeros(tokens.shape, dtype=torch.bool)", "mask = torch.full(tokens.shape, pad_id).bool()", covering("data")),  # padded with the pad's id
     Mutant("minippo/batches.py", "if epoch != self._epoch:", "if self._epoch < 0:", covering("data")),

@@ -216,6 +216,9 @@ PLUMBING = [
     Mutant("minippo/data/labelled.py", "list(zip(sides[1], sides[0], strict", "list(zip(sides[0], sides[1], strict", OF_OWN_DATA),
     Mutant("minippo/data/labelled.py", " words, {stream}\"", " words\"", OF_OWN_DATA),  # the pairs of the first epoch are reused
     Mutant("minippo/data/labelled.py", "in pairs of {self.crop_words} words", "in pairs", OF_OWN_DATA),
+    Mutant("minippo/data/labelled.py", "rng.randint(shortest, longest) if", "longest if", OF_CORPORA),
+    Mutant("minippo/data/labelled.py", "words - size + 1)", "words - longest + 1)", OF_CORPORA),  # short crops never end a text
+    Mutant("minippo/data/labelled.py", "if split == \"train\" else 0", "", OF_CORPORA),  # held-out crops of other lengths
     Mutant("minippo/data/labelled.py", "whole=self.prompt_of is not None)", "whole=True)", OF_OWN_DATA),  # long crops are dropped, not cut
     # ------------------------------------------------------------------ own_data.py
     Mutant("minippo/data/own.py", "random_order(len(rows), self.seed, \"order of demonstrations\")", "random_order(len(rows), 1, \"order of demonstrations\")", OF_OWN_DATA),
@@ -223,7 +226,7 @@ PLUMBING = [
     Mutant("minippo/data/own.py", "        return comparisons[: self.config.limit or None]", "        return comparisons", OF_OWN_DATA),
     Mutant("minippo/data/holding_out.py", "int(share * len(these))", "int(0.05 * len(these))", OF_OWN_DATA),
     Mutant("minippo/data/holding_out.py", "random_order(len(counts), seed, ", "random_order(len(counts), 1, ", OF_OWN_DATA),
-    Mutant("minippo/data/own.py", "row[\"completions\"][0], self.config.crop_words, ", "row[\"completions\"][0], 100, ", OF_OWN_DATA),
+    Mutant("minippo/data/own.py", "crop_words = crop_words_of(self.config, split)", "crop_words = 100, 100", OF_OWN_DATA),
     Mutant("minippo/data/own.py", "crop_words, _prompt if has_prompts else None", "crop_words, None", OF_LAYOUTS),  # answers without their prompts
     Mutant("minippo/data/own.py", "read_examples(kind, tables, ignored)", "read_examples(kind, tables)", OF_LAYOUTS),
     Mutant("minippo/data/own.py", "column(rows, \"label\") != 0", "column(rows, \"label\") != 9", OF_LAYOUTS),  # bad answers are demonstrated

@@ -122,6 +122,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "data.hold_out": [(0.3, replace(only_rm, **files)), (0.3, replace(POLICY_ONLY, corpus="hub"))],
         "data.query_length": [(16, POLICY_ONLY)],
         "data.response_length": [(8, POLICY_ONLY)],
+        "data.min_crop_words": [(2, replace(only_rm, corpus="imdb"))],
         "data.crop_words": [(6, replace(only_rm, corpus="imdb"))],
         "data.limit": [(12, ALL), (20, replace(ALL, corpus="imdb")), (12, replace(ALL, **files))],
         "data.seed": [(7, replace(ALL, corpus="imdb")), (7, replace(ALL, corpus="files")), (7, NOTHING)],
