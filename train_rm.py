@@ -141,7 +141,7 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
     config, seed, model = run.config.rm, run.config.seed, inputs.model
     _, tokenizer = run.tokenizers()
     batches = EpochStream(lambda epoch: epoch_batches(run, inputs, epoch))
-    state = TrainState.initial(model, batches, config, seed, run.config.memory)
+    state = TrainState.initial(model, batches, config, seed, run.config.memory, config.averaging)
     num_steps = config.epochs * sum(1 for _ in epoch_batches(run, inputs, 0))
     checkpoints = Checkpoints(run.unfinished("rm"), inputs.data)
     if checkpoints.restore_latest(state):
@@ -173,11 +173,14 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             optimizer.zero_grad()
         state.step = step
         if due(step, config.eval_every, num_steps):
+            optimizer.swap_averages()
             held_out = comparison_scores(model, inputs.validation_rows, tokenizer.pad_id)
             stats["eval/accuracy"] = pairwise_accuracy(held_out)
+            optimizer.swap_averages()
         metrics.log(step, stats)
         if checkpoints.due(step, config.save_every, num_steps):
             checkpoints.save(state)
+    optimizer.swap_averages()
     metrics.close()
 
 

@@ -193,6 +193,9 @@ class RMConfig(OptimizerConfig):
     """Comparisons per step."""
     dropout: DropRate = 0.0
     """Dropout rate during training."""
+    averaging: Annotated[float, Bounds(0, 0.999999)] = 0.0
+    """Decay per step of a running mean of the weights (Polyak & Juditsky 1992), such as 0.998. Accuracy is measured
+    with these averaged weights, and they are the result. 0: no averaging."""
     token_dropout: DropRate = 0.0
     """Fraction of the input tokens to mask during training, as regularization against memorizing texts."""
     margin: float = 0.0

@@ -61,11 +61,14 @@ class TrainState:
         config: OptimizerConfig,
         seed: int,
         memory: MemoryConfig = MemoryConfig(),  # noqa: B008 - it is frozen
+        averaging: float = 0.0,
     ) -> TrainState:
         """The state before the first step."""
         getattr(model, "gpt", model).checkpoint_activations = memory.checkpoint_activations
         groups = param_groups(model.parameters(), config.weight_decay)
-        optimizer = CPUAdamW(groups, config.lr, (0.9, 0.99), 1e-8, gradients=gradient_storage(memory))
+        optimizer = CPUAdamW(
+            groups, config.lr, (0.9, 0.99), 1e-8, gradients=gradient_storage(memory), averaging=averaging
+        )
         return cls(model, optimizer, seed, batches)
 
     def position(self) -> dict[str, int | float]:

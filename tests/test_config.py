@@ -62,6 +62,7 @@ def test_defaults_are_valid():
         ("rm.normalisation_samples", 1),
         ("rm.dropout", 1.0),
         ("rm.token_dropout", -0.1),
+        ("rm.averaging", 1.0),
         ("ppo.num_iterations", 0),
         ("ppo.rollout_batch_size", 0),
         ("ppo.num_epochs", 0),

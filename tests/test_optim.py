@@ -210,11 +210,11 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(dtype):
             optimizer.step()
 
     whole = make_parameters(dtype)
-    optimizer = CPUAdamW(whole, lr=1e-3, betas=(0.8, 0.9), weight_decay=0.1)
+    optimizer = CPUAdamW(whole, lr=1e-3, betas=(0.8, 0.9), weight_decay=0.1, averaging=0.7)
     run(whole, optimizer, range(10))
     saved = copy.deepcopy(optimizer.state_dict())
     resumed = [nn.Parameter(parameter.detach().clone()) for parameter in whole]
-    second = CPUAdamW(resumed, lr=5.0)  # what it was made with gives way to what was saved
+    second = CPUAdamW(resumed, lr=5.0, averaging=0.7)  # what it was made with gives way to what was saved
     second.load_state_dict(saved)
     for parameter, original in zip(resumed, whole, strict=True):
         assert second.state[parameter].keys() == optimizer.state[original].keys()
@@ -229,9 +229,59 @@ def test_a_resumed_optimizer_goes_on_bit_for_bit(dtype):
     run(resumed, second, range(10, 20))
     assert all(torch.equal(ours, theirs) for ours, theirs in zip(whole, resumed, strict=True))
     assert all(
-        torch.equal(optimizer.state[ours]["second_moment"], second.state[theirs]["second_moment"])
+        torch.equal(optimizer.state[ours][name], second.state[theirs][name])
         for ours, theirs in zip(whole, resumed, strict=True)
+        for name in ("second_moment", "average")
     )
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_averages_are_running_means_of_the_weights_and_change_no_step(dtype):
+    ours, without = make_parameters(dtype), make_parameters(dtype)
+    optimizer, plain = CPUAdamW(ours, lr=0.1, averaging=0.9), CPUAdamW(without, lr=0.1)
+    expected = [parameter.detach().double() for parameter in ours]
+    for step in range(1, 101):
+        give_gradients(ours, step)
+        give_gradients(without, step)
+        optimizer.step()
+        plain.step()
+        old = (1 + step) / (10 + step) if step < 80 else 0.9  # equal for step 80
+        for index, parameter in enumerate(ours):
+            weight = optimizer.state[parameter].get("master", parameter).detach().double()
+            expected[index] = old * expected[index] + (1 - old) * weight
+    assert all(torch.equal(*pair) for pair in zip(ours, without, strict=True))
+    optimizer.swap_averages()
+    for parameter, mean in zip(ours, expected, strict=True):
+        rounding = 1e-6 if dtype == torch.float32 else 4e-3
+        torch.testing.assert_close(parameter.detach().double(), mean, rtol=rounding, atol=1e-6)
+        master = optimizer.state[parameter].get("master", parameter)
+        torch.testing.assert_close(master.detach().double(), mean, rtol=1e-6, atol=1e-6)
+    optimizer.swap_averages()
+    assert all(torch.equal(*pair) for pair in zip(ours, without, strict=True))
+    for ours_, other in zip(ours, without, strict=True):
+        if dtype == torch.bfloat16:
+            assert torch.equal(optimizer.state[ours_]["master"], plain.state[other]["master"])
+    plain.swap_averages()  # there are none: nothing changes
+    assert all(torch.equal(*pair) for pair in zip(ours, without, strict=True))
+
+
+def test_weights_without_a_gradient_and_averages_begun_later_are_means_too():
+    parameters = make_parameters()
+    start = [parameter.detach().clone() for parameter in parameters]
+    first = CPUAdamW(parameters, lr=0.1)
+    give_gradients(parameters, 0, without=(1,))
+    first.step()
+    later = CPUAdamW(parameters, lr=0.1, averaging=0.5)
+    later.load_state_dict(copy.deepcopy(first.state_dict()))
+    later.swap_averages()  # none yet
+    before = [parameter.detach().clone() for parameter in parameters]
+    give_gradients(parameters, 1, without=(1,))
+    later.step()
+    after = [parameter.detach().clone() for parameter in parameters]
+    later.swap_averages()
+    for index, parameter in enumerate(parameters):
+        mean = start[1] if index == 1 else 0.25 * before[index] + 0.75 * after[index]  # (1 + 2) / (10 + 2)
+        torch.testing.assert_close(parameter.detach(), mean)
 
 
 def test_loaded_states_are_copies_and_the_only_ones():

@@ -314,6 +314,7 @@ def test_how_often_it_is_measured_changes_no_training(run, tokenizer):
 def test_killed_and_resumed_training_ends_as_an_uninterrupted_one(run, tokenizer, monkeypatch, capsys, killed_at):
     """With dropout and hidden tokens, three batches an epoch, whatever the global generator's state is."""
     changes = {"save_every": 2, "dropout": 0.2, "token_dropout": 0.3, "schedule": "cosine", "normalise_before": True}
+    changes["averaging"] = 0.8
     run.config = replace(run.config, rm=replace(run.config.rm, **changes))
     corpus, original, calls = SmallCorpus([*PAIRS, *RANKINGS]), train_rm.ranking_loss, []
     queries = prompt_rows(corpus.prompts, tokenizer, run.config.data)[0]["train"][:40]

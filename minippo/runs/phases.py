@@ -21,7 +21,7 @@ Usage = Counter[tuple[str, str]]
 
 COMPONENTS = (
     "weights", "packed weights", "gradients", "KV cache", "activations", "logits", "temporaries", "moments",
-    "master weights", "parked models", "waiting model",
+    "master weights", "averaged weights", "parked models", "waiting model",
 )  # fmt: skip
 """What a phase may hold, in the order of the tables."""
 SCORING_ROWS = 64
@@ -111,8 +111,11 @@ class Planner:
         reference, scoring = self.model("policy", ActorCritic), model.reading(SCORING_ROWS, self.S)
         rows = config.rm.batch_size * COMPLETIONS.get(config.data.source, 2)
         training = model.backward(rows * self.S, 0, model.attention_bias(rows, self.S))
-        yield self.phase("training step", self.trained(model), training)
-        yield self.phase("evaluation", self.trained(model), scoring)
+        trained = self.trained(model)
+        if config.rm.averaging:
+            trained["CPU", "averaged weights"] = FLOAT32 * model.num_parameters
+        yield self.phase("training step", trained, training)
+        yield self.phase("evaluation", trained, scoring)
         samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
         weights: Usage = Counter({(self.device, "weights"): model.weights})
         lasting = weights + self.frozen(reference, in_use=True)

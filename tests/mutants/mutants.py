@@ -204,8 +204,16 @@ MUTANTS = [
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),
     # ------------------------------------------------------------------ optimizer
-    Mutant("minippo/optim.py", "        parameter.copy_(master.to(parameter.dtype))", "        master", covering("optim")),  # the model keeps its weights
-    Mutant("minippo/optim.py", "state.get(\"master\", parameter)", "parameter", covering("optim")),  # bfloat16 alone
+    Mutant("minippo/optim.py", "        parameter.copy_(master.to(parameter.dtype))  #", "        master  #", covering("optim")),  # the model keeps its weights
+    Mutant("minippo/optim.py", "state.get(\"master\", parameter)\n                tensors", "parameter\n                tensors", covering("optim")),  # bfloat16 alone
+    Mutant("minippo/optim.py", "lerp_(master, 1 - decay)", "lerp_(master, decay)", covering("optim")),
+    Mutant("minippo/optim.py", "lerp_(master, 1 - decay)", "lerp_(parameter.float(), 1 - decay)", covering("optim")),  # means of rounded weights
+    Mutant("minippo/optim.py", "min(self.averaging, ", "max(self.averaging, ", covering("optim")),
+    Mutant("minippo/optim.py", "(1 + state[\"step\"]) / (10", "(2 + state[\"step\"]) / (11", covering("optim")),
+    Mutant("minippo/optim.py", "                state[\"average\"].copy_(weight)\n", "", covering("optim")),  # the weights are lost
+    Mutant("minippo/optim.py", "                if master is not parameter:\n", "                if False:\n", covering("optim")),
+    Mutant("minippo/optim.py", "if self.averaging and \"average\" in state:", "if self.averaging:", covering("optim")),
+    Mutant("minippo/optim.py", " | {\"gradients\": self.gradients, \"averaging\": self.averaging}", " | {\"gradients\": self.gradients}", covering("optim")),
     Mutant("minippo/optim.py", "else group[\"eps\"] * second_correction", "else group[\"eps\"]", covering("optim")),
     Mutant("minippo/optim.py", "weight.mul_(1 - group[\"lr\"] * group[\"weight_decay\"])", "gradient.add_(weight, alpha=group[\"weight_decay\"])", covering("optim")),  # Adam with L2
     Mutant("minippo/optim.py", "    beta1, beta2 = group[\"betas\"]\n", "    beta2, beta1 = group[\"betas\"]\n", covering("optim")),

@@ -53,7 +53,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), config.lr)", EFFECTS),
     Mutant("minippo/sft.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", EFFECTS),
     Mutant("minippo/sft.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
-    Mutant("train_rm.py", ", config, seed, run.config.memory)", ", config, seed)", path_of("memory_options")),
+    Mutant("train_rm.py", ", config, seed, run.config.memory, config", ", config, seed, averaging=config", path_of("memory_options")),
     Mutant("train_ppo.py", "run.config.seed, run.config.memory)", "run.config.seed)", path_of("memory_options")),
     Mutant("minippo/runs/loading.py", "return RewardScorer(_frozen(model, run), tokenizer)", "return RewardScorer(model.to(run.device), tokenizer)", path_of("loading")),
     Mutant("minippo/runs/loading.py", "return park(model, run.device) if run.config.memory.park_models else model.to(run.device)", "return model.to(run.device)", path_of("memory_options")),
@@ -89,6 +89,9 @@ PLUMBING = [
     Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.margin)", EFFECTS),
     Mutant("train_rm.py", "ranking_loss(scores, config.margin, config.label_smoothing)", "ranking_loss(scores, config.label_smoothing, config.margin)", EFFECTS),
     Mutant("train_rm.py", "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", EFFECTS),
+    Mutant("train_rm.py", "run.config.memory, config.averaging)", "run.config.memory)", _files("replay")),
+    Mutant("train_rm.py", "    optimizer.swap_averages()\n    metrics", "    metrics", _files("replay")),  # the last weights are the result
+    Mutant("train_rm.py", "            optimizer.swap_averages()\n            held_out", "            held_out", _files("replay")),
     Mutant("train_rm.py", "    gpt.set_dropout(run.config.rm.dropout)\n", "", EFFECTS),
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), 0.01)", EFFECTS),
     Mutant("train_rm.py", "lr_schedule(config.schedule, step", "lr_schedule(\"linear\", step", REPLAY_RM),

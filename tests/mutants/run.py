@@ -62,6 +62,17 @@ def apply(mutant: Mutant, place: Path) -> None:
     path.write_text(source.replace(mutant.old, mutant.new), encoding="utf-8")
 
 
+class Failures:
+    """A pytest plugin that writes which test has failed into a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self.path.write_text(report.nodeid, encoding="utf-8")
+
+
 def fork_tests(place: Path, tests: str, killer: str, log: Path) -> int:
     """Run the killer and, unless it fails, the tests in a child, in `place`; returns its process id."""
     sys.stdout.flush()
@@ -78,9 +89,10 @@ def fork_tests(place: Path, tests: str, killer: str, log: Path) -> int:
         del sys.modules[name]
     sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
     options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line", "--rootdir", str(place)]
-    status = pytest.main([*options, killer]) if killer else 0
+    plugins = [Failures(log.with_suffix(".killer"))]
+    status = pytest.main([*options, killer], plugins) if killer else 0
     if status != pytest.ExitCode.TESTS_FAILED:  # it may have been renamed
-        status = pytest.main([*options, *(part.replace("_or_", " or ") for part in tests.split())])
+        status = pytest.main([*options, *(part.replace("_or_", " or ") for part in tests.split())], plugins)
     sys.stdout.flush()
     os._exit(int(status))
 
@@ -96,12 +108,6 @@ def verdict(wait_status: int) -> str:
 def key(mutant: Mutant) -> str:
     """What a mutant is called in `killers.json`."""
     return f"{mutant.file}: {mutant.old} -> {mutant.new}"
-
-
-def killer_of(log: Path) -> str:
-    """The test that failed, "" if none did."""
-    failed = re.search(r"^FAILED (tests/.*?)(?: - .*)?$", log.read_text(errors="replace"), re.MULTILINE)
-    return failed[1] if failed else ""
 
 
 def run(mutants: list[tuple[str, Mutant | None, str]], scratch: Path, killers: dict[str, str]) -> dict[str, str]:
@@ -161,8 +167,9 @@ def main() -> None:
         found = run(jobs, scratch, killers)
         if options.record:
             known = {key(mutant) for mutant in EVERY_MUTANT}
-            new = {key(mutant): killer_of(scratch / f"{name}.log") for name, mutant, _ in jobs}
-            killers = {name: test for name, test in sorted((killers | new).items()) if name in known and test}
+            failures = {key(mutant): scratch / f"{name}.killer" for name, mutant, _ in jobs}
+            new = {name: path.read_text(encoding="utf-8") for name, path in failures.items() if path.exists()}
+            killers = {name: test for name, test in sorted((killers | new).items()) if name in known}
             KILLERS.write_text(json.dumps(killers, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     bad = [name for name, outcome in found.items() if not outcome.startswith(KILLED)]
     print(f"{len(jobs) - len(bad)} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")

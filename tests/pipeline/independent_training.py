@@ -6,6 +6,7 @@ Advantages are the sums that define them, not a recursion; a batch is one forwar
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterator, Sequence
 from itertools import combinations, count, islice
@@ -125,12 +126,12 @@ def hide_tokens(rows: list[Ids], end: int, share: float, stream: torch.Generator
 def train_reward_model(
     model: RewardModel, rows: list[list[Ids]], validation: list[list[Ids]], settings: Settings, seed: int
 ) -> list[Line]:
-    """Stage 2, the training; `settings` is rm."""
+    """Stage 2, the training; `settings` is rm. In the end, the weights are their running means."""
     end = model.tokenizer.end
     epochs = [
         comparison_batches(rows, settings.batch_size, generator(seed, "rm batches", n)) for n in range(settings.epochs)
     ]
-    num_steps, step = sum(map(len, epochs)), 0
+    num_steps, step, averaged = sum(map(len, epochs)), 0, copy.deepcopy(model)
     optimizer, lines = adamw(model, settings.weight_decay, (0.9, 0.99), 1e-8), []
     for epoch in epochs:
         for batch in epoch:
@@ -144,12 +145,16 @@ def train_reward_model(
             lr = scheduled(settings, step, num_steps)
             norm = take_step(optimizer, loss, lr, settings.max_grad_norm)
             step += 1
+            old = min(settings.averaging, (1 + step) / (10 + step))
+            for mean, weight in zip(averaged.parameters(), model.parameters(), strict=True):
+                mean.data = old * mean.data + (1 - old) * weight.data
             accuracy = float((differences > 0).double().mean())
             lines.append(
                 {"step": step, "loss/rm": loss.item(), "rm/accuracy": accuracy, "rm/grad_norm": norm, "lr": lr}
             )
             if step % settings.eval_every == 0 or step == num_steps:
-                lines[-1]["eval/accuracy"] = float((pairs(compared_scores(model, validation)) > 0).mean())
+                lines[-1]["eval/accuracy"] = float((pairs(compared_scores(averaged, validation)) > 0).mean())
+    model.load_state_dict(averaged.state_dict())
     return lines
 
 

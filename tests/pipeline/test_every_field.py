@@ -76,6 +76,7 @@ EXCEPTIONS: dict[str, Effect] = {
     "model.reward.tokenizer": Effect.of(SFT["reward"], RM, PPO, {"tokenizers"}),
     "sft.policy.save_every": Effect.of({"sft policy checkpoints"}, may=set(), stages=("sft",)),
     "sft.reward.save_every": Effect.of({"sft reward checkpoints"}, may=set(), stages=("sft",)),
+    "rm.averaging": Effect.of(RM - {"rm log"}, stages=("rm",)),  # the training itself stays the same
     "rm.save_every": Effect.of({"rm checkpoints"}, may=set(), stages=("rm",)),
     "rm.eval_comparisons": Effect.of({"rm test"}, may={"rm validation"}, stages=("rm",)),
     "rm.eval_every": Effect.of({"rm validation"}, may=set(), stages=("rm",)),
@@ -136,6 +137,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "sft.reward.batch_tokens": [(150, None)],
         "rm.batch_size": [(5, None)],
         "rm.fraction": [(0.8, None)],
+        "rm.averaging": [(0.9, None)],
         "ppo.scorer": [("tests.pipeline.tiny_run:score_by_length", None)],
         "ppo.advantage": [(name, WITHOUT_CRITIC) for name in ("group", "leave-one-out", "batch")],
         "ppo.samples_per_prompt": [(4, None), (1, None)],

@@ -87,10 +87,10 @@ def fails_unprintably(prompts, responses):
 @pytest.mark.parametrize(
     ("function", "part"),
     [
-        (leaves, "raised SystemExit: 0 (" + __file__),
+        pytest.param(leaves, "raised SystemExit: 0 (" + __file__, id="leaves"),
         (lambda p, r: exit(3), "raised SystemExit: 3 ("),
         (fails_unprintably, "UnprintableError: <exception str() failed> ("),
-        (fails, "raised KeyError: 'no such word' (" + __file__),
+        pytest.param(fails, "raised KeyError: 'no such word' (" + __file__, id="fails"),
         (lambda p, r: ["good"] * len(r), "must return a tensor or a list of numbers, not ['good', "),
         (
             lambda p, r: [[0.0], [1.0, 2.0], []],

@@ -45,6 +45,7 @@ rm:
   weight_decay: 0.06
   max_grad_norm: 1.3
   token_dropout: 0.05
+  averaging: 0.9
   margin: 0.3
   label_smoothing: 0.1
   eval_comparisons: 40

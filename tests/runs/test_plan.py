@@ -167,6 +167,8 @@ def test_language_model_training_takes_what_was_planned(model, batch_tokens, opt
         (replace(DEEP, activation="relu"), 8, 32, CHECKPOINT | OFFLOAD),
         (GPT2, 16, 32, BFLOAT16 | {"rm__dropout": 0.1}),
         (WIDE, 4, 32, BFLOAT16 | OFFLOAD | CHECKPOINT),
+        (WIDE_VOCABULARY, 4, 24, {"rm__averaging": 0.9}),
+        (WIDE, 4, 32, BFLOAT16 | {"rm__averaging": 0.9}),
     ],
 )
 def test_reward_model_training_takes_what_was_planned(model, batch_size, length, options):
@@ -183,7 +185,7 @@ def test_reward_model_training_takes_what_was_planned(model, batch_size, length,
     measured = Measured(config, {"policy": model, "reward": model}, "rm")
     reward = RewardModel(backbone(model, config))
     reward.gpt.set_dropout(config.rm.dropout)
-    state = TrainState.initial(reward, None, config.rm, 0, config.memory)
+    state = TrainState.initial(reward, None, config.rm, 0, config.memory, config.rm.averaging)
     tokens = torch.randint(model.vocab_size, (2 * batch_size, length))
 
     def step(state: TrainState = state) -> None:
