@@ -103,6 +103,9 @@ bench: install-dev            ## measure speed and memory next to transformers a
 bench-gpu: install-dev            ## measure PPO of GPT-2 XL, OPT-1.3b and OPT-2.7b with 11.3 GiB of GPU memory, next to the plan
 	$(BIN)/python -m bench gpu $(ARGS)
 
+results: install-dev            ## store the results of all finished runs, and render README.md and docs/results.md from them
+	$(BIN)/python -m bench.documents $(ARGS)
+
 tensorboard: install            ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
@@ -113,4 +116,4 @@ clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves frontier compare test test-all mutants lint bench bench-gpu tensorboard clean-runs clean
+.PHONY: faults soak help install install-plot install-test install-dev train sft train-rm train-ppo evaluate generate trace curves frontier compare test test-all mutants lint bench bench-gpu results tensorboard clean-runs clean

@@ -8,6 +8,8 @@ It answers two questions:
    same held-out pairs.
 2. Did PPO improve the responses, or only exploit the reward model? The n-gram model, which was never used in training,
    judges the responses to held-out prompts before and after PPO.
+
+Prints both answers and writes them to judge.json in the run directory.
 """
 
 from __future__ import annotations
@@ -15,13 +17,15 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from minippo.data import load_corpus
-from minippo.runs import command_line, load_run
+from minippo.runs import command_line, load_run, read_answers
+from minippo.storage import write_text
 
 
 @dataclass(frozen=True)
@@ -37,7 +41,7 @@ class Options:
 
 
 def main() -> None:
-    """Fit the n-gram model, measure both models, print Markdown."""
+    """Fit the n-gram model, measure both models, write judge.json, print Markdown."""
     options = command_line(Options, __doc__)
     run = load_run(options.run_dir)
     config = replace(run.config.data, limit=0, imdb_path=options.imdb_path or run.config.data.imdb_path)
@@ -54,21 +58,36 @@ def main() -> None:
 
     pairs = [comparison.ranked for comparison in corpus.comparisons("test")[: run.config.rm.eval_comparisons]]
     positive, negative = (model.decision_function(list(side)) for side in zip(*pairs, strict=True))
-    accuracy = ((positive > 0).mean() + (negative <= 0).mean()) / 2
-    summary = run.summary()
-    print(f"{len(pairs)} held-out pairs of {config.crop_words}-word crops\n")
-    print("| | pair accuracy |\n| --- | --- |")
-    print(f"| reward model | {summary['rm_accuracy']:.4f} |\n| bag of n-grams | {(positive > negative).mean():.4f} |\n")
+    rows = read_answers(run)
+    answers = {key: [row[key] for row in rows] for key in ("before", "after")}
+    judge = {
+        "pairs": len(pairs),
+        "crop_words": config.crop_words,
+        "reward_model_accuracy": run.summary()["rm_accuracy"],
+        "pair_accuracy": float((positive > negative).mean()),
+        "accuracy": float(((positive > 0).mean() + (negative <= 0).mean()) / 2),
+        "prompts": len(rows),
+        "judged_positive": {
+            key: float((model.decision_function([a["prompt"] + a["response"] for a in side]) > 0).mean())
+            for key, side in answers.items()
+        },
+        "score": {key: sum(a["score"] for a in side) / len(side) for key, side in answers.items()},
+    }
+    write_text(run.folder / "judge.json", json.dumps(judge, indent=2) + "\n")
+    print(report(judge))
 
-    rows = [json.loads(line) for line in (run.folder / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
-    print(
-        f"{len(rows)} held-out prompts; judged by the bag of n-grams (its own accuracy on test crops: {accuracy:.3f})\n"
-    )
-    print("| | judged positive | reward model's score |\n| --- | --- | --- |")
-    for key in ("before", "after"):
-        texts = [row[key]["prompt"] + row[key]["response"] for row in rows]
-        share = (model.decision_function(texts) > 0).mean()
-        print(f"| {key} | {share:.3f} | {sum(row[key]['score'] for row in rows) / len(rows):+.2f} |")
+
+def report(judge: dict[str, Any]) -> str:
+    """The contents of judge.json as Markdown."""
+    lines = [f"{judge['pairs']} held-out pairs of {judge['crop_words']}-word crops", ""]
+    lines += ["| | pair accuracy |", "| --- | --- |"]
+    lines += [f"| reward model | {judge['reward_model_accuracy']:.4f} |"]
+    lines += [f"| bag of n-grams | {judge['pair_accuracy']:.4f} |", ""]
+    own = f"(its own accuracy on test crops: {judge['accuracy']:.3f})"
+    lines += [f"{judge['prompts']} held-out prompts; judged by the bag of n-grams {own}", ""]
+    lines += ["| | judged positive | reward model's score |", "| --- | --- | --- |"]
+    lines += [f"| {key} | {judge['judged_positive'][key]:.3f} | {judge['score'][key]:+.2f} |" for key in judge["score"]]
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -165,7 +165,7 @@ class Shell:
                 assert "install-dev" in self.made, "bench needs make install-dev"
                 self.bench(REPOSITORY / "bench" / "__main__.py", rest)
             else:
-                assert module in ("tests.mutants.run", "bench.planned"), f"unknown module: {module}"
+                assert module in ("tests.mutants.run", "bench.planned", "bench.documents"), f"unknown module: {module}"
         elif script in ("train_rm.py", "train_ppo.py"):
             self.stage(script.removeprefix("train_").removesuffix(".py"), rest)
         else:

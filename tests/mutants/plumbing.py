@@ -29,6 +29,7 @@ OF_COMMANDS = _files("every_option", "generate", "pipeline")
 OF_EXPORT = _files("export", "every_option", "recomputed")
 OF_TRACE, OF_BENCH = _files("trace"), _files("bench")
 OF_PLAN = path_of("plan")
+OF_STORED, OF_TEMPLATES = covering("documents", "runs train"), covering("documents", "template filters holds")
 OF_METRICS = _files("metrics", "pipeline")
 OF_CHECKPOINT = _files("checkpoint", "pipeline", "export")
 OF_MODEL = _files("model")
@@ -585,6 +586,19 @@ PLUMBING = [
     Mutant("bench/report.py", "for name in order if", "for name in reversed(order) if", OF_BENCH),
     Mutant("bench/report.py", "{end}{after}\"", "{end}\"", OF_BENCH),  # the rest of the page is lost
     Mutant("bench/report.py", "    if not has_begin or not has_end:", "    if not has_begin:", OF_BENCH),
+    Mutant("bench/documents.py", "    if not condition:\n", "    if False:\n", OF_TEMPLATES),
+    Mutant("bench/documents.py", "undefined=jinja2.StrictUndefined", "undefined=jinja2.Undefined", OF_TEMPLATES),
+    Mutant("bench/documents.py", ".split(\"\\n\\n\")[start:stop]", ".split(\"\\n\\n\")[start:]", OF_TEMPLATES),
+    Mutant("bench/documents.py", "            if options.train and experiment.missing():\n", "            if options.train:\n", OF_STORED),
+    Mutant("bench/documents.py", "    if missing := experiment.missing():\n", "    if missing := list(experiment.runs)[1:]:\n", OF_STORED),
+    Mutant("bench/documents.py", "    draw(experiment)\n", "", OF_STORED),
+    Mutant("bench/documents.py", "    if done.returncode:\n", "    if False:\n", OF_STORED),
+    Mutant("bench/experiments.py", "[f\"{folder}/ppo\" for folder", "[folder for folder", OF_STORED),  # whether it is finished or not
+    Mutant("bench/experiments.py", "for key in (\"date\", \"machine\")} == new", "for key in ()} == new", OF_STORED),
+    Mutant("bench/experiments.py", "        return stored\n    return new\n", "        return new\n    return new\n", OF_STORED),
+    Mutant("bench/experiments.py", "override(load_config(experiment.preset), dict(experiment.runs[folder]))", "load_config(experiment.preset)", OF_STORED),
+    Mutant("bench/experiments.py", "summaries[0][\"versions\"] if summaries else versions()", "versions()", OF_STORED),  # of another time
+    Mutant("bench/experiments.py", "        del settings[\"data\"][\"imdb_path\"]", "        pass", OF_STORED),
     Mutant("bench/models.py", "+ self.head_weights * predicted)", "+ self.head_weights * tokens)", OF_BENCH),
     Mutant("bench/models.py", "return 12 * self.layers", "return 8 * self.layers", OF_BENCH),
     Mutant("bench/ppo.py", "max_new_tokens=response_length, eos_id=-1", "max_new_tokens=response_length, eos_id=tokenizer.eos_id", OF_BENCH),  # early ends

@@ -403,10 +403,6 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(run, refused, m
     assert "KL coefficients must be at least 0, not nan" in refused(folder, "--coefficients", "nan")
     assert "must be above 0 and below the run's own 0.92, not 0.92" in refused(folder, "--fractions", "0.92")
     assert "not 0.0 (--fractions)" in refused(folder, "--fractions", "0.5", "0")
-    assert "config.yaml must contain the lines <!-- frontier --> and" in refused(
-        folder, "--page", folder / "config.yaml"
-    )
-    assert "No such file" in refused(folder, "--page", folder / "missing.md")
     assert "samples must be at least 4, not 3" in refused(folder, "--samples", "3")
     (folder / "frontier" / "rm-0.92-seed-2").mkdir(parents=True)
     shutil.copy(folder / "config.yaml", folder / "frontier" / "rm-0.92-seed-2")
@@ -506,10 +502,8 @@ def copied(monkeypatch):
     monkeypatch.setattr(frontier, "train", train)
 
 
-def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys, tmp_path):
-    page = tmp_path / "page.md"
-    page.write_text("# Before\n<!-- frontier -->\nold\n<!-- end of frontier -->\nAfter\n")
-    command(frontier.main, run.folder, *TOY, "--page", page)
+def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys):
+    command(frontier.main, run.folder, *TOY)
     folder = run.folder / "frontier"
     data = json.loads((folder / "frontier.json").read_text())
     out = capsys.readouterr().out
@@ -517,10 +511,6 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys, tmp_
     assert out.splitlines()[0].startswith(f"{folder}: 3 reward models and ")
     assert all(sentence in out for sentence in data["findings"])
     assert (folder / "frontier.svg").is_file()
-    before, text, after = re.split("<!--.*-->\n", page.read_text())
-    assert (before, after) == ("# Before\n", "After\n")
-    assert text == (folder / "frontier.md").read_text() + "\n![Scores against KL](images/frontier.svg)\n"
-    assert (tmp_path / "images" / "frontier.svg").is_file()
     settings = {"prompts": 6, "samples": 8, "kl_coef": 0.12, "fraction": 0.92, "gold": True, "episodes": 24}
     assert {key: data[key] for key in settings} == settings
     assert data["seconds"] == pytest.approx(run.record("ppo")["stage_seconds"])

@@ -20,7 +20,7 @@ from minippo.runs import Argument, Run, command_frame, command_line, load_run, w
 from minippo.storage import write_text
 from minippo.tools.frontier.figure import plot
 from minippo.tools.frontier.measure import Frontier, best_of_n_measured, contents
-from minippo.tools.frontier.report import findings, on_page, table
+from minippo.tools.frontier.report import findings, table
 from minippo.tools.frontier.rows import (
     METHODS,
     check_settings,
@@ -53,9 +53,6 @@ class FrontierOptions:
     """Number of test prompts."""
     jobs: Count = 2
     """Reward models or policies to train at the same time, each with its share of the cores."""
-    page: Path | None = None
-    """Markdown file to write the tables and findings into, between its lines `<!-- frontier -->` and
-    `<!-- end of frontier -->`; the figure becomes images/frontier.svg next to it."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device to compute on. "auto" uses a GPU if there is one."""
 
@@ -78,8 +75,6 @@ def prepare(options: FrontierOptions) -> Frontier:
         import matplotlib  # noqa: F401 - now, not after an hour of training
     except ImportError:
         raise ValueError("the figure needs matplotlib: run pip install matplotlib, or make install-plot") from None
-    if options.page:
-        on_page(options.page, "")  # raises ValueError if it has no place for them
     corpus = load_corpus(run.config)
     prompts, _ = prompt_rows(corpus.prompts, run.tokenizers()[0], run.config.data)
     queries = [*prompts["test"][: options.prompts]]
@@ -133,8 +128,4 @@ def main() -> None:
     write_text(folder / "frontier.json", json.dumps(data, indent=1) + "\n")
     write_text(folder / "frontier.md", text + "\n")
     plot(data, folder / "frontier.svg")
-    if options.page:
-        write_text(options.page, on_page(options.page, f"{text}\n\n![Scores against KL](images/frontier.svg)"))
-        (options.page.parent / "images").mkdir(exist_ok=True)
-        plot(data, options.page.parent / "images" / "frontier.svg")
     print(f"\n{text}\n\n{folder}: frontier.json, frontier.md, frontier.svg")

@@ -3,23 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
-from minippo.storage import read_text
 from minippo.tools.frontier.points import CURVE, passes_from
 
 Row = dict[str, Any]
-BEGIN, END = "<!-- frontier -->", "<!-- end of frontier -->"
-
-
-def on_page(page: Path, text: str) -> str:
-    """The contents of a Markdown file with `text` between its two markers. Raises ValueError if it lacks one."""
-    before, begin, rest = read_text(page).partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"{page} must contain the lines {BEGIN} and {END} (--page)")
-    return f"{before}{BEGIN}\n{text}\n{END}{after}"
 
 
 # ---------------------------------------------------------------------------------------------- tables
