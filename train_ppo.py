@@ -45,7 +45,7 @@ class Inputs:
 
     env: Environment  # reference, scorer, tokenizer, sampling parameters: fixed for the whole run
     prompts: Sequence[list[int]]  # in the policy's tokens
-    demonstrations: Sequence[list[int]]  # for the pretraining term (PPO-ptx); empty if its weight is 0
+    demonstrations: TokenRows | None  # for the pretraining term (PPO-ptx); None if its weight is 0
     validation: Sequence[list[int]]  # held-out prompts of the evaluations during training
     test: Sequence[list[int]]  # held-out prompts of the evaluation at the end
     judge: Judge | None  # the simulated human, if the corpus has one; used for evaluation only
@@ -57,9 +57,9 @@ def prepare(run: Run) -> Inputs:
     """Load models and data. Raises ValueError if the run cannot work; nothing has been written yet."""
     config, corpus = run.config, load_corpus(run.config)
     env = load_environment(run, config.ppo.scorer)  # the command line has named it
-    demonstrations: Sequence[list[int]] = []
+    demonstrations: TokenRows | None = None
     if config.ppo.ptx_coef > 0:
-        rows: TokenRows = policy_rows(corpus.demonstrations("train"), env.tokenizer)
+        rows = policy_rows(corpus.demonstrations("train"), env.tokenizer)
         if not len(rows):
             raise ValueError(f"ppo.ptx-coef is {config.ppo.ptx_coef}, but there are no demonstrations")
         demonstrations = windows(rows, env.reference.gpt.config.context)

@@ -101,7 +101,7 @@ def iteration(size: ModelSize, device: str) -> tuple[Callable[[], None], ActorCr
     scorer = RewardScorer(park(reward_model, where), tokenizer)
     env = Environment(reference, scorer, tokenizer, sampling_params(config, tokenizer))
     policy, prompts = ActorCritic(gpt).to(where), size.prompts(1000, config.data.query_length)
-    state = PPOState.initial(policy, prompts, [], config.ppo, config.seed, config.memory)
+    state = PPOState.initial(policy, prompts, None, config.ppo, config.seed, config.memory)
 
     def iterate() -> None:
         rollout = minippo.rollout.collect_rollout(state, env, next(state.prompts), config.ppo)

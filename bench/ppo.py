@@ -124,7 +124,7 @@ def iteration(folder: Path, size: ModelSize, batch: int, response_length: int) -
         tokenizer,
         sampling,
     )
-    state = PPOState.initial(ActorCritic(load_pretrained(folder)), size.prompts(8 * batch, P), [], config, seed=1)
+    state = PPOState.initial(ActorCritic(load_pretrained(folder)), size.prompts(8 * batch, P), None, config, seed=1)
 
     def iterate() -> int:
         rollout = minippo.rollout.collect_rollout(state, env, next(state.prompts), config)

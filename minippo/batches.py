@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import Generic, TypeVar
 
@@ -12,22 +12,27 @@ import torch
 from minippo.streams import generator
 
 Batch = TypeVar("Batch")
+Rows = TypeVar("Rows")
 
 
-class BatchStream:
+class BatchStream(Generic[Rows]):
     """Endless batches of rows of token ids (prompts, demonstrations), reshuffled in every epoch.
 
     The order of an epoch depends only on the seed, the name of the stream and the epoch, so its position is one number,
     `rows_drawn`: assigning to it is all that resuming takes.
     """
 
-    def __init__(self, rows: Sequence[list[int]], batch_size: int, seed: int, name: str) -> None:
+    def __init__(self, rows: Rows, batch_size: int, seed: int, name: str) -> None:
         if not len(rows):
             raise ValueError("there are no rows to draw from")
         self.rows, self.batch_size, self.seed, self.name, self.rows_drawn = rows, batch_size, seed, name, 0
         self._epoch, self._order = -1, [0]
 
     def __next__(self) -> list[list[int]]:
+        return [self.rows[index] for index in self.next_indices()]
+
+    def next_indices(self) -> list[int]:
+        """The next batch, as indices of `rows`."""
         batch = []
         for _ in range(self.batch_size):
             # A batch may span two epochs, so that every row is drawn equally often.
@@ -35,7 +40,7 @@ class BatchStream:
             if epoch != self._epoch:
                 order = torch.randperm(len(self.rows), generator=generator(self.seed, self.name, epoch))
                 self._epoch, self._order = epoch, order.tolist()
-            batch.append(self.rows[self._order[position]])
+            batch.append(self._order[position])
             self.rows_drawn += 1
         return batch
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -14,7 +15,7 @@ from minippo import equations, masking
 from minippo.config import PPOConfig
 from minippo.errors import require_finite
 from minippo.language_model import backward_in_chunks
-from minippo.masking import pad
+from minippo.masking import completion_mask, pad
 from minippo.memory import phase
 from minippo.optim import lr_schedule, set_lr
 from minippo.rollout import Rollout, apply_heads, head_chunks, response_hidden
@@ -118,12 +119,17 @@ def accumulate_gradient(state: PPOState, batch: Rollout, config: PPOConfig) -> S
 
 
 def accumulate_pretraining_gradient(state: PPOState, config: PPOConfig) -> float:
-    """Add the gradient of ptx_coef * the language-model loss on demonstrations; returns that loss, nats per token.
+    """Add the gradient of ptx_coef * the language-model loss on the completions of demonstrations.
+
+    Returns that loss, in nats per token.
 
     Ouyang et al. 2022 (2203.02155) eq. 2: the policy should not forget what it was pretrained on.
     """
     gpt, table = state.policy.gpt, state.policy.gpt.token_embedding.weight
-    tokens, mask = (x.to(table.device) for x in pad(next(state.demonstrations), 0, "right"))  # (ptx_batch_size, T)
+    batch = state.demonstrations.rows[np.array(state.demonstrations.next_indices())]
+    tokens, mask = pad(batch, 0, "right")  # (ptx_batch_size, T)
+    # As in stage 1, a prompt is read but not predicted.
+    tokens, mask = tokens.to(table.device), completion_mask(mask, batch.prompt_lengths).to(table.device)
     num_tokens, loss = mask[:, 1:].sum(), 0.0  # the first token of a row is not predicted
     for rows in torch.arange(len(tokens), device=table.device).split(config.microbatch_size):
         with state.optimizer.gradients.together([table]):

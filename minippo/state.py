@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
 from torch import nn
 
 from minippo.batches import BatchStream, EpochStream
@@ -84,6 +85,19 @@ class TrainState:
         self.batches.epoch, self.batches.batches_drawn = _count(position, "epoch"), _count(position, "batches_drawn")
 
 
+class Demonstrations(Protocol):
+    """Rows of token ids that begin with a prompt, such as `minippo.data.TokenRows`."""
+
+    @property
+    def prompt_lengths(self) -> np.ndarray:
+        """Number of ids of each row's prompt, which the policy reads but is not trained to predict, (rows,)."""
+        ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: np.ndarray) -> Demonstrations: ...
+
+
 @dataclass
 class PPOState:
     """Policy, optimizer, positions in the data, and the KL coefficient. What never changes is in `Environment`."""
@@ -92,11 +106,11 @@ class PPOState:
     optimizer: CPUAdamW
     seed: int
     """With `iteration` it determines every random number of an iteration, so there is no generator state to save."""
-    prompts: BatchStream
+    prompts: BatchStream[Sequence[list[int]]]
     kl_coef: float
     iteration: int = 0
     """Iterations completed."""
-    demonstrations: BatchStream | None = None
+    demonstrations: BatchStream[Demonstrations] | None = None
     """Rows for the pretraining term; None if its weight is 0."""
 
     @classmethod
@@ -104,12 +118,12 @@ class PPOState:
         cls,
         policy: ActorCritic,
         prompts: Sequence[list[int]],
-        demonstrations: Sequence[list[int]],
+        demonstrations: Demonstrations | None,
         config: PPOConfig,
         seed: int,
         memory: MemoryConfig = MemoryConfig(),  # noqa: B008
     ) -> PPOState:
-        """The state before the first iteration. `demonstrations` are windows of token ids, empty if unused."""
+        """The state before the first iteration. `demonstrations` are windows of token ids, None if unused."""
         policy.gpt.checkpoint_activations = memory.checkpoint_activations
         optimizer = CPUAdamW(
             param_groups(policy.parameters(), config.weight_decay),
@@ -125,9 +139,9 @@ class PPOState:
             seed,
             BatchStream(prompts, config.rollout_batch_size // config.samples_per_prompt, seed, "ppo prompts"),
             config.kl_coef,
-            demonstrations=BatchStream(demonstrations, config.ptx_batch_size, seed, "ppo demonstrations")
-            if len(demonstrations)
-            else None,
+            demonstrations=None
+            if demonstrations is None
+            else BatchStream(demonstrations, config.ptx_batch_size, seed, "ppo demonstrations"),
         )
 
     @property

@@ -291,7 +291,7 @@ def test_states_train_as_the_options_say(make_policy, queries, option):
     options = MemoryConfig(**{option: True} if option else {})
     policy, reward_model = make_policy(0), RewardModel(make_gpt())
     states = [
-        PPOState.initial(policy, queries, [], PPOConfig(), 0, options),
+        PPOState.initial(policy, queries, None, PPOConfig(), 0, options),
         TrainState.initial(reward_model, None, OptimizerConfig(), 0, options),
         TrainState.initial(make_gpt(), None, OptimizerConfig(), 0, options),
     ]

@@ -201,16 +201,16 @@ def test_update_leaves_no_gradient_whether_its_last_step_was_taken_or_not(begin,
     assert all(parameter.grad is None for parameter in state.policy.parameters())
 
 
-def test_offloaded_gradients_move_once_in_each_microbatch(begin, ppo_config, queries, monkeypatch):
+def test_offloaded_gradients_move_once_in_each_microbatch(begin, ppo_config, queries, token_rows, monkeypatch):
     """Also those of the heads, which are computed in several chunks."""
     config = replace(ppo_config, microbatch_size=8, ptx_coef=0.5)
-    state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(queries, 12, 0, "demonstrations"))
+    state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(token_rows(queries), 12, 0, "demonstrations"))
     monkeypatch.setattr(minippo.rollout, "LOGIT_TOKENS", 20)
     microbatches = {"loss": 3, "pretraining": 2}
 
     def pass_backward(state: PPOState) -> list[torch.Tensor]:
         accumulate_gradient(state, rollout, config)
-        state.demonstrations = BatchStream(queries, 12, 0, "demonstrations")
+        state.demonstrations = BatchStream(token_rows(queries), 12, 0, "demonstrations")
         accumulate_pretraining_gradient(state, config)
         return [state.optimizer.gradients.of(p).clone() for p in state.policy.parameters()]
 
@@ -520,14 +520,17 @@ def test_a_ratio_beyond_all_numbers_is_skipped_by_the_guard_and_stops_a_run_with
 
 @pytest.mark.parametrize("microbatch_size", [1, 24])
 def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
-    begin, ppo_config, tokenizer, microbatch_size
+    begin, ppo_config, tokenizer, token_rows, microbatch_size
 ):
+    """Only completions are predicted."""
     rows = [[*tokenizer.encode(text)[: 9 + 3 * place], tokenizer.eos_id] for place, text in enumerate(TEXTS)]
+    prompts = (0, 4, 9)
+    demonstrations = BatchStream(token_rows(rows, prompts), len(rows), 0, "rows")
     config = replace(ppo_config, ptx_coef=1.7, microbatch_size=microbatch_size, max_grad_norm=1e9)
     plain_state, rollout = begin(config, moved=0.03)
     update_on_minibatch(plain_state, rollout, config)
     plain = gradient(plain_state)
-    state, rollout = begin(config, moved=0.03, demonstrations=BatchStream(rows, len(rows), 0, "rows"))
+    state, rollout = begin(config, moved=0.03, demonstrations=demonstrations)
     start = copy.deepcopy(state.policy)
     found = update_on_minibatch(state, rollout, config)
     ours = gradient(state)
@@ -535,8 +538,8 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     exact = start.double()
     surprises = [
         -torch.log_softmax(exact.gpt(torch.tensor([row]))[0, place - 1], dim=-1)[row[place]]
-        for row in rows
-        for place in range(1, len(row))
+        for row, prompt in zip(rows, prompts, strict=True)
+        for place in range(max(1, prompt), len(row))
     ]
     exact.zero_grad()
     (sum(surprises) / len(surprises)).backward()
@@ -548,10 +551,12 @@ def test_pretraining_term_adds_its_weight_times_the_language_model_gradient(
     assert found["loss/ptx"] == pytest.approx((sum(surprises) / len(surprises)).item(), rel=1e-5)
 
 
-def test_pretraining_gradient_is_clipped_together_with_the_others(begin, ppo_config, tokenizer, monkeypatch):
+def test_pretraining_gradient_is_clipped_together_with_the_others(
+    begin, ppo_config, tokenizer, token_rows, monkeypatch
+):
     rows = [[*tokenizer.encode(text)[:40], tokenizer.eos_id] for text in TEXTS]
     config = replace(ppo_config, ptx_coef=50.0, max_grad_norm=0.01)
-    state, rollout = begin(config, demonstrations=BatchStream(rows, len(rows), 0, "rows"))
+    state, rollout = begin(config, demonstrations=BatchStream(token_rows(rows), len(rows), 0, "rows"))
     step, norms = state.optimizer.step, []
 
     def stepped():

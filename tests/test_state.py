@@ -45,13 +45,15 @@ def test_optimizer_steps_as_the_settings_say(make_policy, queries, config, tenso
     policy, ours = make_policy(0), make_policy(0)
     groups = param_groups(ours.parameters(), 0.4)
     expected = stepped(ours, CPUAdamW(groups, 0.03, (0.9, 0.93), 0.05, tensorflow_eps=tensorflow_eps))
-    state = PPOState.initial(policy, queries, [], config, SEED)
+    state = PPOState.initial(policy, queries, None, config, SEED)
     assert state.policy is policy
     assert torch.equal(stepped(policy, state.optimizer), expected)
 
 
-def test_rows_come_in_the_order_of_their_own_stream_and_in_batches_of_their_own_size(make_policy, queries, config):
-    demonstrations = [row for row in queries if len(row) > 1]
+def test_rows_come_in_the_order_of_their_own_stream_and_in_batches_of_their_own_size(
+    make_policy, queries, config, token_rows
+):
+    demonstrations = token_rows([row for row in queries if len(row) > 1])
     state = PPOState.initial(make_policy(0), queries, demonstrations, config, SEED)
     for stream, rows, size, name in (
         (state.prompts, queries, 4, "ppo prompts"),  # 12 responses, 3 to a prompt
@@ -64,7 +66,7 @@ def test_rows_come_in_the_order_of_their_own_stream_and_in_batches_of_their_own_
 def test_state_begins_before_the_first_iteration_with_the_seed_and_the_coefficient_of_the_run(
     make_policy, queries, config
 ):
-    state = PPOState.initial(make_policy(0), queries, [], config, SEED)
+    state = PPOState.initial(make_policy(0), queries, None, config, SEED)
     assert (state.seed, state.iteration, state.kl_coef) == (SEED, 0, 0.3)
     assert state.prompts.rows_drawn == 0
     assert state.demonstrations is None  # no pretraining term

@@ -147,7 +147,7 @@ def begin(options: TraceOptions, config: PPOConfig) -> tuple[PPOState, Environme
             f"exceed the policy's context of {context}"
         )
     env = replace(env, sampling=replace(env.sampling, max_new_tokens=options.response_length))
-    return PPOState.initial(policy, queries, [], config, options.seed), env
+    return PPOState.initial(policy, queries, None, config, options.seed), env
 
 
 def warm_up(state: PPOState, env: Environment, config: PPOConfig) -> None:

@@ -194,6 +194,7 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "        return stats\n    if state.demonstrations", "        for p in state.policy.parameters():\n            p.grad.zero_()\n    if state.demonstrations", covering("ppo", "not_taken skip")),  # steps with a loss of 0
     Mutant("minippo/ppo.py", "weight=config.ptx_coef)", "weight=1.0)", covering("ppo", "pretraining")),
     Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo", "pretraining")),
+    Mutant("minippo/ppo.py", "completion_mask(mask, batch.prompt_lengths).to", "mask.to", covering("ppo", "pretraining")),  # learns to write prompts
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),

@@ -383,7 +383,7 @@ PLUMBING = [
     Mutant("minippo/state.py", "BatchStream(prompts, config.rollout_batch_size // ", "BatchStream(prompts, config.ptx_batch_size // ", OF_STATE),
     Mutant("minippo/state.py", "seed, \"ppo prompts\"", "seed, \"ppo demonstrations\"", OF_STATE),  # two purposes draw the same numbers
     Mutant("minippo/state.py", "config.ptx_batch_size, seed, ", "config.ptx_batch_size, 1, ", OF_STATE),
-    Mutant("minippo/state.py", "            if len(demonstrations)\n", "            if config.ptx_coef > 0 and len(demonstrations)\n", OF_STATE),  # two places decide
+    Mutant("minippo/state.py", "            if demonstrations is None\n", "            if demonstrations is None or config.ptx_coef == 0\n", OF_STATE),  # two places decide
     # ------------------------------------------------------------------ bootstrap.py, answers.py
     Mutant("minippo/bootstrap.py", "[(1 - LEVEL) / 2, (1 + LEVEL) / 2]", "[1 - LEVEL, LEVEL]", OF_BOOTSTRAP),  # 90 %
     Mutant("minippo/bootstrap.py", "_resampled(ours, 0) - _resampled(theirs, 0))", "_resampled(ours, 0) - _resampled(theirs, 1))", OF_BOOTSTRAP),  # not paired

@@ -261,7 +261,7 @@ def roll_out(
 
 
 def train_ppo(
-    policy: Policy, reference: Policy, scorer: RewardModel, prompts: list[Ids], demonstrations: list[Ids],
+    policy: Policy, reference: Policy, scorer: RewardModel, prompts: list[Ids], demonstrations: list[Answered],
     settings: Settings, tokenizer: Tokenizer,
 ) -> Iterator[Line]:  # fmt: skip
     """Stage 3: the line of each iteration, without its eval/ entries."""
@@ -286,10 +286,7 @@ def train_ppo(
             if ppo.max_ratio is not None and figures["policy/ratio"] > ppo.max_ratio:
                 continue
             if ppo.ptx_coef > 0:
-                # All of their ids, also those of the prompts.
-                pretraining = language_model_loss(
-                    policy, [Answered([], ids) for ids in islice(texts, ppo.ptx_batch_size)]
-                )
+                pretraining = language_model_loss(policy, list(islice(texts, ppo.ptx_batch_size)))
                 figures["loss/ptx"] = pretraining.item()
                 loss = loss + ppo.ptx_coef * pretraining
             steps += 1

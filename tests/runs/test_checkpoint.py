@@ -28,12 +28,12 @@ from tests.environment import environment
 
 
 @pytest.fixture
-def make_state(make_policy, queries):
+def make_state(make_policy, queries, token_rows):
     def make(policy_seed=0, seed=3) -> PPOState:
         policy = ActorCritic(make_policy(policy_seed).gpt, "mlp")
         optimizer = CPUAdamW(param_groups(policy.parameters(), 0.01), 1e-3, (0.9, 0.99), 1e-5)
         prompts = BatchStream(queries, 24, 1, "prompts")
-        demonstrations = BatchStream([row for row in queries if len(row) > 1], 8, 2, "demonstrations")
+        demonstrations = BatchStream(token_rows([row for row in queries if len(row) > 1]), 8, 2, "demonstrations")
         return PPOState(policy, optimizer, seed, prompts, 0.2, demonstrations=demonstrations)
 
     return make

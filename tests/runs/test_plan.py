@@ -244,7 +244,7 @@ def sample(policy: ActorCritic, rows: int, config: Config) -> None:
         (WIDE, (6, 12), (8, 2, 2), {"ppo__advantage": "group", "ppo__samples_per_prompt": 2, "ppo__value_head": "mlp"}),
     ],
 )
-def test_ppo_takes_what_was_planned(model, lengths, batches, options):
+def test_ppo_takes_what_was_planned(model, lengths, batches, options, token_rows):
     (P, R), (B, minibatches, M) = lengths, batches
     model = replace(model, context=max(model.context, P + R + 1))
     config = settings(
@@ -265,7 +265,7 @@ def test_ppo_takes_what_was_planned(model, lengths, batches, options):
     scorer = RewardScorer(RewardModel(backbone(models["reward"], config)), Tokenizer(P + R))
     sampling = SamplingParams(R, 0, 0, temperature=config.ppo.temperature, min_new_tokens=R)
     env = Environment(reference.requires_grad_(False), scorer, Tokenizer(P + R), sampling)
-    demonstrations = [[1] * model.context] * 8 if config.ppo.ptx_coef else []
+    demonstrations = token_rows([[1] * model.context] * 8) if config.ppo.ptx_coef else None
     prompts = torch.randint(1, model.vocab_size, (2 * B, P)).tolist()
     state = PPOState.initial(policy, prompts, demonstrations, config.ppo, 0, config.memory)
     everything = (policy, reference, scorer.reward_model, state.optimizer)
