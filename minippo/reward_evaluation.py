@@ -81,16 +81,24 @@ class NoiseFloor(NamedTuple):
     """19 out of 20 such models have a smaller error."""
 
 
-def calibration_floor(differences: Tensor, num_bins: int = 5) -> NoiseFloor:
-    """The calibration error that chance alone gives, simulated: the preferred completion of each pair is the better one
-    with just the probability that the model states. Only an error above it says something about the model.
+def calibration_floor(scores: Sequence[Sequence[float]], num_bins: int = 5) -> NoiseFloor:
+    """The calibration error that chance alone gives, from a list of scores per comparison, in any order.
+
+    Simulated: the model's own scores, plus independent Gumbel noise, rank the completions of every comparison. Of each
+    pair, either is then the better one with just the probability that the model states (Plackett-Luce; Yellott 1977).
+    The pairs of a ranking share its noise: if they were drawn independently, too many calibrated models would have an
+    error above `high`, about 1 in 7 at nine completions. Only an error above it says something about the model.
     """
-    confidence = torch.sigmoid(differences.abs()).double()  # (pairs,)
+    values = torch.tensor([score for row in scores for score in row], dtype=torch.float64)  # (completions,)
+    indices = iter(range(len(values)))
+    pairs = [pair for row in scores for pair in combinations([next(indices) for _ in row], 2)]
+    one, other = torch.tensor(pairs).T  # (pairs,) each, indices of `values`
     generator = torch.Generator().manual_seed(0)
     errors = []
     for _ in range(SIMULATIONS):
-        correct = torch.rand(len(confidence), generator=generator, dtype=torch.float64) < confidence
-        simulated = torch.where(correct, differences.abs(), -differences.abs())
+        noise = -torch.log(-torch.log(torch.rand(len(values), generator=generator, dtype=torch.float64)))
+        ranked = values + noise  # (completions,)
+        simulated = (values[one] - values[other]) * torch.where(ranked[one] > ranked[other], 1, -1)  # (pairs,)
         errors.append(calibration_error(calibration(simulated, num_bins)))
     return NoiseFloor(float(np.mean(errors)), float(np.quantile(errors, 0.95)))
 

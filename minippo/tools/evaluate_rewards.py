@@ -50,7 +50,7 @@ def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
         "pairs": len(pairs.score),
         "accuracy": estimate(pairs.accuracy())._asdict(),
         "calibration_error": calibration_error(calibration(differences)),
-        "calibration_floor": calibration_floor(differences)._asdict(),
+        "calibration_floor": calibration_floor(scores)._asdict(),
     }
     if gold is not None and pairs.gold is not None:
         groups["gold_margin"] = np.abs(pairs.gold)

@@ -418,7 +418,9 @@ PLUMBING = [
     Mutant("minippo/reward_evaluation.py", "np.sign(self.gold), self.gold != 0)", "np.sign(self.gold), np.ones(len(self.gold), bool))", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "minlength=self.num_comparisons) for mask in (of & among, among)", "minlength=self.num_comparisons) for mask in (of, among)", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "index = np.repeat(np.arange(len(scores)), sizes)", "index = np.arange(sum(sizes)) % len(scores)", OF_REWARDS),  # pairs of one ranking apart
-    Mutant("minippo/reward_evaluation.py", "generator=generator, dtype=torch.float64) < confidence", "generator=generator, dtype=torch.float64) < 0.5", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "ranked = values + noise", "ranked = noise", OF_REWARDS),
+    Mutant("minippo/reward_evaluation.py", "ranked[one] > ranked[other], 1, -1)", "torch.rand(len(one), generator=generator) < torch.sigmoid(values[one] - values[other]), 1, -1)", OF_REWARDS),  # pairs of one ranking apart
+    Mutant("minippo/reward_evaluation.py", "-torch.log(-torch.log(torch.rand(len(values), generator=generator, dtype=torch.float64)))", "torch.randn(len(values), generator=generator, dtype=torch.float64)", OF_REWARDS),  # Thurstone's model
     Mutant("minippo/reward_evaluation.py", "np.quantile(errors, 0.95)", "np.quantile(errors, 0.5)", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "np.linspace(0, 1, num_groups + 1)[1:-1]", "np.linspace(0, 1, num_groups)[1:-1]", OF_REWARDS),
     Mutant("minippo/reward_evaluation.py", "    x, y = (np.split(ranks(", "    x, y = (np.split((", OF_REWARDS),  # Pearson's

@@ -356,9 +356,12 @@ def test_evaluate_measures_the_reward_model_on_the_comparisons_of_the_split(run,
     assert (found["comparisons"], found["pairs"]) == (len(scores), len(margins))
     error = second.calibration_error(second.calibration(margins))
     assert found["calibration_error"] == pytest.approx(error, abs=TOLERANCE)
-    draw, confidence = np.random.default_rng(0), 1 / (1 + np.exp(-abs(margins)))
-    simulated = [np.where(draw.random(len(margins)) < confidence, 1, -1) * abs(margins) for _ in range(300)]
-    chance = [second.calibration_error(second.calibration(differences)) for differences in simulated]
+    # Waiting times with the rates exp(score) rank completions as the model says; the shortest is the best.
+    draw, chance = np.random.default_rng(0), []
+    for _ in range(300):
+        waits = [draw.exponential(np.exp(-np.array(row))) for row in scores]
+        simulated = [[row[i] for i in np.argsort(times)] for row, times in zip(scores, waits, strict=True)]
+        chance.append(second.calibration_error(second.calibration(second.pairs(simulated))))
     assert found["calibration_floor"]["mean"] == pytest.approx(np.mean(chance), rel=0.1)
     assert found["calibration_floor"]["high"] == pytest.approx(np.quantile(chance, 0.95), rel=0.15)
     for name, x in (("margin", abs(margins)), ("length_difference", lengths), ("gold_margin", abs(clear))):
