@@ -46,7 +46,7 @@ ALLOWED = {
             "128 responses to each of 256 test prompts",
             "with seed 1, and",
         ],
-        "formulas": ["log n - (n-1)/n", "95 % bootstrap"],
+        "formulas": ["log n - (n-1)/n", "95 % intervals over"],
         "targets": [
             "were: 0.85 of",
             "at most 4 points",

