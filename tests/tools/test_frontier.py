@@ -22,7 +22,7 @@ import torch
 from minippo.data import load_corpus, prompt_rows
 from minippo.errors import TrainingError
 from minippo.overoptimisation import Law, best_of_n, best_of_n_kl
-from minippo.runs import load_run, open_run, options_text, parse_options, read_answers, read_metrics
+from minippo.runs import load_run, open_run, options_text, override, parse_options, read_answers, read_metrics
 from minippo.runs.presets import dump_config
 from minippo.storage import REPOSITORY
 from minippo.tools import frontier
@@ -332,6 +332,11 @@ def test_default_coefficients_are_multiples_of_the_runs_own(run):
     assert rows.coefficients_of(run, (0.0, 0.3, 0.12)) == [0.3, 0.12, 0.0]
 
 
+def test_default_fractions_are_parts_of_the_runs_own(run):
+    assert run.config.rm.fraction == 0.92
+    assert list(planned(run).reward_models) == pytest.approx([0.92, 0.23, 0.0575])
+
+
 def test_command_of_a_row_has_its_settings_and_its_source(run):
     plan = planned(run, ("seeds", 2), ("coefficients", (0.5,)), ("fractions", ()), ("prompts", 5))
     (row,) = (r for r in plan.policies if r.key[:2] == ("PPO", 0.5) and r.config.seed == 2)
@@ -593,6 +598,29 @@ def test_pool_has_independent_samples_with_their_scores_and_is_kept(run, copied)
     more = measure.sample_pool(run, env, planned(run, ("prompts", 5)).queries, plan.judge, 20)
     assert more.responses[:3] == pool.responses
     assert measure.pool_scores(more, run, env.scorer).shape == (5, 20)
+
+
+def test_pool_of_another_reference_or_other_samples_is_refused(run, refused):
+    plan = planned(run, ("samples", 5), ("prompts", 1))
+    measure.sample_pool(run, measure.load_environment(run), plan.queries, plan.judge, 5)
+    planned(run, ("samples", 5), ("prompts", 1))  # the same
+    settings = run.config
+    for name, value, sentence in (
+        ("ppo.temperature", 0.5, f"temperature was {settings.ppo.temperature}, now it is 0.5"),
+        ("ppo.min_new_tokens", 1, f"min_new_tokens was {settings.ppo.min_new_tokens}, now it is 1"),
+        ("data.response_length", 6, "max_new_tokens was 7, now it is 6"),
+        ("seed", 9, "seed was 1, now it is 9"),
+    ):
+        (run.folder / "config.yaml").write_text(dump_config(override(settings, {name: value})))
+        assert f"pool-5 has other samples than this run would draw: {sentence}. Rename" in refused(
+            run.folder, "--samples", 5
+        )
+    (run.folder / "config.yaml").write_text(dump_config(settings))
+    with (run.folder / "sft" / "manifest.json").open("a") as manifest:
+        manifest.write("\n")
+    assert "draw: reference was " in refused(run.folder, "--samples", 5)
+    (run.folder / "frontier" / "pool-5" / "origin.json").unlink()  # as in earlier versions
+    assert "draw: reference was not stored, now" in refused(run.folder, "--samples", 5)
 
 
 def test_answers_to_other_prompts_are_refused(run, copied):

@@ -20,6 +20,7 @@ from minippo.runs import Argument, Run, command_frame, command_line, load_run, w
 from minippo.storage import write_text
 from minippo.tools.frontier.figure import plot
 from minippo.tools.frontier.measure import Frontier, best_of_n_measured, contents
+from minippo.tools.frontier.pool import check_pool
 from minippo.tools.frontier.report import findings, table
 from minippo.tools.frontier.rows import (
     METHODS,
@@ -44,9 +45,9 @@ class FrontierOptions:
     for every method and coefficient."""
     coefficients: tuple[float, ...] = ()
     """KL coefficients of PPO, besides the run's own and 0. Default: 4, 2, 1/2 and 1/4 times its own."""
-    fractions: tuple[float, ...] = (1 / 16, 1 / 4)
+    fractions: tuple[float, ...] = ()
     """Fractions of the comparisons to train further reward models on, for the laws of over-optimisation: two seeds
-    each, with PPO without penalty."""
+    each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own."""
     samples: Annotated[int, Bounds(4)] = 128
     """Responses of the reference to each prompt. Best-of-n has n = 1, 2, 4, ... up to this number."""
     prompts: Annotated[int, Bounds(2)] = 256
@@ -69,7 +70,8 @@ def prepare(options: FrontierOptions) -> Frontier:
     whole = run.config.rm.fraction
     if wrong := [value for value in options.coefficients if not 0 <= value <= 1e6]:
         raise ValueError(f"KL coefficients must be at least 0, not {wrong[0]} (--coefficients)")
-    if wrong := [value for value in options.fractions if not 0 < value < whole]:
+    further = options.fractions or (whole / 16, whole / 4)
+    if wrong := [value for value in further if not 0 < value < whole]:
         raise ValueError(f"fractions must be above 0 and below the run's own {whole:g}, not {wrong[0]} (--fractions)")
     try:
         import matplotlib  # noqa: F401 - now, not after an hour of training
@@ -79,7 +81,7 @@ def prepare(options: FrontierOptions) -> Frontier:
     prompts, _ = prompt_rows(corpus.prompts, run.tokenizers()[0], run.config.data)
     queries = [*prompts["test"][: options.prompts]]
 
-    fractions = [whole, *sorted(set(options.fractions), reverse=True)]
+    fractions = [whole, *sorted(set(further), reverse=True)]
     seeds = {fraction: seeds_of(run, options.seeds if fraction == whole else 2) for fraction in fractions}
     reward_models = {fraction: [reward_row(run, fraction, seed) for seed in seeds[fraction]] for fraction in fractions}
     variants = [("PPO", coefficient, whole) for coefficient in coefficients_of(run, options.coefficients)]
@@ -88,6 +90,7 @@ def prepare(options: FrontierOptions) -> Frontier:
     policies = [policy_row(run, *variant, seed, len(queries)) for variant in variants for seed in seeds[variant[2]]]
     frontier = Frontier(run, reward_models, policies, queries, corpus.judge, options.samples)
     check_settings(frontier.rows)
+    check_pool(run, options.samples)
     return frontier
 
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from tqdm import tqdm
 
 from minippo.answers import Judge
 from minippo.rollout import Environment, sample_responses
-from minippo.runs import Run
+from minippo.runs import Run, sampling_params
 from minippo.scoring import Scorer, score_texts
 from minippo.storage import read_object, write_text
 from minippo.streams import response_uniforms
@@ -30,13 +31,44 @@ class Pool:
     gold: Tensor | None  # (P, N), if the corpus has a judge
 
 
+def pool_folder(run: Run, num_samples: int) -> Path:
+    """Where a pool is stored."""
+    return run.folder / "frontier" / f"pool-{num_samples}"
+
+
+def check_pool(run: Run, num_samples: int) -> None:
+    """Raise ValueError if the pool that is there already has samples of another reference, or drawn otherwise."""
+    folder, present = pool_folder(run, num_samples), origin(run)
+    path = folder / "origin.json"
+    stored = read_object(path) if path.is_file() else {}
+    for name, value in present.items() if any(folder.glob("prompt-*.json")) else ():
+        if stored.get(name) != value:
+            raise ValueError(
+                f"{folder} has other samples than this run would draw: {name} was {stored.get(name, 'not stored')}, "
+                f"now it is {value}. Rename the folder to sample again"
+            )
+
+
+def origin(run: Run) -> dict[str, Any]:
+    """What determines the samples for a prompt, as JSON has it."""
+    sampling = asdict(sampling_params(run.config, run.tokenizers()[0]))
+    stop_ids = list(sampling["stop_ids"])
+    return {"reference": _digest(run, "sft"), "seed": run.config.seed, **sampling, "stop_ids": stop_ids}
+
+
+def _digest(run: Run, stage: str) -> str:
+    """Of all files of a finished stage."""
+    return hashlib.sha256((run.intact(run.stage(stage)) / "manifest.json").read_bytes()).hexdigest()[:16]
+
+
 def sample_pool(
     run: Run, env: Environment, queries: Sequence[list[int]], judge: Judge | None, num_samples: int
 ) -> Pool:
     """Sample the responses, a file per prompt in RUN/frontier/pool-N; files that are there already are read."""
-    folder = run.folder / "frontier" / f"pool-{num_samples}"
+    check_pool(run, num_samples)
+    folder, rows = pool_folder(run, num_samples), []
     folder.mkdir(parents=True, exist_ok=True)
-    rows = []
+    write_text(folder / "origin.json", json.dumps(origin(run)) + "\n")
     for index, query in enumerate(tqdm(queries, desc="best-of-n: samples", unit="prompt")):
         path = folder / f"prompt-{index:04}.json"
         if not path.is_file():
@@ -61,8 +93,7 @@ def _sample(run: Run, env: Environment, query: list[int], index: int, num_sample
 
 def pool_scores(pool: Pool, run: Run, scorer: Scorer) -> Tensor:
     """Scores (P, N) of the pool by the reward model of a run, float64; computed once for each reward model."""
-    digest = hashlib.sha256((run.intact(run.stage("rm")) / "manifest.json").read_bytes()).hexdigest()[:16]
-    path = pool.folder / f"scores-{digest}.json"
+    path = pool.folder / f"scores-{_digest(run, 'rm')}.json"
     stored = read_object(path)["scores"] if path.is_file() else []
     if len(stored) < len(pool.prompts):  # more prompts than last time
         pairs = zip(pool.prompts, pool.responses, strict=True)
