@@ -8,7 +8,7 @@ memory-mapped files that later stages and runs reuse.
 To add a corpus, write a class with the attributes and methods of `Corpus` and select it in `load_corpus`.
 """
 
-from minippo.data.corpus import Corpus, judge_of, load_corpus
+from minippo.data.corpus import Corpus, judge_of, load_corpus, split_seed
 from minippo.data.encode import TOKENIZER_TEXTS, comparison_rows, policy_rows, prompt_rows, reward_rows
 from minippo.data.formats import unreadable
 from minippo.data.imdb import IMDB
@@ -30,6 +30,7 @@ __all__ = [
     "policy_rows",
     "prompt_rows",
     "reward_rows",
+    "split_seed",
     "unreadable",
     "windows",
 ]

@@ -44,12 +44,17 @@ def load_corpus(config: Config) -> Corpus:
 
     Raises FileNotFoundError if its files do not exist, and ValueError if their contents cannot be used.
     """
-    seed = config.seed if config.data.seed is None else config.data.seed
+    seed = split_seed(config)
     if config.data.source == "imdb":
         return IMDB(config.data, seed)
     if config.data.source == "files":
         return OwnData(config.data, seed)
     return BundledReviews(config.data)
+
+
+def split_seed(config: Config) -> int:
+    """Seed of the order and the held-out rows of IMDB and of your own files. The bundled reviews do not need it."""
+    return config.seed if config.data.seed is None else config.data.seed
 
 
 def judge_of(config: Config) -> Judge | None:

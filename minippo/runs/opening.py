@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
 
 from minippo.config import Config
+from minippo.data import split_seed
 from minippo.runs.options import Options, new_run_commands, stage_options
 from minippo.runs.presets import differences, load_stored_config
 from minippo.runs.run import NAMES, STAGES, Run, needed_stages
@@ -138,5 +140,12 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
         raise ValueError(
             f"--init-from {source}: its stages were trained with other settings: {'; '.join(changed[:3])}. Use its "
             f"settings (--config {shlex.quote(str(source / 'config.yaml'))}), or train the stages again"
+        )
+    if stages and config.data.source != "reviews" and split_seed(config) != split_seed(theirs):
+        print(
+            f"note: --init-from {source}: its data was split with seed {split_seed(theirs)}, here with "
+            f"{split_seed(config)}; rows that are held out now may have been training rows of its stages. For the same "
+            f"splits: --data.seed {split_seed(theirs)}",
+            file=sys.stderr,
         )
     return replace(config, **{name: getattr(theirs, name) for name in stages})

@@ -76,6 +76,8 @@ FRONTIER = [
     # ------------------------------------------------------------------ rm.fraction, data.seed
     Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.seed", covering("corpora", "data_seed")),
     Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.data.seed or config.seed", covering("corpora", "data_seed")),  # 0 is a seed
+    Mutant("minippo/runs/opening.py", "config.data.source != \"reviews\" and split_seed(config) != split_seed(theirs)", "config.data.source != \"reviews\" and config.seed != theirs.seed", covering("run", "other_splits")),
+    Mutant("minippo/runs/opening.py", "config.data.source != \"reviews\" and split_seed(config)", "split_seed(config)", covering("run", "other_splits")),
     Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\")", "not in LOCATIONS", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    if seed != run.config.seed:  # the splits of the run\n", "    if False:\n", PLAN),
     Mutant("train_rm.py", "    rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]\n", "", OF_FRACTION),

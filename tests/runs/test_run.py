@@ -224,6 +224,33 @@ def test_init_from_for_the_second_stage_takes_the_first_alone(tmp_path):
     assert not run.is_finished("rm")
 
 
+@pytest.mark.parametrize(
+    ("source", "theirs", "ours", "splits"),
+    [
+        ("imdb", {"seed": 4}, {"seed": 5}, (4, 5)),
+        ("files", {"seed": 4, "data_seed": 0}, {"seed": 4}, (0, 4)),
+        ("files", {"seed": 4}, {"seed": 5, "data_seed": 4}, ()),
+        ("reviews", {"seed": 4}, {"seed": 5}, ()),  # whose splits are fixed
+    ],
+)
+def test_init_from_a_run_with_other_splits_says_so_and_how_to_have_the_same(
+    tmp_path, capsys, source, theirs, ours, splits
+):
+    configs = []
+    for given in (theirs, ours):
+        data = DataConfig(source=source, seed=given.get("data_seed"), preferences="p" if source == "files" else "")
+        configs.append(Config(data=data, seed=given["seed"]))
+    folder = stored(tmp_path / "source", "sft", config=configs[0])
+    open_run(options(tmp_path / "run", init_from=folder, **vars(configs[1])), "rm")
+    note = (
+        f"note: --init-from {folder}: its data was split with seed {splits[0]}, here with {splits[1]}; rows that are "
+        f"held out now may have been training rows of its stages. For the same splits: --data.seed {splits[0]}\n"
+        if splits
+        else ""
+    )
+    assert capsys.readouterr().err == note
+
+
 def test_interrupted_run_opens_again_with_the_same_init_from(tmp_path):
     source = stored(tmp_path / "source", "sft", "rm", config=Config(rm=RMConfig(lr=0.5)))
     first = open_run(options(tmp_path / "run", init_from=source), "ppo")

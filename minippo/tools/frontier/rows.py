@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from minippo.config import Config
+from minippo.data import split_seed
 from minippo.errors import TrainingError
 from minippo.runs import Run, check, differences, load_config, options_text, override
 from minippo.storage import REPOSITORY
@@ -92,7 +93,7 @@ def reward_row(run: Run, fraction: float, seed: int) -> Row:
     """The reward model trained with this seed on a fraction of the comparisons; it may be that of the run itself."""
     changes: dict[str, Any] = {"seed": seed, "rm.fraction": fraction}
     if seed != run.config.seed:  # the splits of the run
-        changes["data.seed"] = run.config.seed if run.config.data.seed is None else run.config.data.seed
+        changes["data.seed"] = split_seed(run.config)
     config = override(run.config, changes)
     folder = run.folder / "frontier" / f"rm-{fraction:g}-seed-{seed}"
     return Row(run.folder if config == run.config else folder, "rm", run.folder, config)
