@@ -8,6 +8,7 @@ from minippo.runs.arguments import Argument, command_line, options_text, overrid
 from minippo.runs.checkpoint import Checkpoints, due, restore, resumed_line
 from minippo.runs.loading import (
     load_environment,
+    load_frozen_policy,
     load_policy,
     load_reference,
     load_reward_scorer,
@@ -58,6 +59,7 @@ __all__ = [
     "language_model_line",
     "load_config",
     "load_environment",
+    "load_frozen_policy",
     "load_named_scorer",
     "load_policy",
     "load_reference",

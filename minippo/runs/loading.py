@@ -34,9 +34,14 @@ def load_policy(run: Run, stage: str, value_head: str | None = "linear") -> Acto
 
 
 @phase("loading")
+def load_frozen_policy(run: Run, stage: str) -> ActorCritic:
+    """The policy of "sft" or "ppo", which does not change any more. Use it within `memory.loaded`."""
+    return _frozen(_stored_policy(run, stage), run)
+
+
 def load_reference(run: Run) -> ActorCritic:
-    """The policy of "sft", which does not change any more."""
-    return _frozen(_stored_policy(run, "sft"), run)
+    """The frozen policy of "sft"."""
+    return load_frozen_policy(run, "sft")
 
 
 def _stored_policy(run: Run, stage: str, value_head: str | None = "linear") -> ActorCritic:

@@ -15,7 +15,7 @@ from minippo.exits import wrong_input_exits
 from minippo.runs.arguments import command_line, options_text
 from minippo.runs.presets import differences, load_config
 from minippo.runs.scorers import require_named_scorer
-from minippo.runs.validation import check
+from minippo.runs.validation import check, check_settings
 
 FIRST_SECTIONS = {"sft": ("sft", "model", "data"), "rm": ("rm",), "ppo": ("ppo", "eval")}
 """The sections that `--help` of a stage lists first."""
@@ -64,7 +64,7 @@ def parse_options(description: str, arguments: Sequence[str] | None = None, stag
     options = command_line(Options, description, arguments, defaults, first=FIRST_SECTIONS[stage])
     with wrong_input_exits():
         require_named_scorer(base.ppo.scorer, scorer, name, "--ppo.scorer")
-        check(options.settings)
+        (check_settings if options.plan else check)(options.settings)  # a plan may be for another machine
     return options
 
 

@@ -15,7 +15,7 @@ from minippo.runs.arguments import options_text, override
 from minippo.runs.phases import COMPONENTS, Phase, Planner
 from minippo.runs.run import STAGES
 from minippo.runs.system import physical_memory
-from minippo.runs.validation import check, check_context
+from minippo.runs.validation import check_context, check_settings
 from minippo.tokenizer import make_tokenizer, trained_size
 from minippo.weights import pretrained_config
 
@@ -27,6 +27,8 @@ HALVED = (
     "ppo.microbatch_size",
 )
 """Batch sizes, of which half is tried."""
+MOST_LAYERS = 10_000
+"""Blocks of a planned model. It has no weights, but a million blocks without them would fill the memory as well."""
 EXPLANATION = (
     "Texts are taken to be as long as data.query-length and data.response-length allow. Activations are kept for the "
     "backward pass; temporaries live only while a block runs, or between two parts of a step. On a GPU, PyTorch itself "
@@ -64,6 +66,8 @@ def architectures(config: Config) -> dict[str, GPTConfig]:
             found[name] = pretrained_config(model.weights)
             check_context(config.data, name, found[name].context, f"model.{name}.weights {model.weights}")
             continue
+        if model.layers > MOST_LAYERS:
+            raise ValueError(f"model.{name}.layers is {model.layers:,}; a plan is possible for at most {MOST_LAYERS:,}")
         vocab_size = trained_size(model.tokenizer) or make_tokenizer(model.tokenizer, ()).vocab_size
         found[name] = GPTConfig(
             vocab_size, model.context, model.layers, model.heads, model.channels, activation=model.activation
@@ -132,7 +136,7 @@ def changes_that_save(config: Config) -> Iterator[dict[str, Any]]:
     for name in HALVED:
         changes = {name: attrgetter(name)(config) // 2}
         try:
-            check(override(config, changes))
+            check_settings(override(config, changes))
         except ValueError:  # an odd number, or it no longer divides the minibatch
             continue
         yield changes

@@ -14,12 +14,17 @@ from minippo.runs.system import physical_memory
 
 
 def check(config: Config) -> None:
-    """Raise ValueError, with the option and the numbers, if a value is out of bounds or if settings contradict."""
+    """Raise ValueError, with the option and the numbers, if settings are invalid or too large for this machine."""
+    check_settings(config)
+    check_memory(config)
+
+
+def check_settings(config: Config) -> None:
+    """Raise ValueError if a value is out of bounds or if settings contradict, on any machine."""
     check_bounds(config)
     check_data(config.data)
     check_batches(config)
     check_estimators(config.ppo)
-    check_memory(config)
     ppo = config.ppo
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
         raise ValueError(

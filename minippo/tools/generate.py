@@ -19,12 +19,13 @@ from minippo.data import unreadable
 from minippo.exits import print_error
 from minippo.heads import ActorCritic
 from minippo.masking import pad
+from minippo.memory import loaded
 from minippo.runs import (
     Argument,
     Run,
     command_frame,
     command_line,
-    load_policy,
+    load_frozen_policy,
     load_run,
     sampling_params,
     wrong_input_exits,
@@ -98,16 +99,17 @@ def stream_response(model: ActorCritic, query: list[int], run: Run, options: Gen
         print(stream.push(int(drawn[0])), end="", flush=True)
 
     queries, query_mask = (x.to(run.device) for x in pad([query], sampling.pad_id, "left"))  # (1, P)
-    generate(
-        model.gpt,
-        queries,
-        query_mask,
-        **asdict(sampling),
-        top_k=options.top_k,
-        top_p=options.top_p,
-        uniforms=response_uniforms(options.seed, "generate", 0, [number], longest),
-        on_token=show,
-    )
+    with loaded(model):  # it may be parked, so that only one of policy and reference is on the GPU
+        generate(
+            model.gpt,
+            queries,
+            query_mask,
+            **asdict(sampling),
+            top_k=options.top_k,
+            top_p=options.top_p,
+            uniforms=response_uniforms(options.seed, "generate", 0, [number], longest),
+            on_token=show,
+        )
     print(stream.rest())
 
 
@@ -165,7 +167,7 @@ def main() -> None:
         run = load_run(options.run, options.device)
         stages = {"policy": "ppo", "reference": "sft"} if options.reference else {"policy": "ppo"}
         run.require_finished("ppo")
-        models = {name: load_policy(run, stage).eval() for name, stage in stages.items()}
+        models = {name: load_frozen_policy(run, stage) for name, stage in stages.items()}
         for prompt in options.prompt:  # check all prompts before sampling
             query_of(prompt, models["policy"], run, options)
     print_responses(options.prompt or (text for _, text in lines("> ")), models, run, options)

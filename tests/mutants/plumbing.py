@@ -270,11 +270,15 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "@torch.no_grad()\ndef logprobs_and_values", "def logprobs_and_values", OF_ROLLOUT),
     Mutant("minippo/rollout.py", "mask, kl = self.response_mask, self.kl.sum(dim=1)", "mask, kl = self.response_mask, self.kl.sum(dim=0)", covering("rollout", "figures")),
     Mutant("minippo/rollout.py", "**asdict(sampling), uniforms", "**asdict(sampling) | {\"temperature\": 1.0}, uniforms", covering("rollout", "numbers_of_its_stream")),
+    Mutant("minippo/runs/options.py", "(check_settings if options.plan else check)(options.settings)", "check(options.settings)", covering("plan", "too_large")),
+    Mutant("minippo/runs/plan.py", "        if model.layers > MOST_LAYERS:\n", "        if False:\n", covering("plan", "absurd_depth")),
     # ------------------------------------------------------------------ generate.py, score.py
+    Mutant("minippo/tools/generate.py", "{name: load_frozen_policy(run, stage) for", "{name: load_policy(run, stage).eval() for", covering("generate", "parked")),
+    Mutant("minippo/tools/generate.py", "    with loaded(model):  # it may", "    if True:  # it may", covering("generate", "parked")),
     Mutant("minippo/tools/generate.py", "usual.temperature if options.temperature is None", "1.0 if options.temperature is None", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "min_new_tokens=min(usual.min_new_tokens, longest)", "min_new_tokens=0", OF_COMMANDS),
-    Mutant("minippo/tools/generate.py", "        **asdict(sampling),\n", "        **asdict(usual),\n", OF_COMMANDS),
-    Mutant("minippo/tools/generate.py", "        top_k=options.top_k,\n", "", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "            **asdict(sampling),\n", "            **asdict(usual),\n", OF_COMMANDS),
+    Mutant("minippo/tools/generate.py", "            top_k=options.top_k,\n", "", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "\"generate\", 0, [number]", "\"generate\", 0, [0]", OF_COMMANDS),  # n times the same answer
     Mutant("minippo/tools/generate.py", "\"reference\": \"sft\"}", "\"reference\": \"ppo\"}", OF_COMMANDS),
     Mutant("minippo/tools/generate.py", "run.config.data.response_length if", "64 if", OF_COMMANDS),
@@ -370,7 +374,7 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "    check_tokenizer(policy.gpt, run.tokenizers()[0], folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    check_tokenizer(model.gpt, tokenizer, folder)\n", "", OF_LOADING),
     Mutant("minippo/runs/loading.py", "load_pretrained(folder, dtype), value_head)", "load_pretrained(folder, dtype))", OF_LOADING),
-    Mutant("minippo/runs/loading.py", "_frozen(_stored_policy(run, \"sft\"), run)", "_frozen(_stored_policy(run, \"ppo\"), run)", OF_LOADING),
+    Mutant("minippo/runs/loading.py", "return load_frozen_policy(run, \"sft\")", "return load_frozen_policy(run, \"ppo\")", OF_LOADING),
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".requires_grad_(False)", OF_LOADING),  # the KL to a reference with dropout
     Mutant("minippo/runs/loading.py", ".eval().requires_grad_(False)", ".eval()", OF_LOADING),
     Mutant("minippo/runs/loading.py", "    if run.config.ppo.scorer or scorer:\n", "    if False:\n", OF_LOADING),
@@ -661,7 +665,7 @@ PLUMBING = [
     Mutant("minippo/runs/plan.py", "if largest.total(place) <= limit", "if largest.total(place) >= limit", OF_PLAN),
     Mutant("minippo/runs/plan.py", "if freed > 0.01 * present:", "if freed < 0.01 * present:", OF_PLAN),
     Mutant("minippo/runs/plan.py", "sorted(found, reverse=True)", "found", OF_PLAN),
-    Mutant("minippo/runs/plan.py", "            check(override(config, changes))\n", "            pass\n", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "            check_settings(override(config, changes))\n", "            pass\n", OF_PLAN),
     Mutant("minippo/runs/plan.py", "            check_context(config.data, name, found[name].context, f\"model.{name}.weights {model.weights}\")\n", "", OF_PLAN),
     Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
 ]  # fmt: skip

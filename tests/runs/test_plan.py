@@ -32,6 +32,7 @@ from minippo.runs.arguments import override
 from minippo.runs.memory_model import PlannedModel
 from minippo.runs.phases import COMPONENTS, SCORING_ROWS, Phase, Planner
 from minippo.runs.plan import architectures
+from minippo.runs.validation import check
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import RewardScorer, score_tokens
 from minippo.state import PPOState, TrainState
@@ -464,6 +465,21 @@ def test_verdict_compares_with_the_memory_that_is_free(run_plan, monkeypatch, fr
         gpu, cpu = run_plan("ppo", "--config", "smoke", "--device", device).split("CPU memory:")
         assert expected in gpu
         assert "does not fit into the 1.0 MiB" in cpu  # which holds the optimizer's states
+
+
+def test_models_that_are_too_large_for_this_machine_are_planned(run_plan, monkeypatch):
+    smoke = run_plan("ppo", "--config", "smoke", "--device", "cuda")
+    monkeypatch.setattr("minippo.runs.validation.physical_memory", lambda: 2**10)
+    assert run_plan("ppo", "--config", "smoke", "--device", "cuda") == smoke
+    with pytest.raises(ValueError, match="this machine has 0 GiB"):  # training is still refused
+        check(load_config("smoke"))
+
+
+def test_absurd_depth_is_refused(run_plan, capsys):
+    with pytest.raises(SystemExit) as end:
+        run_plan("ppo", "--config", "smoke", "--model.reward.layers", "10001")
+    assert end.value.code == 2
+    assert "model.reward.layers is 10,001; a plan is possible for at most 10,000" in capsys.readouterr().err
 
 
 def test_tokenizers_that_cannot_be_trained_are_refused_in_one_sentence(run_plan, capsys):

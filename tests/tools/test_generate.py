@@ -14,6 +14,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from minippo.memory import park
 from minippo.scoring import FunctionScorer
 from minippo.tools import evaluate, export, generate, score
 from minippo.tools.generate import Stream
@@ -92,6 +93,27 @@ def refused(capsys):
         return err.strip()
 
     return run
+
+
+def test_parked_models_are_on_the_device_only_while_they_answer(tiny_runs, tmp_path, monkeypatch, capsys):
+    folder, used = tmp_path / "run", []
+    shutil.copytree(tiny_runs.base().folder, folder)
+    given = ("--run", folder, "--device", "cpu", "--reference", "--prompt", "A short film.", "--n", 2)
+
+    def parked(model, device):
+        model.gpt.final_norm.register_forward_pre_hook(lambda *_: used.append((model, "parked_for" in vars(model))))
+        return park(model, device)
+
+    monkeypatch.setattr("minippo.runs.loading.park", parked)
+    capsys.readouterr()
+    command(generate.main, *given)
+    expected = capsys.readouterr().out
+    assert not used
+    edit_settings(folder, "park_models: false", "park_models: true")
+    command(generate.main, *given)
+    assert capsys.readouterr().out == expected
+    assert len({model for model, _ in used}) == 2
+    assert not any(waiting for _, waiting in used)
 
 
 @pytest.mark.parametrize("greedy", ["--temperature 0", "--top-k 1"])
