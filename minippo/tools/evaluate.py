@@ -39,7 +39,7 @@ from minippo.runs import (
 )
 from minippo.splits import Split
 from minippo.storage import write_text
-from minippo.tools.evaluate_rewards import reward_figures, reward_report
+from minippo.tools.evaluate_rewards import reward_figures, reward_report, training_gain
 from minippo.tools.tables import markdown, shown
 
 NOT_OF_GREEDY = ("kl", "exact_kl")
@@ -83,6 +83,8 @@ def main() -> None:
             env, policy = load_environment(run, options.scorer), load_policy(run, "ppo")
         corpus = corpus_of(run, options.split)
         queries = held_out_queries(run, corpus, options) if run.is_finished("ppo") else []
+        if run.is_finished("rm") and corpus is not None:
+            training_gain(run)  # raises ValueError now, not after the answers
     if run.is_finished("ppo"):
         evaluator = Evaluator(env, queries, options.split, judge_of(run.config), run.config)
         for decoding, each in (("sampled", evaluator), ("greedy", evaluator.greedy())):

@@ -30,13 +30,24 @@ GROUPS = {
 ESTIMATES = ("accuracy", "best_possible", "gold_agreement", "gold_rank_correlation")
 
 
+def training_gain(run: Run) -> float:
+    """The gain of the reward model while it was trained. Raises ValueError if an earlier version has not stored it."""
+    results = run.record("rm")["results"]
+    if run.config.rm.normalise_before and "rm_training_gain" not in results:
+        raise ValueError(
+            f"{run.stage('rm')} is from an earlier version and has no rm_training_gain, the scale of its training "
+            "(rm.normalise_before); train it again in another run directory"
+        )
+    return results.get("rm_training_gain", 1.0)
+
+
 def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
     """What `reward_report` prints, for JSON. Scores are those of training, before their normalisation."""
     scorer, config = load_reward_scorer(run), run.config
     model, tokenizer, texts = scorer.reward_model, scorer.tokenizer, corpus.comparisons(split)
     rows, kept, _ = comparison_rows(texts, tokenizer, model.gpt.config.context, config.data)
     rows, kept = rows[: config.rm.eval_comparisons], kept[: config.rm.eval_comparisons]
-    gain = run.summary().get("rm_training_gain", 1.0) / model.gain.item()
+    gain = training_gain(run) / model.gain.item()
     scores = [[gain * score for score in of_row] for of_row in comparison_scores(model, rows, tokenizer.pad_id)]
     judge, gold = corpus.judge, None
     if judge:

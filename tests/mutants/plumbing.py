@@ -272,6 +272,7 @@ PLUMBING = [
     Mutant("minippo/rollout.py", "**asdict(sampling), uniforms", "**asdict(sampling) | {\"temperature\": 1.0}, uniforms", covering("rollout", "numbers_of_its_stream")),
     Mutant("minippo/runs/options.py", "(check_settings if options.plan else check)(options.settings)", "check(options.settings)", covering("plan", "too_large")),
     Mutant("minippo/runs/plan.py", "        if model.layers > MOST_LAYERS:\n", "        if False:\n", covering("plan", "absurd_depth")),
+    Mutant("minippo/tools/evaluate.py", "            training_gain(run)  # raises", "            pass  # raises", covering("generate", "unknown_scale")),  # after the answers
     # ------------------------------------------------------------------ generate.py, score.py
     Mutant("minippo/tools/generate.py", "{name: load_frozen_policy(run, stage) for", "{name: load_policy(run, stage).eval() for", covering("generate", "parked")),
     Mutant("minippo/tools/generate.py", "    with loaded(model):  # it may", "    if True:  # it may", covering("generate", "parked")),
@@ -436,7 +437,7 @@ PLUMBING = [
     Mutant("minippo/tools/evaluate.py", "queries[options.split][:", "queries[\"test\"][:", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate.py", "reward_figures(run, corpus, options.split)", "reward_figures(run, corpus, \"test\")", covering("held_out", "evaluate")),
     Mutant("minippo/tools/evaluate_rewards.py", "/ model.gain.item()", "* 1.0", RECOMPUTED),  # calibration of normalised scores
-    Mutant("minippo/tools/evaluate_rewards.py", "run.summary().get(\"rm_training_gain\", 1.0)", "1.0", covering("held_out", "evaluate")),  # scores normalised before the training, too
+    Mutant("minippo/tools/evaluate_rewards.py", "return results.get(\"rm_training_gain\", 1.0)", "return 1.0", covering("held_out", "evaluate")),  # scores normalised before the training, too
     Mutant("minippo/tools/evaluate_rewards.py", "error > floor[\"high\"]", "error < floor[\"high\"]", RECOMPUTED),
     Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
     Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),

@@ -220,6 +220,15 @@ def test_before_ppo_the_reward_model_is_evaluated_alone(tiny_runs, capsys, tmp_p
     assert figures == {"run": str(folder), "split": "test", "reward_model": both["reward_model"]}
 
 
+def test_evaluation_refuses_a_reward_model_of_unknown_scale(tiny_runs, refused, tmp_path):
+    """Earlier versions normalised before the training and stored no gain."""
+    folder = tmp_path / "run"
+    shutil.copytree(tiny_runs.base().folder, folder)
+    edit_settings(folder, "normalise_before: false", "normalise_before: true")
+    said = refused(evaluate.main, "--run", folder, "--device", "cpu")
+    assert said.startswith(f"error: {folder / 'rm'} is from an earlier version and has no rm_training_gain, the scale")
+
+
 @pytest.mark.parametrize("moved", ["data gone", "other data"])
 def test_evaluation_says_what_it_cannot_do_without_the_data_of_the_run(tiny_runs, refused, capsys, tmp_path, moved):
     folder, data = tmp_path / "run", tmp_path / "data"
