@@ -110,7 +110,7 @@ tensorboard: install            ## show the curves of all runs in TensorBoard
 	$(BIN)/tensorboard --logdir runs
 
 clean-runs:            ## delete the runs of the presets
-	rm -rf runs/reviews runs/smoke runs/imdb-small runs/imdb runs/imdb-12gb
+	rm -rf runs/reviews runs/smoke runs/imdb-small runs/imdb runs/imdb-12gb runs/imdb-rl4lms runs/imdb-rl4lms-small
 
 clean:            ## delete the environment and the caches, but not the runs
 	rm -rf $(VENV) *.egg-info build .pytest_cache .ruff_cache .hypothesis

@@ -1,4 +1,4 @@
-"""Stage 2: the reward model, from preference pairs and rankings.
+"""Stage 2: the reward model, from preference pairs and rankings, or from texts with labels.
 
     python train_rm.py                                      # the bundled reviews, in runs/reviews
     python train_rm.py --config imdb --run-dir runs/imdb    # another preset, or a YAML file
@@ -6,6 +6,7 @@
 
 The backbone of stage 1 gets a head that reads one score at the end of a text, and learns to score preferred completions
 higher (Bradley-Terry). Then gain and bias are set so that the reference policy's samples have mean 0 and variance 1.
+With `--rm.objective labels` it learns to classify single texts, and its score is the probability of "preferred".
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from torch import Tensor
 from minippo.answers import Judge
 from minippo.batches import EpochStream, comparison_batches
 from minippo.data import Comparison, Corpus, TokenGroups, comparison_rows, load_corpus, prompt_rows
-from minippo.equations import ranking_loss
+from minippo.equations import label_loss, ranking_loss
 from minippo.errors import TrainingError, require_finite
 from minippo.heads import RewardModel
 from minippo.masking import pad
@@ -34,6 +35,7 @@ from minippo.reward_evaluation import (
     calibration,
     calibration_error,
     comparison_scores,
+    label_differences,
     pairwise_accuracy,
     score_differences,
 )
@@ -112,20 +114,26 @@ def make_reward_model(run: Run) -> RewardModel:
 
 
 def train(run: Run, inputs: Inputs) -> dict[str, object]:
-    """Train, measure and normalise the reward model. Returns the entries of summary.json."""
-    model, judge = inputs.model, inputs.corpus.judge
+    """Train and measure the reward model, and set the scale of its scores. Returns the entries of summary.json."""
+    model, judge, config = inputs.model, inputs.corpus.judge, run.config.rm
     train_on_comparisons(run, inputs)
+    # Before normalisation or the step to probabilities, because the loss is about these scores.
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
-    bins = calibration(score_differences(scores))  # before normalisation, which changes the scale that the loss has set
-    gain = model.gain.item()
-    cut = normalise_on_reference(model, inputs.queries, run)
+    entries: dict[str, object] = {"rm_accuracy": pairwise_accuracy(scores)}
+    if config.objective == "labels":
+        differences = label_differences(scores)
+        entries["rm_label_accuracy"] = float((differences > 0).double().mean())
+        model.to_probability()
+    else:
+        differences = score_differences(scores)
+        entries |= {"rm_training_gain": model.gain.item()} if config.normalise_before else {}
+        cut = normalise_on_reference(model, inputs.queries, run)
+        entries |= {"rm_samples_cut": cut} if cut else {}
     save_model(model, run.results_folder("rm"))
-    return {
-        "rm_accuracy": pairwise_accuracy(scores),
+    bins = calibration(differences)
+    return entries | {
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),
-        **({"rm_training_gain": gain} if run.config.rm.normalise_before else {}),
-        **({"rm_samples_cut": cut} if cut else {}),
         "rm_accuracy_limit": accuracy_limit(inputs.test, judge) if judge else None,
     }
 
@@ -136,8 +144,8 @@ def accuracy_limit(comparisons: Sequence[Comparison], judge: Judge) -> float:
 
 
 def train_on_comparisons(run: Run, inputs: Inputs) -> None:
-    """Bradley-Terry training from the last checkpoint; logs the loss and the accuracy on the batch and on the
-    validation comparisons."""
+    """Training from the last checkpoint; logs the loss and the accuracy on the batch and on the validation
+    comparisons."""
     config, seed, model = run.config.rm, run.config.seed, inputs.model
     _, tokenizer = run.tokenizers()
     batches = EpochStream(lambda epoch: epoch_batches(run, inputs, epoch))
@@ -159,7 +167,10 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
             scores = score_batch(model, groups, tokenizer.eos_id, config.token_dropout, hidden_tokens)  # (B, K)
-            loss = ranking_loss(scores, config.margin, config.label_smoothing)
+            if config.objective == "labels":
+                loss = label_loss(scores, config.label_smoothing)
+            else:
+                loss = ranking_loss(scores, config.margin, config.label_smoothing)
             loss.backward()
             grad_norm = optimizer.clip_gradients(config.max_grad_norm)
             stats = {

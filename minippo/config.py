@@ -184,6 +184,10 @@ class RMConfig(OptimizerConfig):
     """Stage 2: reward-model training on preference pairs and rankings."""
 
     lr: NonNegative = 1.5e-3
+    objective: Literal["comparisons", "labels"] = "comparisons"
+    """What is learned: which completion of a comparison is the better one (Bradley-Terry); or, from texts with labels
+    (IMDB, labelled files), the label of each text by itself. The score of such a classifier is its probability of label
+    1 (preferred, positive), from 0 to 1, and is not normalised."""
     fraction: Annotated[float, Bounds(1e-6, 1)] = 1.0
     """Fraction of the training comparisons to use, chosen at random. The comparisons of a smaller fraction are among
     those of a larger one. Texts with labels are then paired once, not anew in every epoch."""
@@ -199,7 +203,7 @@ class RMConfig(OptimizerConfig):
     token_dropout: DropRate = 0.0
     """Fraction of the input tokens to mask during training, as regularization against memorizing texts."""
     margin: float = 0.0
-    """Subtracted from the difference between the chosen and the rejected score in the loss."""
+    """Subtracted from the difference between the chosen and the rejected score in the loss. Labels have none."""
     label_smoothing: Annotated[float, Bounds(0, 0.5)] = 0.0
     """Assumed fraction of wrong labels."""
     eval_comparisons: Count = 4600
@@ -208,7 +212,8 @@ class RMConfig(OptimizerConfig):
     eval_every: Count = 700
     """Steps between two measurements of the validation accuracy."""
     normalisation_samples: Annotated[int, Bounds(2)] = 512
-    """Number of reference responses used to normalise the scores to mean 0 and variance 1 after training."""
+    """Number of reference responses used to normalise the scores to mean 0 and variance 1 after training. Not used with
+    `objective` labels."""
     normalise_before: bool = False
     """Also normalise the scores before training (Ziegler et al. 2019)."""
     save_every: Count = 500

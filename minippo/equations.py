@@ -42,6 +42,18 @@ def ranking_loss(scores: Tensor, margin: float = 0.0, label_smoothing: float = 0
     return preference_loss(scores[:, better], scores[:, worse], margin, label_smoothing)
 
 
+def label_loss(scores: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """Binary cross-entropy of labelled texts, (), in nats; `scores` (B, 2) of texts with label 1 and with label 0.
+
+    Logistic regression (Cox 1958): a score is the log-odds of label 1, its sigmoid the probability. So a label is a
+    preference against a fixed score of 0, log 2 if all scores are 0; a preference between texts leaves that level open.
+    """
+    positive, negative = scores.unbind(dim=1)  # (B,) each
+    even = torch.zeros_like(positive)  # log-odds of a probability of 1/2
+    losses = [preference_loss(*pair, label_smoothing=label_smoothing) for pair in ((positive, even), (even, negative))]
+    return (losses[0] + losses[1]) / 2
+
+
 def language_model_loss(logits: Tensor, targets: Tensor, num_tokens: Tensor | None = None) -> Tensor:
     """Cross-entropy of `targets` (N,) under `logits` (N, V), (), in nats per token, computed in float32.
 

@@ -64,10 +64,13 @@ class RewardModel(nn.Module):
     policy's samples have mean 0 and variance 1. A preference loss determines scores only up to a constant, and their
     scale depends on how long the model trained; after normalisation, a KL coefficient means the same for every reward
     model. Both are buffers, not parameters: they are saved with the model and never trained.
+
+    A model that was trained on labels (`rm.objective`) keeps gain 1 and bias 0, and returns a probability instead.
     """
 
     gain: Tensor
     bias: Tensor
+    is_probability: Tensor
 
     def __init__(self, gpt: GPT) -> None:
         super().__init__()
@@ -79,6 +82,7 @@ class RewardModel(nn.Module):
         # Buffers move with the model and are saved with it, but no optimizer sees them.
         self.register_buffer("gain", torch.ones(()))
         self.register_buffer("bias", torch.zeros(()))
+        self.register_buffer("is_probability", torch.zeros(()))  # 1 or 0
 
     def forward(self, tokens: Tensor, attention_mask: Tensor | None = None) -> Tensor:
         """Scores (B,), float32, of right-padded `tokens` (B, S); `attention_mask` (B, S) is True at real tokens."""
@@ -87,7 +91,12 @@ class RewardModel(nn.Module):
         last_hidden = self.gpt.hidden_at(tokens, attention_mask, last_response_index(attention_mask))  # (B, C)
         # In float32: the differences between the scores of good responses are small.
         raw = self.score_head(last_hidden.to(self.score_head.weight.dtype)).flatten().float()  # (B,)
-        return self.gain * raw + self.bias
+        score = self.gain * raw + self.bias
+        return torch.where(self.is_probability == 1, score.sigmoid(), score)
+
+    def to_probability(self) -> None:
+        """Return the probability of label 1 from now on, from 0 to 1, of which the score so far is the log-odds."""
+        self.is_probability.fill_(1)
 
     def normalise(self, scores: Tensor) -> None:
         """Change gain and bias so that `scores` (B,), computed with the present ones, become mean 0 and variance 1.

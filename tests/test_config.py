@@ -263,6 +263,14 @@ def test_seed_has_a_limit():
         check(replace(Config(), seed=2**32))
 
 
+def test_what_compares_or_normalises_scores_is_refused_for_labels():
+    check(Config(rm=RMConfig(objective="labels", label_smoothing=0.1)))
+    with pytest.raises(ValueError, match=r"rm\.margin must be 0, not 0\.5"):
+        check(Config(rm=RMConfig(objective="labels", margin=0.5)))
+    with pytest.raises(ValueError, match=r"not normalised \(rm\.normalise-before\)"):
+        check(Config(rm=RMConfig(objective="labels", normalise_before=True)))
+
+
 def test_reward_model_must_have_room_for_prompt_response_and_its_end_of_text():
     reward = replace(Config().model.reward, context=24 + 64)
     message = "responses of 64 and an end-of-text do not fit the reward model's context of 88"

@@ -179,6 +179,19 @@ def test_ranking_loss_is_the_mean_over_rows_of_the_mean_over_pairs(K):
     assert equations.ranking_loss(scores, margin=0.2).item() == pytest.approx(sum(rows) / 4, abs=1e-12)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_label_loss_is_pytorchs_cross_entropy_of_single_texts(smoothing):
+    scores = 4 * normal(7, 2, seed=5) - 1
+    targets = torch.tensor([1 - smoothing, smoothing], dtype=torch.float64).expand(7, 2)
+    expected = torch.nn.functional.binary_cross_entropy_with_logits(scores, targets)
+    torch.testing.assert_close(equations.label_loss(scores, smoothing), expected, **EXACT)
+
+
+def test_label_loss_of_a_model_that_knows_nothing_is_log_two_and_it_stays_finite_far_out():
+    assert equations.label_loss(torch.zeros(4, 2)).item() == pytest.approx(math.log(2), abs=1e-7)
+    assert equations.label_loss(torch.tensor([[-2e4, 2e4]])).item() == pytest.approx(2e4, rel=1e-6)
+
+
 def test_ranking_of_two_is_a_preference():
     scores = normal(7, 2)
     expected = equations.preference_loss(scores[:, 0], scores[:, 1], 0.3, 0.1)

@@ -184,6 +184,16 @@ def test_gain_and_bias_are_saved_and_never_trained(reward_model):
     assert torch.equal(copy(*batch), reward_model(*batch))
 
 
+@torch.no_grad()
+def test_a_probability_is_the_sigmoid_of_the_score(reward_model):
+    batch = padded(random_rows([7, 1, 4, 6, 3, 12]), "right")
+    log_odds = reward_model(*batch)
+    reward_model.to_probability()
+    torch.testing.assert_close(reward_model(*batch), 1 / (1 + (-log_odds).exp()), rtol=1e-6, atol=1e-7)
+    assert reward_model(*batch).std() > 0.05
+    assert "is_probability" not in dict(reward_model.named_parameters())
+
+
 @pytest.mark.parametrize("scores", [[0.25] * 3, [math.nan, 1.0, 2.0]])
 def test_scores_that_no_gain_can_spread_are_refused(reward_model, scores):
     with pytest.raises(ValueError, match="3 reference samples"):

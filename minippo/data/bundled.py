@@ -28,7 +28,7 @@ class ReviewsJudge:
 class BundledReviews:
     """The corpus of `config.folder`. The files are small enough to be read into memory."""
 
-    judge = ReviewsJudge()
+    judge, labelled = ReviewsJudge(), False
 
     def __init__(self, config: DataConfig) -> None:
         self.folder, self.limit = bundled(config.folder), config.limit

@@ -22,6 +22,8 @@ class Corpus(Protocol):
     """The simulated human, if the corpus has one. Only evaluations use it."""
     report: dict[str, dict[str, int]]
     """Numbers of rows: what was read, what was dropped and why, what is used."""
+    labelled: bool
+    """Whether the comparisons pair texts with labels, 1 before 0, so that a text can also be classified by itself."""
     fingerprint: str
     """A hash of the contents of all files, wherever they are. A run must not be resumed with other texts."""
 
@@ -45,11 +47,18 @@ def load_corpus(config: Config) -> Corpus:
     Raises FileNotFoundError if its files do not exist, and ValueError if their contents cannot be used.
     """
     seed = split_seed(config)
+    corpus: Corpus
     if config.data.source == "imdb":
-        return IMDB(config.data, seed)
-    if config.data.source == "files":
-        return OwnData(config.data, seed)
-    return BundledReviews(config.data)
+        corpus = IMDB(config.data, seed)
+    elif config.data.source == "files":
+        corpus = OwnData(config.data, seed)
+    else:
+        corpus = BundledReviews(config.data)
+    if config.rm.objective == "labels" and not corpus.labelled:
+        data = config.data
+        where = f"data.preferences {data.preferences}" if data.source == "files" else f"data.source {data.source}"
+        raise ValueError(f"rm.objective labels needs texts with labels 1 and 0, but {where} has comparisons")
+    return corpus
 
 
 def split_seed(config: Config) -> int:

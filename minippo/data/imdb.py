@@ -34,7 +34,7 @@ class IMDB:
       for training to a random number of words, if there is a `min_crop_words`.
     """
 
-    judge = None
+    judge, labelled = None, True
     FIFTHS: tuple[Split, ...] = ("test", "test", "validation", "train", "train")
 
     def __init__(self, config: DataConfig, seed: int) -> None:

@@ -57,6 +57,7 @@ class OwnData:
         self._leave_out_held_out_prompts()
         self._demonstrations = self._demonstrations or self._preferred()
         self._labelled = {split: self._pairing(rows, split) for split, rows in self._preferences.items()}
+        self.labelled = all(pairing is not None for pairing in self._labelled.values())
         for name, size in (
             ("demonstrations after holding out", lambda split: len(self.demonstrations(split))),
             ("comparisons after holding out", self._num_comparisons),

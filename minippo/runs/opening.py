@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,8 +17,12 @@ from minippo.runs.run import NAMES, STAGES, Run, needed_stages
 from minippo.runs.validation import check
 from minippo.storage import PARTIAL, sealed_files
 
-SAMPLING = ("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token")
-"""Settings of the samples that scores are normalised on; they determine the scale of the reward model's scores."""
+FROM_STAGE_2 = (
+    *("data.query_length", "data.response_length", "data.crop_words", "data.min_crop_words"),
+    *("ppo.temperature", "ppo.min_new_tokens", "ppo.stop_token"),
+)
+"""Settings of other sections that stage 2 is the first to read: the texts of labelled comparisons, and the samples that
+scores are normalised on, which determine the scale of the reward model's scores."""
 
 LOCATIONS = ("data.folder", "data.imdb_path", "data.demonstrations", "data.preferences", "data.prompts")
 """Settings that say where files are, not what is in them; they may differ between two machines."""
@@ -97,18 +102,15 @@ def _same_run(options: Options, config: Config, stage: str) -> set[str]:
     folder, stages = options.run_folder, list(STAGES)
     stored = load_stored_config(folder / "config.yaml")
     begun = [name for name in stages if (folder / name).is_dir() or (folder / f"{name}.unfinished").is_dir()]
-    stage_of = {section: name for name in begun for section in STAGES[name][0]}
-    if "rm" in begun:
-        stage_of |= dict.fromkeys(SAMPLING, "rm")
     longer = {}
     for name, (ours, theirs) in differences(config, stored).items():
         own = LENGTHS.get(name, "")
         if own in begun and own == begun[-1] and ours > theirs and stages.index(stage) <= stages.index(own):
             longer[name] = own
     changed = {
-        name: (stage_of.get(name) or stage_of[name.partition(".")[0]], f"{name} is {theirs}, now {ours}")
+        name: (first_reader(name, begun), f"{name} is {theirs}, now {ours}")
         for name, (ours, theirs) in differences(config, stored).items()
-        if name not in (*LOCATIONS, *SAVING, *longer) and (name in stage_of or name.partition(".")[0] in stage_of)
+        if name not in (*LOCATIONS, *SAVING, *longer) and first_reader(name, begun)
     }
     if changed:
         first = min(stages.index(name) for name, _ in changed.values())
@@ -124,6 +126,13 @@ def _same_run(options: Options, config: Config, stage: str) -> set[str]:
     return set(longer.values())
 
 
+def first_reader(name: str, stages: Sequence[str]) -> str:
+    """The first of `stages`, in their order, whose result depends on a setting; "" if none of them does."""
+    if name in FROM_STAGE_2:
+        return next((stage for stage in stages if stage != "sft"), "")
+    return next((stage for stage in stages if name.partition(".")[0] in STAGES[stage][0]), "")
+
+
 def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Config:
     """`config` with the settings of the source's stages. Raises ValueError if its stages do not fit this run."""
     theirs = load_run(source).config
@@ -133,8 +142,9 @@ def _settings_of_source(config: Config, source: Path, stages: list[str]) -> Conf
     changed = [
         f"{name} is {b}, here {a}"
         for name, (a, b) in differences(config, theirs).items()
-        if (name.split(".")[0] in ("data", "model") and name not in (*LOCATIONS, "data.seed"))
-        or ("rm" in stages and name in SAMPLING)
+        if name.split(".")[0] not in stages
+        and name not in (*LOCATIONS, "data.seed", "seed")
+        and first_reader(name, stages)
     ]
     if stages and changed:
         raise ValueError(

@@ -28,8 +28,8 @@ class Options(Config):
     """Options of the training stages."""
 
     config: str = "reviews"
-    """Preset (reviews, smoke, imdb-small, imdb, imdb-12gb) or YAML file to start from. The defaults shown here are
-    those of the chosen preset."""
+    """Preset (reviews, smoke, imdb-small, imdb, imdb-12gb, imdb-rl4lms-small, imdb-rl4lms) or YAML file to start from.
+    The defaults shown here are those of the chosen preset."""
     run_dir: Path | None = None
     """Run directory, shared by the three stages. None: runs/ followed by the name of the preset or file."""
     init_from: Path | None = None

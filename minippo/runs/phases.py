@@ -106,7 +106,7 @@ class Planner:
             yield self.phase(f"{name}: held-out loss", lasting, held_out)
 
     def rm(self) -> Iterator[Phase]:
-        """Reward-model training, and normalisation on samples of the reference."""
+        """Reward-model training, and normalisation on samples of the reference, which probabilities do not need."""
         config, model = self.config, self.model("reward", RewardModel)
         reference, scoring = self.model("policy", ActorCritic), model.reading(SCORING_ROWS, self.S)
         rows = config.rm.batch_size * COMPLETIONS.get(config.data.source, 2)
@@ -116,6 +116,8 @@ class Planner:
             trained["CPU", "averaged weights"] = FLOAT32 * model.num_parameters
         yield self.phase("training step", trained, training)
         yield self.phase("evaluation", trained, scoring)
+        if config.rm.objective == "labels":
+            return
         samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
         weights: Usage = Counter({(self.device, "weights"): model.weights})
         lasting = weights + self.frozen(reference, in_use=True)

@@ -91,6 +91,7 @@ def reward_model_line(run: Run) -> str:
     """Held-out accuracy of the run's reward model, the best possible one if the corpus defines it, and calibration."""
     summary = run.summary()
     names = {"held-out accuracy": "rm_accuracy", "best possible": "rm_accuracy_limit"}
+    names["accuracy of the labels"] = "rm_label_accuracy"
     names["calibration error"] = "rm_calibration_error"
     values = {name: summary.get(key) for name, key in names.items()}
     line = "reward model: " + ", ".join(f"{name} {x:.3f}" for name, x in values.items() if x is not None)

@@ -8,7 +8,16 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 
 from minippo.advantages import ESTIMATORS
-from minippo.config import LARGEST_FLOAT, LARGEST_INTEGER, SMALLEST_FLOAT, Bounds, Config, DataConfig, PPOConfig
+from minippo.config import (
+    LARGEST_FLOAT,
+    LARGEST_INTEGER,
+    SMALLEST_FLOAT,
+    Bounds,
+    Config,
+    DataConfig,
+    PPOConfig,
+    RMConfig,
+)
 from minippo.errors import quoted
 from minippo.runs.system import physical_memory
 
@@ -24,6 +33,7 @@ def check_settings(config: Config) -> None:
     check_bounds(config)
     check_data(config.data)
     check_batches(config)
+    check_objective(config.rm)
     check_estimators(config.ppo)
     ppo = config.ppo
     if ppo.missing_eos == "subtract" and ppo.missing_eos_score < 0:
@@ -117,6 +127,14 @@ def check_batches(config: Config) -> None:
             f"microbatches of {M} do not divide a minibatch of {B} / {minibatches} = {B // minibatches} "
             "(ppo.microbatch-size, ppo.rollout-batch-size, ppo.num-minibatches)"
         )
+
+
+def check_objective(rm: RMConfig) -> None:
+    """Raise ValueError if a setting has no meaning for the objective of the reward model."""
+    if rm.objective == "labels" and rm.margin:
+        raise ValueError(f"rm.objective labels compares no scores: rm.margin must be 0, not {rm.margin}")
+    if rm.objective == "labels" and rm.normalise_before:
+        raise ValueError("rm.objective labels returns probabilities, which are not normalised (rm.normalise-before)")
 
 
 def check_estimators(ppo: PPOConfig) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from minippo.bootstrap import Estimate, estimate
+from minippo.bootstrap import Estimate, estimate, mean
 from minippo.data import Corpus, comparison_rows
 from minippo.reward_evaluation import (
     accuracy_by,
@@ -15,6 +15,7 @@ from minippo.reward_evaluation import (
     calibration_error,
     calibration_floor,
     comparison_scores,
+    label_differences,
     pairs_of,
     rank_correlation,
 )
@@ -27,7 +28,7 @@ GROUPS = {
     "gold_margin": "gold scores differ by",
     "length_difference": "tokens, better - worse",
 }
-ESTIMATES = ("accuracy", "best_possible", "gold_agreement", "gold_rank_correlation")
+ESTIMATES = ("accuracy", "label_accuracy", "best_possible", "gold_agreement", "gold_rank_correlation")
 
 
 def training_gain(run: Run) -> float:
@@ -42,7 +43,8 @@ def training_gain(run: Run) -> float:
 
 
 def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
-    """What `reward_report` prints, for JSON. Scores are those of training, before their normalisation."""
+    """What `reward_report` prints, for JSON. Scores are those of training, before their normalisation; those of a
+    classifier are probabilities."""
     scorer, config = load_reward_scorer(run), run.config
     model, tokenizer, texts = scorer.reward_model, scorer.tokenizer, corpus.comparisons(split)
     rows, kept, _ = comparison_rows(texts, tokenizer, model.gpt.config.context, config.data)
@@ -60,6 +62,12 @@ def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
         "comparisons": len(scores),
         "pairs": len(pairs.score),
         "accuracy": estimate(pairs.accuracy())._asdict(),
+    }
+    if config.rm.objective == "labels":
+        differences = label_differences(torch.tensor(scores, dtype=torch.float64).logit().tolist())
+        right = (differences > 0).view(-1, 2).double().mean(dim=1)  # (comparisons,) share of its two texts
+        figures["label_accuracy"] = estimate(mean(right.tolist()))._asdict()
+    figures |= {
         "calibration_error": calibration_error(calibration(differences)),
         "calibration_floor": calibration_floor(scores)._asdict(),
     }
@@ -90,6 +98,8 @@ def reward_report(figures: dict[str, Any], split: Split) -> str:
             f"agreement with the gold score: {shown(estimates['gold_agreement'])} of the pairs, "
             f"rank correlation {shown(estimates['gold_rank_correlation'])}"
         )
+    if "label_accuracy" in estimates:
+        lines.append(f"accuracy of the labels, at a probability of 0.5: {shown(estimates['label_accuracy'])}")
     verdict = "more than chance explains" if error > floor["high"] else "no miscalibration is shown"
     lines.append(
         f"calibration error: {error:.4f}; chance gives a perfectly calibrated model {floor['mean']:.4f} "

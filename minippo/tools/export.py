@@ -4,7 +4,7 @@ For each model of the run, writes a folder that `transformers` loads directly, t
 
 - policy/ and reference/ are language models (AutoModelForCausalLM).
 - reward_model/ is a classifier with one label (AutoModelForSequenceClassification) for texts that end in end-of-text.
-  Its logit is the raw score; PPO uses gain * logit + bias.
+  Its logit is the raw score; PPO uses gain * logit + bias, or sigmoid(logit) with `rm.objective` labels.
 
 The value head, gain and bias are stored in the same folder as heads.safetensors. Existing files are never overwritten.
 A model whose architecture was changed in model.py cannot be exported: other tools do not implement it.

@@ -52,7 +52,7 @@ def load_weights(model: GPT | ActorCritic | RewardModel, folder: Path) -> None:
 
 
 def load_reward_model(folder: Path, dtype: torch.dtype = torch.float32) -> RewardModel:
-    """A reward model with its gain and bias, as `save_model` has written them; `dtype` is the transformer's."""
+    """A reward model with the buffers of its score, as `save_model` has written them; `dtype` is the transformer's."""
     model = RewardModel(load_pretrained(folder, dtype))
     with torch.no_grad():
         model.score_head.weight.copy_(load_score_head(folder))
@@ -61,6 +61,8 @@ def load_reward_model(folder: Path, dtype: torch.dtype = torch.float32) -> Rewar
 
 def _with_heads(model: Any, folder: Path) -> Any:
     heads = _read_heads(folder)
+    if isinstance(model, RewardModel):
+        heads.setdefault("is_probability", torch.zeros(()))  # earlier versions had no other reward models
     expected = {key: value.shape for key, value in model.state_dict().items() if not key.startswith(PUBLIC)}
     found = {key: value.shape for key, value in heads.items()}
     if found != expected:

@@ -17,7 +17,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from minippo import storage
-from minippo.config import Config, DataConfig
+from minippo.config import Config, DataConfig, RMConfig
 from minippo.data import Comparison, Demonstration, load_corpus
 from minippo.data import examples as files
 from minippo.data.conversations import flatten, shared_prompt
@@ -247,6 +247,21 @@ def test_labelled_texts_are_paired_and_cropped_differently_in_every_epoch(laid_o
     assert not corpus.comparisons("train").whole  # a crop that is too long may be cut
     starts = {int(c.ranked[0].split("w")[1][0]) for c in first}
     assert len(starts) > 2
+
+
+def test_labels_are_learned_from_labelled_texts_alone(tmp_path):
+    pairs = str(write(tmp_path / "pairs.jsonl", [PAIRS["prompt, ranked"](i) for i in range(N)]))
+    labels = str(write(tmp_path / "labels.jsonl", labelled()))
+
+    def config(path, **data):
+        return Config(data=DataConfig(source="files", preferences=path, **data), rm=RMConfig(objective="labels"))
+
+    assert load_corpus(config(labels)).labelled
+    assert load_corpus(config("", demonstrations=labels)).labelled  # preferences may come later
+    with pytest.raises(ValueError, match=r"needs texts with labels 1 and 0, but data\.preferences .*pairs\.jsonl has"):
+        load_corpus(config(pairs))
+    with pytest.raises(ValueError, match=r"but data\.source reviews has comparisons"):
+        load_corpus(Config(rm=RMConfig(objective="labels")))
 
 
 def test_labelled_texts_with_a_single_label_are_refused(tmp_path):

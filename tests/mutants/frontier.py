@@ -78,7 +78,7 @@ FRONTIER = [
     Mutant("minippo/data/corpus.py", "config.seed if config.data.seed is None else config.data.seed", "config.data.seed or config.seed", covering("corpora", "data_seed")),  # 0 is a seed
     Mutant("minippo/runs/opening.py", "config.data.source != \"reviews\" and split_seed(config) != split_seed(theirs)", "config.data.source != \"reviews\" and config.seed != theirs.seed", covering("run", "other_splits")),
     Mutant("minippo/runs/opening.py", "config.data.source != \"reviews\" and split_seed(config)", "split_seed(config)", covering("run", "other_splits")),
-    Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\")", "not in LOCATIONS", PLAN),
+    Mutant("minippo/runs/opening.py", "not in (*LOCATIONS, \"data.seed\", \"seed\")", "not in LOCATIONS", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    if seed != run.config.seed:  # the splits of the run\n", "    if False:\n", PLAN),
     Mutant("train_rm.py", "    rows = rows[chosen_comparisons(len(rows), config.rm.fraction, config.seed)]\n", "", OF_FRACTION),
     Mutant("train_rm.py", "np.sort(order[: max(1, round(fraction * count))])", "np.arange(max(1, round(fraction * count)))", OF_RM),  # pairs come first, and rankings never

@@ -110,7 +110,7 @@ MUTANTS = [
     # ------------------------------------------------------------------ heads
     Mutant("minippo/heads.py", "        nn.init.zeros_(last.weight)\n", "", covering("heads")),
     Mutant("minippo/heads.py", "attention_mask, last_response_index(attention_mask))", "attention_mask, last_response_index(attention_mask) - 1)", covering("heads")),
-    Mutant("minippo/heads.py", "return self.gain * raw + self.bias", "return torch.sigmoid(raw)", covering("heads")),  # no scale
+    Mutant("minippo/heads.py", "score = self.gain * raw + self.bias", "score = torch.sigmoid(raw)", covering("heads")),  # no scale
     Mutant("minippo/heads.py", "self.bias.sub_(mean).div_(deviation)", "self.bias.sub_(mean)", covering("heads")),
     # ------------------------------------------------------------------ memory
     Mutant("minippo/memory.py", "gradient, parameter.grad = parameter.grad, None", "gradient = parameter.grad", covering("memory")),  # adds up twice

@@ -6,6 +6,7 @@ Here a setting does not arrive, two roles or splits are swapped, a step is at an
 from __future__ import annotations
 
 from tests.mutants.frontier import FRONTIER
+from tests.mutants.labels import LABELS
 from tests.mutants.mutants import MUTANTS, Mutant, covering, path_of
 
 
@@ -671,4 +672,4 @@ PLUMBING = [
     Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
 ]  # fmt: skip
 
-EVERY_MUTANT = [*MUTANTS, *PLUMBING, *FRONTIER]
+EVERY_MUTANT = [*MUTANTS, *PLUMBING, *FRONTIER, *LABELS]

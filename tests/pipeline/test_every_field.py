@@ -138,6 +138,7 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
         "rm.batch_size": [(5, None)],
         "rm.fraction": [(0.8, None)],
         "rm.averaging": [(0.9, None)],
+        "rm.objective": [("labels", None)],
         "ppo.scorer": [("tests.pipeline.tiny_run:score_by_length", None)],
         "ppo.advantage": [(name, WITHOUT_CRITIC) for name in ("group", "leave-one-out", "batch")],
         "ppo.samples_per_prompt": [(4, None), (1, None)],
@@ -151,8 +152,8 @@ def alternatives(runs: TinyRuns) -> dict[str, list[tuple[Any, Effect | None]]]:
 
 CLOSE = ("ppo.microbatch_size",)
 """Fields that change nothing but the rounding."""
-REFUSING = ("data.unusable", "data.ignore")
-"""Fields whose other value refuses the data of the base run."""
+REFUSING = ("data.unusable", "data.ignore", "rm.objective")
+"""Fields whose other value refuses the data or the settings of the base run; test_labels.py has the objective."""
 
 
 # ---------------------------------------------------------------------------------------------- fields

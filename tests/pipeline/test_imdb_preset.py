@@ -1,4 +1,5 @@
-"""The preset `imdb` from end to end: folders in the public formats stand in for the hub's, tiny and random."""
+"""The presets `imdb` and `imdb-rl4lms` from end to end: folders in the public formats stand in for the hub's, tiny and
+random."""
 
 from __future__ import annotations
 
@@ -20,8 +21,12 @@ from minippo.tools import export
 datasets = pytest.importorskip("datasets")
 transformers = pytest.importorskip("transformers")
 SIZES = {"query-length": 6, "response-length": 8, "crop-words": 8, "limit": 40}
+LANGUAGE_MODEL = {
+    "imdb": ["--sft.policy.tokens", 2000, "--sft.policy.batch-tokens", 512],
+    "imdb-rl4lms": [],  # the public weights as they are
+}
 SMALL = [
-    "--sft.policy.tokens", 2000, "--sft.policy.batch-tokens", 512, "--rm.eval-comparisons", 20, "--rm.eval-every", 5,
+    "--rm.eval-comparisons", 20, "--rm.eval-every", 5,
     "--rm.normalisation-samples", 8, "--ppo.num-iterations", 2, "--ppo.rollout-batch-size", 8, "--ppo.num-minibatches",
     2, "--ppo.microbatch-size", 4, "--ppo.min-new-tokens", 8, "--eval.every", 2, "--eval.prompts", 4,
     "--eval.final-prompts", 6, "--device", "cpu",
@@ -63,7 +68,15 @@ def folders(tmp_path_factory) -> Path:
     return folder
 
 
-def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monkeypatch):
+def same_weights(kind, folder: Path, other: Path) -> bool:
+    """Whether `transformers` reads the same weights from two folders."""
+    ours, theirs = (kind.from_pretrained(each).state_dict() for each in (folder, other))
+    assert ours.keys() == theirs.keys()
+    return all(torch.equal(ours[name], theirs[name]) for name in ours)
+
+
+@pytest.mark.parametrize("preset", LANGUAGE_MODEL)
+def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monkeypatch, preset):
     run = tmp_path / "run"
     places = {
         "data.imdb-path": folders / "imdb",
@@ -74,7 +87,7 @@ def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monk
     }
     options = [part for name, value in places.items() for part in (f"--{name}", value)]
     options += [part for name, value in SIZES.items() for part in (f"--data.{name}", value)]
-    command = ["command", "--config", "imdb", "--run-dir", run, *options, *SMALL]
+    command = ["command", "--config", preset, "--run-dir", run, *options, *LANGUAGE_MODEL[preset], *SMALL]
     monkeypatch.setattr("sys.argv", [str(part) for part in command])
     for main in (sft.main, train_rm.main, train_ppo.main):
         main()
@@ -83,10 +96,11 @@ def test_gpt2_learns_from_a_reward_model_that_was_an_opt(folders, tmp_path, monk
         assert math.isfinite(summary[key]), key
     assert summary["response_length"] == 8  # min_new_tokens forbids an earlier end
     # No step was taken for the reward model's language model: what stage 2 started from is the public OPT.
-    public = transformers.OPTForCausalLM.from_pretrained(folders / "opt").state_dict()
-    kept = transformers.OPTForCausalLM.from_pretrained(run / "sft" / "reward").state_dict()
-    assert public.keys() == kept.keys()
-    assert all(torch.equal(public[name], kept[name]) for name in public)
+    assert same_weights(transformers.OPTForCausalLM, folders / "opt", run / "sft" / "reward")
+    zero_shot, classifier = preset == "imdb-rl4lms", "rm_label_accuracy" in summary
+    assert same_weights(transformers.GPT2LMHeadModel, folders / "gpt2", run / "sft" / "policy") == zero_shot
+    assert classifier == zero_shot
+    assert all(0 < summary[name] < 1 for name in ("score_before", "score_after")) or not classifier
     answers = [json.loads(line) for line in (run / "ppo" / "answers.jsonl").read_text(encoding="utf-8").splitlines()]
     assert len(answers) == 6
     assert all("test film" in answer["prompt"] for answer in answers)

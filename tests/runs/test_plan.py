@@ -512,6 +512,11 @@ def test_reward_model_is_left_out_if_a_function_scores():
     assert phases["generation"].usage["GPU", "weights"] == 2 * 4 * POLICY
 
 
+def test_probabilities_are_not_normalised_on_samples():
+    compared, labelled = phases_of("rm", True), phases_of("rm", True, rm__objective="labels")
+    assert compared.keys() - labelled.keys() == {"normalisation"}
+
+
 def test_rows_of_scoring_are_those_of_the_functions_that_score():
     def default(function: Callable[..., Any], name: str) -> int:
         return inspect.signature(function).parameters[name].default

@@ -295,6 +295,33 @@ def test_sampling_otherwise_than_when_scores_were_normalised_is_refused(tmp_path
     open_run(options(folder, ppo=PPOConfig(**changes)), "rm")  # not yet normalised: any sampling will do
 
 
+def test_stage_1_fits_a_run_with_other_lengths_of_prompts_and_responses(tmp_path, refused):
+    """Stage 2 is the first to read them."""
+    source = stored(tmp_path / "source", "sft", config=load_config("imdb-small"))
+    theirs, ours = load_config("imdb-small"), load_config("imdb-rl4lms-small")
+    sections = {name: getattr(ours, name) for name in ("data", "model", "rm", "ppo")}
+    assert (ours.model, ours.sft) == (theirs.model, theirs.sft)
+    assert ours.data.query_length != theirs.data.query_length
+    run = open_run(options(tmp_path / "run", init_from=source, **sections), "rm")
+    assert run.config.data == ours.data
+    other = replace(ours.data, limit=50)
+    said = refused(options(tmp_path / "other", init_from=source, **sections | {"data": other}), "rm")
+    assert "other settings: data.limit is 0, here 50. Use" in said
+    open_run(options(source, sft=theirs.sft, **sections), "rm")  # nor must the run directory be another one
+    finished = stored(tmp_path / "finished", "sft", "rm", config=theirs)
+    changed = {name: getattr(theirs, name) for name in ("model", "sft", "rm", "ppo")}
+    said = refused(options(finished, data=replace(theirs.data, crop_words=80), **changed), "ppo")
+    assert "data.crop_words is 100, now 80" in said
+    said = refused(options(tmp_path / "other", init_from=finished, **sections), "ppo")
+    assert "data.query_length is 10, here 64; data.response_length is 128, here 48; data.crop_words is 100" in said
+
+
+def test_a_policy_without_a_reward_model_was_trained_on_its_lengths(tmp_path, refused):
+    folder = stored(tmp_path / "run", "sft", "ppo", config=Config(ppo=PPOConfig(scorer="a:b")))
+    said = refused(options(folder, data=DataConfig(query_length=20), ppo=PPOConfig(scorer="a:b")), "ppo")
+    assert "data.query_length is 24, now 20" in said
+
+
 # ---------------------------------------------------------------------------------------------- summary
 
 

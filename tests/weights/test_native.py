@@ -21,6 +21,7 @@ from minippo.weights import (
     load_actor_critic,
     load_pretrained,
     load_reward_model,
+    load_weights,
     pretrained_config,
     save_model,
     save_pretrained,
@@ -97,6 +98,22 @@ def test_heads_of_a_changed_model_come_back(changed, tmp_path):
     assert "score.weight" in load_file(tmp_path / "reward" / "model.safetensors")
     with pytest.raises(ValueError, match=r"no tensor 'score\.weight'"):
         load_reward_model(tmp_path / "policy")
+
+
+def test_a_classifier_returns_probabilities_wherever_it_is_loaded(tmp_path):
+    torch.manual_seed(0)
+    model = RewardModel(GPT(GPTConfig(**SIZES))).eval()
+    log_odds = model(TOKENS)
+    model.to_probability()
+    save_model(model, tmp_path)
+    resumed = RewardModel(GPT(GPTConfig(**SIZES))).eval()
+    load_weights(resumed, tmp_path)
+    for loaded in (load_reward_model(tmp_path).eval(), resumed):
+        torch.testing.assert_close(loaded(TOKENS), log_odds.sigmoid())
+    heads = load_file(tmp_path / "heads.safetensors")
+    del heads["is_probability"]  # as earlier versions have written it
+    save_file(heads, tmp_path / "heads.safetensors")
+    torch.testing.assert_close(load_reward_model(tmp_path).eval()(TOKENS), log_odds)
 
 
 def test_a_changed_model_is_not_exported_and_does_not_load_public_weights(changed, tmp_path):

@@ -1,0 +1,31 @@
+"""Wrong edits of the classifier as a reward model. As in mutants.py."""
+
+from __future__ import annotations
+
+from tests.mutants.mutants import Mutant, covering
+
+LOSS, PIPELINE, OF_RUN = covering("equations", "label"), covering("labels"), covering("run", "lengths")
+NATIVE, RM_EVALUATION = covering("native", "classifier"), covering("reward_evaluation", "labelled")
+CORPUS, CONFIG = covering("own_data", "labels_are"), covering("config", "labels")
+
+LABELS = [
+    Mutant("minippo/equations.py", "for pair in ((positive, even), (even, negative))]", "for pair in ((positive, even), (negative, even))]", LOSS),  # all texts have label 1
+    Mutant("minippo/equations.py", "    return (losses[0] + losses[1]) / 2\n", "    return losses[0] + losses[1]\n", LOSS),
+    Mutant("minippo/equations.py", "preference_loss(*pair, label_smoothing=label_smoothing)", "preference_loss(*pair)", LOSS),
+    Mutant("minippo/heads.py", "score.sigmoid(), score)", "score, score.sigmoid())", covering("heads", "probability real_token")),
+    Mutant("minippo/heads.py", "self.register_buffer(\"is_probability\", torch.zeros(()))", "self.register_buffer(\"is_probability\", torch.zeros(()), persistent=False)", NATIVE),  # lost with the model
+    Mutant("minippo/weights/heads.py", "heads.setdefault(\"is_probability\", torch.zeros(()))", "heads.setdefault(\"is_probability\", torch.ones(()))", NATIVE),
+    Mutant("minippo/reward_evaluation.py", "for difference in (positive, -negative)", "for difference in (positive, negative)", RM_EVALUATION),
+    Mutant("minippo/data/corpus.py", "== \"labels\" and not corpus.labelled:", "== \"labels\" and False:", CORPUS),
+    Mutant("minippo/data/own.py", "self.labelled = all(", "self.labelled = any(", CORPUS),
+    Mutant("minippo/runs/validation.py", "== \"labels\" and rm.margin:", "== \"labels\" and rm.margin < 0:", CONFIG),
+    Mutant("minippo/runs/validation.py", "== \"labels\" and rm.normalise_before:", "== \"labels\" and False:", CONFIG),
+    Mutant("train_rm.py", "loss = label_loss(scores, config.label_smoothing)", "loss = label_loss(scores)", PIPELINE),
+    Mutant("train_rm.py", "loss = label_loss(scores, config.label_smoothing)", "loss = ranking_loss(scores, config.margin, config.label_smoothing)", PIPELINE),
+    Mutant("train_rm.py", "        model.to_probability()\n", "", PIPELINE),
+    Mutant("train_rm.py", "        differences = label_differences(scores)\n", "        differences = score_differences(scores)\n", PIPELINE),
+    Mutant("minippo/tools/evaluate_rewards.py", "dtype=torch.float64).logit().tolist())", "dtype=torch.float64).tolist())", PIPELINE),  # every probability is above 0
+    Mutant("minippo/runs/phases.py", "        if config.rm.objective == \"labels\":\n            return\n", "", covering("plan", "probabilities")),
+    Mutant("minippo/runs/opening.py", "if stage != \"sft\"), \"\")", "), \"\")", OF_RUN),  # stage 1 is refused for other lengths
+    Mutant("minippo/runs/opening.py", "if stage != \"sft\"), \"\")", "if stage == \"rm\"), \"\")", covering("run", "its_lengths")),
+]  # fmt: skip
