@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from minippo.batches import length_batches
@@ -47,20 +48,34 @@ def backward_in_chunks(
 
 @phase("held-out loss")
 @torch.no_grad()
-def held_out_loss(
+def held_out_losses(
     gpt: GPT, pieces: Sequence[list[int]], prompt_lengths: np.ndarray, pad_id: int, batch_tokens: int
-) -> float:
-    """Mean loss per token over `pieces` without their prompts, of `prompt_lengths` (pieces,), in nats; dropout off."""
+) -> tuple[np.ndarray, np.ndarray]:
+    """Loss of each of the `pieces` without its prompt, in nats, and the number of its tokens, (pieces,) float64 both.
+
+    `prompt_lengths` (pieces,) are in tokens. Dropout is off.
+    """
     gpt.eval()
     device = gpt.token_embedding.weight.device
-    total, count = 0.0, 0
+    losses, counts = np.zeros(len(pieces)), np.zeros(len(pieces))
     lengths = np.array([len(piece) for piece in pieces])  # (pieces,)
     for batch in length_batches(lengths, batch_tokens, torch.Generator()):
         tokens, mask = pad([pieces[i] for i in batch], pad_id, "right")  # (B, T)
         tokens, mask = tokens.to(device), completion_mask(mask, prompt_lengths[batch]).to(device)
         before, targets = predicted_tokens(gpt.hidden(tokens), tokens, mask)  # (N, C), (N,)
-        for states_part, targets_part in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True):
-            # Weighted by tokens: a mean of the means would weigh the tokens of small chunks more.
-            total += float(language_model_loss(gpt.logits(states_part), targets_part)) * len(targets_part)
-            count += len(targets_part)
-    return total / max(1, count)
+        by_token = [
+            F.cross_entropy(gpt.logits(states_part).float(), targets_part, reduction="none")
+            for states_part, targets_part in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True)
+        ]
+        sizes = mask[:, 1:].sum(dim=1).tolist()  # (B,), whose sum is N
+        losses[batch] = [float(of_piece.sum()) for of_piece in torch.cat(by_token).cpu().split(sizes)]
+        counts[batch] = sizes
+    return losses, counts
+
+
+def held_out_loss(
+    gpt: GPT, pieces: Sequence[list[int]], prompt_lengths: np.ndarray, pad_id: int, batch_tokens: int
+) -> float:
+    """Mean loss per token over all `pieces` of `held_out_losses`, in nats."""
+    losses, counts = held_out_losses(gpt, pieces, prompt_lengths, pad_id, batch_tokens)
+    return float(losses.sum() / max(1, counts.sum()))  # a mean of the means would weigh the tokens of short pieces more

@@ -40,6 +40,7 @@ from minippo.runs import (
 from minippo.splits import Split
 from minippo.storage import write_text
 from minippo.tools.evaluate_rewards import reward_figures, reward_report, training_gain
+from minippo.tools.evaluate_texts import text_figures, text_report
 from minippo.tools.tables import markdown, shown
 
 NOT_OF_GREEDY = ("kl", "exact_kl")
@@ -55,7 +56,8 @@ class EvaluateOptions:
     split: Literal["validation", "test"] = "test"
     """Held-out split of the prompts and comparisons."""
     prompts: CountOrZero = 0
-    """Number of prompts. 0: as many as the final evaluation of the run (eval.final_prompts)."""
+    """Number of prompts, and of texts for the perplexity. 0: as many as the final evaluation of the run
+    (eval.final_prompts)."""
     samples: CountOrZero = 3
     """Number of prompts to show with their answers."""
     out: Path | None = None
@@ -93,6 +95,10 @@ def main() -> None:
             print(f"{run.folder}, {decoding} answers: {answer_report(run, each, figures[decoding])}\n")
             if decoding == "sampled" and options.samples:
                 print(f"{side_by_side(each.reference_answers, answers, options.samples)}\n")
+        texts = text_figures(run, corpus, env, policy, options.split, len(queries)) if corpus else None
+        if texts:
+            figures["texts"] = texts
+            print(f"{run.folder}, {text_report(texts, options.split)}\n")
     if run.is_finished("rm") and corpus is not None:
         figures["reward_model"] = reward_figures(run, corpus, options.split)
         print(f"{run.folder}, reward model: {reward_report(figures['reward_model'], options.split)}")

@@ -8,6 +8,8 @@ LOSS, PIPELINE, OF_RUN = covering("equations", "label"), covering("labels"), cov
 NATIVE, RM_EVALUATION = covering("native", "classifier"), covering("reward_evaluation", "labelled")
 CORPUS, CONFIG = covering("own_data", "labels_are"), covering("config", "labels")
 
+TEXTS = covering("recomputed", "language_model")
+
 LABELS = [
     Mutant("minippo/equations.py", "for pair in ((positive, even), (even, negative))]", "for pair in ((positive, even), (negative, even))]", LOSS),  # all texts have label 1
     Mutant("minippo/equations.py", "    return (losses[0] + losses[1]) / 2\n", "    return losses[0] + losses[1]\n", LOSS),
@@ -28,4 +30,13 @@ LABELS = [
     Mutant("minippo/runs/phases.py", "        if config.rm.objective == \"labels\":\n            return\n", "", covering("plan", "probabilities")),
     Mutant("minippo/runs/opening.py", "if stage != \"sft\"), \"\")", "), \"\")", OF_RUN),  # stage 1 is refused for other lengths
     Mutant("minippo/runs/opening.py", "if stage != \"sft\"), \"\")", "if stage == \"rm\"), \"\")", covering("run", "its_lengths")),
+    # ------------------------------------------------------------------ perplexity of held-out texts
+    Mutant("minippo/language_model.py", "losses[batch] = [float(", "losses[: len(batch)] = [float(", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "(\"policy\", policy)):", "(\"policy\", env.reference)):", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "corpus.demonstrations(split), env.tokenizer)[:count]", "corpus.demonstrations(\"train\"), env.tokenizer)[:count]", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "corpus.demonstrations(split), env.tokenizer)[:count]", "corpus.demonstrations(split), env.tokenizer)", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "pieces, pieces.prompt_lengths, ", "pieces, 0 * pieces.prompt_lengths, ", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "pieces.starts, side=\"right\") - 1", "pieces.starts, side=\"left\") - 1", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "for column in (losses, tokens))", "for column in (losses, np.ones(len(losses))))", TEXTS),
+    Mutant("minippo/tools/evaluate_texts.py", "perplexities[\"policy\"], perplexities[\"reference\"])", "perplexities[\"reference\"], perplexities[\"policy\"])", TEXTS),
 ]  # fmt: skip

@@ -199,8 +199,8 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),
     Mutant("minippo/language_model.py", "in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True)", "in [(before, targets)]", covering("sft", "held_out_loss")),  # all logits at once
-    Mutant("minippo/language_model.py", "targets_part)) * len(targets_part)", "targets_part)) * len(targets)", covering("sft", "held_out_loss")),
-    Mutant("minippo/language_model.py", "count += len(targets_part)", "count = len(targets_part)", covering("sft", "held_out_loss")),
+    Mutant("minippo/language_model.py", "float(losses.sum() / max(1, counts.sum()))", "float((losses / counts).mean())", covering("sft", "held_out_loss")),
+    Mutant("minippo/language_model.py", "        counts[batch] = sizes\n", "        counts[: len(batch)] = sizes\n", covering("sft", "held_out_loss")),
     Mutant("minippo/language_model.py", "        (weight * part).backward()\n", "        part.backward()\n", covering("ppo", "pretraining")),
     Mutant("minippo/checks.py", "    if not kl <= tolerance:", "    if not kl <= 1e3:", covering("checks")),
     Mutant("minippo/checks.py", "    if not difference <= CACHE_FACTOR * tolerance:", "    if not difference <= 1e3:", covering("checks", "cache")),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 import io
+import itertools
 import json
 import re
 
@@ -373,6 +374,24 @@ def test_evaluate_measures_the_reward_model_on_the_comparisons_of_the_split(run,
             assert group["accuracy"]["value"] == pytest.approx((margins > 0)[chosen].mean(), abs=2 / group["pairs"])
 
 
+def test_evaluate_measures_what_the_policy_has_lost_as_a_language_model(run, evaluated):
+    found, perplexities = dict(evaluated["texts"]), {}
+    texts = second.demonstrations(run.settings)[evaluated["split"]][:NUM_PROMPTS]
+    rows = [second.demonstration_ids(run.tokenizer, "policy", *text) for text in texts]
+    for name, model in (("reference", run.reference), ("policy", run.policy)):
+        pieces = [second.windows([row], model.context) for row in rows]
+        counts = np.array([sum(len(piece) - piece.first_predicted for piece in of_text) for of_text in pieces])
+        losses = counts * [second.language_model_loss(model, of_text).item() for of_text in pieces]
+        perplexities[name] = np.exp(losses.sum() / counts.sum())
+        drawn = np.array(list(itertools.product(range(len(texts)), repeat=len(texts))))  # every possible resample
+        deviation = np.exp(losses[drawn].sum(axis=1) / counts[drawn].sum(axis=1)).std()
+        assert found[name]["standard_error"] == pytest.approx(deviation, rel=0.06)
+    assert found.pop("texts") == len(texts) == 4
+    assert max(map(len, pieces)) > 1  # a text that is longer than the context
+    expected = perplexities | {"difference": perplexities["policy"] - perplexities["reference"]}
+    assert values(found) == close(expected)
+
+
 def test_evaluate_prints_these_figures_and_says_what_they_do_not_show(evaluated):
     parts = evaluated["printed"].split(f"{evaluated['run']}, ")[1:]
     for part, name in zip(parts, ("sampled", "greedy"), strict=False):
@@ -387,6 +406,10 @@ def test_evaluate_prints_these_figures_and_says_what_they_do_not_show(evaluated)
         assert f"contains 0) for: {', '.join(titles[m] for m in unknown)}\n" in part
         assert number_after("by the gold score", part) == pytest.approx(wins["value"], abs=PRINTED)
         assert ("neither is shown to be better" in part) == (wins["low"] <= 0.5 <= wins["high"])
+    texts = [f"{e['value']:.3f} [{e['low']:.3f}, {e['high']:.3f}]" for e in list(evaluated["texts"].values())[1:]]
+    line = f": reference {texts[0]}, policy {texts[1]}, policy - reference {texts[2]}\n\n"
+    assert parts[2].startswith(f"perplexity of 4 {evaluated['split']} texts (from 4 texts only")
+    assert parts.pop(2).endswith(line)
     rewards = evaluated["reward_model"]
     assert parts[2].startswith(f"reward model: 300 {evaluated['split']} comparisons, {rewards['pairs']} pairs\n")
     for words, name in (("accuracy", "accuracy"), ("the gold score", "gold_agreement"),
