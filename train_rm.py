@@ -35,7 +35,7 @@ from minippo.reward_evaluation import (
     calibration,
     calibration_error,
     comparison_scores,
-    label_differences,
+    label_comparisons,
     pairwise_accuracy,
     score_differences,
 )
@@ -121,16 +121,15 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
     scores = comparison_scores(model, inputs.test_rows, run.tokenizers()[1].pad_id)
     entries: dict[str, object] = {"rm_accuracy": pairwise_accuracy(scores)}
     if config.objective == "labels":
-        differences = label_differences(scores)
-        entries["rm_label_accuracy"] = float((differences > 0).double().mean())
+        scores = label_comparisons(scores)
+        entries["rm_label_accuracy"] = pairwise_accuracy(scores)
         model.to_probability()
     else:
-        differences = score_differences(scores)
         entries |= {"rm_training_gain": model.gain.item()} if config.normalise_before else {}
         cut = normalise_on_reference(model, inputs.queries, run)
         entries |= {"rm_samples_cut": cut} if cut else {}
     save_model(model, run.results_folder("rm"))
-    bins = calibration(differences)
+    bins = calibration(score_differences(scores))
     return entries | {
         "rm_calibration": [b._asdict() for b in bins],
         "rm_calibration_error": calibration_error(bins),

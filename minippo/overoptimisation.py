@@ -47,6 +47,18 @@ def best_of_n_kl(n: int) -> float:
     return math.log(n) - (n - 1) / n
 
 
+def samples_for_kl(kl: float) -> float:
+    """The n with which best-of-n reaches a KL, the inverse of `best_of_n_kl`; any number from 1 on."""
+    low, high = 0.0, kl + 1  # of log n, because log n = kl + 1 - 1/n
+    for _ in range(60):
+        middle = (low + high) / 2
+        if middle + math.exp(-middle) - 1 < kl:
+            low = middle
+        else:
+            high = middle
+    return math.exp(high)
+
+
 @dataclass(frozen=True)
 class Law:
     """How the gold score changes with the distance d = sqrt(KL) to the reference (Gao et al. 2022 eq. 1 and 2).

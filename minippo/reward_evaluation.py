@@ -36,14 +36,14 @@ def score_differences(scores: Sequence[Sequence[float]]) -> Tensor:
     return torch.tensor([row[i] - row[j] for row in scores for i in range(len(row)) for j in range(i + 1, len(row))])
 
 
-def label_differences(log_odds: Sequence[Sequence[float]]) -> Tensor:
-    """How far the score of each labelled text is on the side of its label, (texts,): above 0 if it is classified
-    correctly. `log_odds` of pairs, label 1 before label 0.
+def label_comparisons(log_odds: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Each labelled text as a comparison of its own, from pairs with label 1 first: with a text of score 0, which is
+    worse than a text with label 1 and better than one with label 0.
 
-    It is the difference to a score of 0, as `equations.label_loss` has it. So `calibration` reads these, too: the
-    confidence is the probability of the more likely label.
+    As in `equations.label_loss`. So accuracy and calibration of comparisons are those of the labels: a text is
+    classified by the sign of its log-odds, and the confidence is the probability of the more likely label.
     """
-    return torch.tensor([difference for positive, negative in log_odds for difference in (positive, -negative)])
+    return [row for positive, negative in log_odds for row in ([positive, 0.0], [0.0, negative])]
 
 
 # ---------------------------------------------------------------------------------------------- calibration

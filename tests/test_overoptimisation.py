@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law
+from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, samples_for_kl
 
 # ---------------------------------------------------------------------------------------------- best-of-n
 
@@ -50,6 +50,12 @@ def test_kl_of_best_of_n_is_that_of_its_distribution(n):
     ranks = torch.arange(20001, dtype=torch.float64) / 20000
     p = (ranks[1:] ** n - ranks[:-1] ** n).clamp(min=1e-300)
     assert best_of_n_kl(n) == pytest.approx(float((p * (p * 20000).log()).sum()), abs=2e-3)
+
+
+def test_samples_for_a_kl_are_those_that_reach_it():
+    assert [samples_for_kl(best_of_n_kl(n)) for n in (1, 2, 3, 128, 10**6)] == pytest.approx([1, 2, 3, 128, 10**6])
+    assert samples_for_kl(6.0) == pytest.approx(1095.6, abs=0.1)  # log 1095.6 + 1 / 1095.6 = 7
+    assert samples_for_kl(500.0) == pytest.approx(math.exp(501))
 
 
 # ---------------------------------------------------------------------------------------------- laws

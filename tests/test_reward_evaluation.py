@@ -16,10 +16,11 @@ from minippo.reward_evaluation import (
     calibration,
     calibration_error,
     calibration_floor,
-    label_differences,
+    label_comparisons,
     pairs_of,
     pairwise_accuracy,
     rank_correlation,
+    score_differences,
 )
 
 # Three comparisons with 3, 2 and 4 completions, best first.
@@ -94,11 +95,12 @@ def test_rank_correlation_is_pearsons_of_the_ranks_of_all_completions():
 def test_a_labelled_text_is_right_on_the_side_of_its_label_and_as_sure_as_its_probability():
     probabilities = [[0.92, 0.25], [0.27, 0.96], [0.93, 0.88]]  # of label 1, of texts with label 1 and with label 0
     log_odds = [[math.log(p / (1 - p)) for p in row] for row in probabilities]
-    differences = label_differences(log_odds)
+    differences = score_differences(label_comparisons(log_odds))
     assert (differences > 0).tolist() == [True, True, False, False, True, False]
     bins = [(0.74, 1 / 2, 2), (0.88, 0, 1), ((0.92 + 0.96 + 0.93) / 3, 2 / 3, 3)]
     assert [tuple(b) for b in calibration(differences)] == [pytest.approx(expected) for expected in bins]
-    assert calibration(label_differences([[math.inf, -math.inf]]))[0] == (1, 1, 2)  # a probability rounded to 1 or 0
+    certain = score_differences(label_comparisons([[math.inf, -math.inf]]))  # probabilities rounded to 1 and 0
+    assert calibration(certain) == [(1, 1, 2)]
 
 
 def test_groups_divide_the_pairs_at_the_quartiles_and_keep_equal_values_together():

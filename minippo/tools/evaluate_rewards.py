@@ -15,9 +15,11 @@ from minippo.reward_evaluation import (
     calibration_error,
     calibration_floor,
     comparison_scores,
-    label_differences,
+    label_comparisons,
     pairs_of,
+    pairwise_accuracy,
     rank_correlation,
+    score_differences,
 )
 from minippo.runs import Run, few, load_reward_scorer
 from minippo.splits import Split
@@ -56,7 +58,6 @@ def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
         comparisons = [texts[index] for index in kept.tolist()]
         gold = [[judge.gold_score(c.prompt, text) for text in c.ranked] for c in comparisons]
     pairs = pairs_of(scores, [[len(ids) for ids in row] for row in rows], gold)
-    differences = torch.from_numpy(pairs.score)
     groups = {"margin": np.abs(pairs.score), "length_difference": pairs.length}
     figures = {
         "comparisons": len(scores),
@@ -64,9 +65,9 @@ def reward_figures(run: Run, corpus: Corpus, split: Split) -> dict[str, Any]:
         "accuracy": estimate(pairs.accuracy())._asdict(),
     }
     if config.rm.objective == "labels":
-        differences = label_differences(torch.tensor(scores, dtype=torch.float64).logit().tolist())
-        right = (differences > 0).view(-1, 2).double().mean(dim=1)  # (comparisons,) share of its two texts
-        figures["label_accuracy"] = estimate(mean(right.tolist()))._asdict()
+        scores = label_comparisons(torch.tensor(scores, dtype=torch.float64).logit().tolist())
+        figures["label_accuracy"] = estimate(mean([pairwise_accuracy([row]) for row in scores]))._asdict()
+    differences = score_differences(scores)
     figures |= {
         "calibration_error": calibration_error(calibration(differences)),
         "calibration_floor": calibration_floor(scores)._asdict(),

@@ -6,7 +6,7 @@ from tests.mutants.mutants import Mutant, covering
 
 OVER, STATISTICS = (
     covering("overoptimisation"),
-    covering("frontier", "interval prompts_are comparison points law gains checkpoints"),
+    covering("frontier", "interval prompts_are comparison points law gains checkpoints equal_kl"),
 )
 COMMAND, POOL = covering("frontier", "contains_what other_prompts"), covering("frontier", "pool")
 PLAN, FINDINGS = covering("frontier", "plan_has command_of whatever_the_run"), covering("frontier", "findings")
@@ -29,6 +29,8 @@ FRONTIER = [
     Mutant("minippo/overoptimisation.py", "distances = [math.sqrt(max(kl, 0.0)) for kl in kls]", "distances = [max(kl, 0.0) for kl in kls]", OVER),
     Mutant("minippo/overoptimisation.py", "    points = sorted(zip((math.sqrt(max(x, 0.0)) for x in kls), values, strict=True))", "    points = sorted(zip((max(x, 0.0) for x in kls), values, strict=True))", OVER),
     Mutant("minippo/overoptimisation.py", "        if difference <= 0:\n            first = None\n        elif", "        if", OVER),
+    Mutant("minippo/overoptimisation.py", "low, high = 0.0, kl + 1 ", "low, high = 0.0, kl ", OVER),
+    Mutant("minippo/overoptimisation.py", "math.exp(-middle) - 1 < kl", "math.exp(-middle) < kl", OVER),
     # ------------------------------------------------------------------ statistics
     Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(gold, gold, n) for model in scores]", STATISTICS),  # best by the gold score
     Mutant("minippo/tools/frontier/points.py", "[best_of_n(model, gold, n) for model in scores]", "[best_of_n(model, model, n) for model in scores]", STATISTICS),
@@ -52,6 +54,14 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/measure.py", "[curve[name][index : index + 1] for curve in group]", "[curve[name][index : index + 1] for curve in group[:1]]", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "ppo.num_iterations * ppo.rollout_batch_size", "ppo.num_iterations", COMMAND),
     Mutant("minippo/tools/frontier/figure.py", "(value, max(0.0, low), high)", "(value, low, high)", covering("frontier", "figure")),
+    Mutant("minippo/tools/frontier/points.py", "curve = [reference, *(", "curve = [*(", STATISTICS),  # no reference at KL 0
+    Mutant("minippo/tools/frontier/points.py", "for p in whole if p.method == method and", "for p in points if p.method == method and", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "[resamples.means(getattr(p, name)) for p in curve]", "[resamples.means(getattr(p, name)) if name == \"value\" else resamples.means(0 * p.kl + p.kl.mean()) for p in curve]", STATISTICS),  # a KL that is known exactly
+    Mutant("minippo/tools/frontier/points.py", "known = not math.isnan(value) and", "known = ", STATISTICS),
+    Mutant("minippo/tools/frontier/measure.py", "equal_kl_rows(points, frontier.at, resamples)", "equal_kl_rows(points, (), resamples)", covering("frontier", "without_a_gold_score")),
+    Mutant("minippo/tools/frontier/__init__.py", "corpus.judge, options.samples, options.at)", "corpus.judge, options.samples)", covering("frontier", "without_a_gold_score")),
+    Mutant("minippo/tools/frontier/report.py", "and row[\"setting\"] == own[\"setting\"]]", "]", FINDINGS),
+    Mutant("minippo/tools/frontier/rows.py", "sorted({*given, own}, reverse=True)", "[own]", PLAN),
     # ------------------------------------------------------------------ the pool
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", 0, samples,", POOL),  # the same numbers for every prompt
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", index, range(len(samples)),", POOL),  # for every batch

@@ -17,7 +17,7 @@ LABELS = [
     Mutant("minippo/heads.py", "score.sigmoid(), score)", "score, score.sigmoid())", covering("heads", "probability real_token")),
     Mutant("minippo/heads.py", "self.register_buffer(\"is_probability\", torch.zeros(()))", "self.register_buffer(\"is_probability\", torch.zeros(()), persistent=False)", NATIVE),  # lost with the model
     Mutant("minippo/weights/heads.py", "heads.setdefault(\"is_probability\", torch.zeros(()))", "heads.setdefault(\"is_probability\", torch.ones(()))", NATIVE),
-    Mutant("minippo/reward_evaluation.py", "for difference in (positive, -negative)", "for difference in (positive, negative)", RM_EVALUATION),
+    Mutant("minippo/reward_evaluation.py", "([positive, 0.0], [0.0, negative])]", "([positive, 0.0], [negative, 0.0])]", RM_EVALUATION),
     Mutant("minippo/data/corpus.py", "== \"labels\" and not corpus.labelled:", "== \"labels\" and False:", CORPUS),
     Mutant("minippo/data/own.py", "self.labelled = all(", "self.labelled = any(", CORPUS),
     Mutant("minippo/runs/validation.py", "== \"labels\" and rm.margin:", "== \"labels\" and rm.margin < 0:", CONFIG),
@@ -25,7 +25,7 @@ LABELS = [
     Mutant("train_rm.py", "loss = label_loss(scores, config.label_smoothing)", "loss = label_loss(scores)", PIPELINE),
     Mutant("train_rm.py", "loss = label_loss(scores, config.label_smoothing)", "loss = ranking_loss(scores, config.margin, config.label_smoothing)", PIPELINE),
     Mutant("train_rm.py", "        model.to_probability()\n", "", PIPELINE),
-    Mutant("train_rm.py", "        differences = label_differences(scores)\n", "        differences = score_differences(scores)\n", PIPELINE),
+    Mutant("train_rm.py", "        scores = label_comparisons(scores)\n", "", PIPELINE),
     Mutant("minippo/tools/evaluate_rewards.py", "dtype=torch.float64).logit().tolist())", "dtype=torch.float64).tolist())", PIPELINE),  # every probability is above 0
     Mutant("minippo/runs/phases.py", "        if config.rm.objective == \"labels\":\n            return\n", "", covering("plan", "probabilities")),
     Mutant("minippo/runs/opening.py", "if stage != \"sft\"), \"\")", "), \"\")", OF_RUN),  # stage 1 is refused for other lengths

@@ -83,7 +83,7 @@ def test_accuracy_and_calibration_are_those_of_single_texts(run, classified, cap
     figures = json.loads((tmp_path / "e.json").read_text())["reward_model"]
     found = {f"rm_{name}": figures[name]["value"] for name in ("accuracy", "label_accuracy")}
     assert found | {"rm_calibration_error": figures["calibration_error"]} == pytest.approx(expected, abs=1e-5)
-    deviation = right.mean(axis=0).std() / len(classified) ** 0.5  # pairs are resampled
+    deviation = right.std() / right.size**0.5  # texts are resampled, not pairs
     assert figures["label_accuracy"]["standard_error"] == pytest.approx(deviation, rel=0.1)
     apart = np.abs(np.diff(1 / (1 + np.exp(-classified)))).max()  # as probabilities
     assert figures["margin"][-1]["high"] == pytest.approx(apart, abs=1e-5)

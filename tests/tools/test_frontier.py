@@ -131,6 +131,36 @@ def test_without_a_gold_score_points_are_compared_by_the_score(normal):
     assert row["ahead"] == pytest.approx([1, 1, 1])
 
 
+def test_values_at_equal_kl_lie_between_the_points_of_each_method(normal):
+    """PPO, in d = sqrt(KL): 0 at d = 0, 2 at d = 2, 3 at d = 4, plus noise that all points share."""
+    given = [measured("best-of-n", 1, 0.0, normal), measured("best-of-n", 8, best_of_n_kl(8), normal + 1.0)]
+    given += [measured("PPO", 0.0, 16.0, normal + 3), measured("PPO", 0.1, 4.0, normal + 2)]
+    given += [measured("RLOO", 0.1, 4.0, normal + 1), measured("best-of-n", 16, 9.0, normal + 9, fraction=0.25)]
+    resamples, noise = Resamples(200), float(normal.mean())
+    found = points.equal_kl_rows(given, (1.0, 9.0), resamples)
+    expected = {("best-of-n", 1): best_of_n_kl(8) ** -0.5, ("best-of-n", 9): None, ("PPO", 1): 1.0, ("PPO", 9): 2.5}
+    expected |= {("RLOO", 1): 0.5, ("RLOO", 9): None}
+    assert [(row["method"], row["kl"]) for row in found] == list(expected)
+    for row, gain in zip(found, expected.values(), strict=True):
+        if gain is None:
+            assert row["value"] is None
+        else:
+            assert row["value"] == pytest.approx(points.interval(noise + gain, resamples.means(normal + gain)))
+    assert [row["samples"] for row in found[:2]] == pytest.approx([6.305, 22025], rel=1e-4)
+    assert "samples" not in found[2]
+
+
+def test_values_at_equal_kl_are_as_uncertain_as_the_kl(normal):
+    kl = 4 + normal
+    given = [measured("best-of-n", 1, 0.0, 0 * normal), measured("PPO", 0.1, kl, 0 * normal + 3)]
+    value, low, high = points.equal_kl_rows(given, (1.0,), Resamples(200))[1]["value"]
+    ends = Resamples(200).means(kl).quantile(torch.tensor([0.975, 0.025], dtype=torch.float64)).tolist()
+    assert value == pytest.approx(3 / float(kl.mean()) ** 0.5)
+    assert [low, high] == pytest.approx([3 / x**0.5 for x in ends], abs=1e-6)
+    (_, at_the_end) = points.equal_kl_rows(given, (4 + 10.0,), Resamples(200))
+    assert at_the_end["value"] is None
+
+
 def test_law_row_fits_all_models_together_and_each_alone():
     kls = [0.5, 1.0, 4.0, 9.0, 25.0]
     made = [Law("rl", 1.0, 0.4), Law("rl", 1.2, 0.8)]
@@ -212,6 +242,7 @@ def data():
         "rm_accuracy": [[1.0, 0.75], [0.25, 0.7]],
         "points": rows,
         "laws": [],
+        "equal_kl": [],
         "curves": [],
     }
 
@@ -254,6 +285,22 @@ def test_findings_without_a_gold_score_say_so(data):
     assert text.count("gold score") == 1
     assert "PPO has the higher score than best-of-n" in text
     assert "gold" not in report.table(data)
+
+
+def test_table_compares_at_equal_kl_and_says_how_many_samples_that_takes(data):
+    rows = [("best-of-n", 3.0, exact(1.7)), ("best-of-n", 6.0, None), ("PPO", 3.0, exact(0.9)), ("PPO", 6.0, exact(1))]
+    data["equal_kl"] = [{"method": method, "kl": kl, "value": value} for method, kl, value in rows]
+    for row, samples in zip(data["equal_kl"], (53.58, 1095.6), strict=False):
+        row["samples"] = samples
+    lines = report.table(data).splitlines()[-4:]
+    assert lines[0] == "| gold score, interpolated at a KL of | 3 nats | 6 nats |"
+    assert lines[2] == "| best-of-n | 1.70 [1.60, 1.80] (n about 54) | - (n about 1,100) |"
+    assert lines[3] == "| PPO | 0.90 [0.80, 1.00] | 1.00 [0.90, 1.10] |"
+
+
+def test_findings_compare_other_methods_with_the_same_coefficient(data):
+    data["points"].append(row_of("GRPO", 0.5, 1.0, 0.9))
+    assert "\n".join(report.findings(data)).count("after as many episodes as PPO") == 1
 
 
 def test_table_has_every_point_and_every_law(data):
@@ -313,7 +360,7 @@ def test_plan_has_a_reward_model_for_every_seed_and_policies_for_every_method(ru
     ]
     assert [row.folder.name for row in plan.reward_models[0.25]] == ["rm-0.25-seed-1", "rm-0.25-seed-2"]
     expected = [("PPO", c, whole, seed) for c in (0.5, 0.12, 0.0) for seed in (1, 2, 3)]
-    expected += [(m, 0.12, whole, seed) for m in rows.METHODS if m != "PPO" for seed in (1, 2, 3)]
+    expected += [(m, c, whole, seed) for m in ("GRPO", "RLOO") for c in (0.5, 0.12) for seed in (1, 2, 3)]
     expected += [("PPO", 0.0, 0.25, seed) for seed in (1, 2)]
     assert [(*row.key, row.config.seed) for row in plan.policies] == expected
     reward_models = {(row.config.rm.fraction, row.config.seed): row.folder for row in plan.rows if row.stage == "rm"}
@@ -328,8 +375,10 @@ def test_plan_has_a_reward_model_for_every_seed_and_policies_for_every_method(ru
 
 
 def test_default_coefficients_are_multiples_of_the_runs_own(run):
-    assert rows.coefficients_of(run, ()) == pytest.approx([0.48, 0.24, 0.12, 0.06, 0.03, 0.0])
-    assert rows.coefficients_of(run, (0.0, 0.3, 0.12)) == [0.3, 0.12, 0.0]
+    assert rows.coefficients_of(run, "PPO", ()) == pytest.approx([0.48, 0.24, 0.12, 0.06, 0.03, 0.0])
+    assert rows.coefficients_of(run, "PPO", (0.3, 0.12)) == [0.3, 0.12, 0.0]
+    assert rows.coefficients_of(run, "GRPO", ()) == [0.12]
+    assert rows.coefficients_of(run, "GRPO", (0.3, 0.0)) == [0.3, 0.12, 0.0]
 
 
 def test_default_fractions_are_parts_of_the_runs_own(run):
@@ -427,8 +476,9 @@ def test_what_does_not_fit_is_refused_before_anything_is_trained(run, refused, m
     assert "KL coefficients must be at least 0, not -0.5" in refused(folder, "--coefficients", "0.1", "-0.5")
     assert "KL coefficients must be at least 0, not nan" in refused(folder, "--coefficients", "nan")
     assert "must be above 0 and below the run's own 0.92, not 0.92" in refused(folder, "--fractions", "0.92")
-    assert "not 0.0 (--fractions)" in refused(folder, "--fractions", "0.5", "0")
+    assert "not -0.5 (--fractions)" in refused(folder, "--fractions", "0.5", "-0.5")
     assert "samples must be at least 4, not 3" in refused(folder, "--samples", "3")
+    assert "must be above 0 and at most 500 nats, not -1.0 (--at)" in refused(folder, "--at", "3", "-1")
     (folder / "frontier" / "rm-0.92-seed-2").mkdir(parents=True)
     shutil.copy(folder / "config.yaml", folder / "frontier" / "rm-0.92-seed-2")
     assert "rm-0.92-seed-2 was trained with other settings: seed is 1, now 2." in refused(folder)
@@ -569,10 +619,15 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys):
 
 def test_frontier_of_a_corpus_without_a_gold_score(tiny_runs, tmp_path, copied, capsys):
     shutil.copytree(tiny_runs.base("imdb").folder, tmp_path / "run")
-    command(frontier.main, tmp_path / "run", *TOY)
+    given = ("--coefficients", 0.5, "--samples", 8, "--prompts", 6, "--device", "cpu", "--at", 0.01, 500)
+    command(frontier.main, tmp_path / "run", "--seeds", 1, "--fractions", 0, *given)
     data = json.loads((tmp_path / "run" / "frontier" / "frontier.json").read_text())
     assert (data["gold"], data["laws"]) == (False, [])
     assert {row["gold"] for row in data["points"]} == {None}
+    assert {(row["fraction"], row["reward_models"]) for row in data["points"]} == {(0.92, 1)}
+    assert {(row["method"], row["setting"]) for row in data["points"]} >= {("GRPO", 0.5), ("RLOO", 0.12)}
+    assert [row["value"] is None for row in data["equal_kl"][:2]] == [False, True]
+    assert [row["kl"] for row in data["equal_kl"]] == 4 * [0.01, 500]
     assert "This corpus has no gold score." in capsys.readouterr().out
     answers = [row["after"] for row in read_answers(load_run(tmp_path / "run", "cpu"))]
     ppo = next(row for row in data["points"] if row["method"] == "PPO")

@@ -44,10 +44,13 @@ class FrontierOptions:
     """Number of seeds, from the run's own on. Each trains a reward model (the run's is the first), and on it a policy
     for every method and coefficient."""
     coefficients: tuple[float, ...] = ()
-    """KL coefficients of PPO, besides the run's own and 0. Default: 4, 2, 1/2 and 1/4 times its own."""
+    """KL coefficients of every method, besides the run's own, and 0 for PPO. Default: 4, 2, 1/2 and 1/4 times its own
+    for PPO, no others for GRPO and RLOO."""
     fractions: tuple[float, ...] = ()
     """Fractions of the comparisons to train further reward models on, for the laws of over-optimisation: two seeds
-    each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own."""
+    each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own. 0: none."""
+    at: tuple[float, ...] = ()
+    """KLs in nats at which all methods are compared, between their own points: a table of its own."""
     samples: Annotated[int, Bounds(4)] = 128
     """Responses of the reference to each prompt. Best-of-n has n = 1, 2, 4, ... up to this number."""
     prompts: Annotated[int, Bounds(2)] = 256
@@ -70,9 +73,11 @@ def prepare(options: FrontierOptions) -> Frontier:
     whole = run.config.rm.fraction
     if wrong := [value for value in options.coefficients if not 0 <= value <= 1e6]:
         raise ValueError(f"KL coefficients must be at least 0, not {wrong[0]} (--coefficients)")
-    further = options.fractions or (whole / 16, whole / 4)
+    further = [value for value in options.fractions or (whole / 16, whole / 4) if value != 0]
     if wrong := [value for value in further if not 0 < value < whole]:
         raise ValueError(f"fractions must be above 0 and below the run's own {whole:g}, not {wrong[0]} (--fractions)")
+    if wrong := [value for value in options.at if not 0 < value <= 500]:
+        raise ValueError(f"KLs to compare at must be above 0 and at most 500 nats, not {wrong[0]} (--at)")
     try:
         import matplotlib  # noqa: F401 - now, not after an hour of training
     except ImportError:
@@ -84,11 +89,10 @@ def prepare(options: FrontierOptions) -> Frontier:
     fractions = [whole, *sorted(set(further), reverse=True)]
     seeds = {fraction: seeds_of(run, options.seeds if fraction == whole else 2) for fraction in fractions}
     reward_models = {fraction: [reward_row(run, fraction, seed) for seed in seeds[fraction]] for fraction in fractions}
-    variants = [("PPO", coefficient, whole) for coefficient in coefficients_of(run, options.coefficients)]
-    variants += [(method, run.config.ppo.kl_coef, whole) for method in METHODS if method != "PPO"]
+    variants = [(method, c, whole) for method in METHODS for c in coefficients_of(run, method, options.coefficients)]
     variants += [("PPO", 0.0, fraction) for fraction in fractions[1:]]
     policies = [policy_row(run, *variant, seed, len(queries)) for variant in variants for seed in seeds[variant[2]]]
-    frontier = Frontier(run, reward_models, policies, queries, corpus.judge, options.samples)
+    frontier = Frontier(run, reward_models, policies, queries, corpus.judge, options.samples, options.at)
     check_settings(frontier.rows)
     check_pool(run, options.samples)
     return frontier

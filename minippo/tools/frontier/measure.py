@@ -18,6 +18,7 @@ from minippo.tools.frontier.points import (
     Resamples,
     best_of_n_curves,
     best_of_n_points,
+    equal_kl_rows,
     interval,
     law_row,
     point_rows,
@@ -39,6 +40,8 @@ class Frontier:
     judge: Judge | None
     samples: int
     """Responses to each prompt that best-of-n chooses from."""
+    at: tuple[float, ...] = ()
+    """KLs at which all methods are compared, in nats."""
 
     @property
     def rows(self) -> list[Row]:
@@ -129,7 +132,8 @@ def accuracy(row: Row) -> float:
 
 def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any]:
     """Everything that has been measured, as frontier.json has it."""
-    run, curves = frontier.run, training_curves(frontier.policies)
+    run, curves, resamples = frontier.run, training_curves(frontier.policies), Resamples(len(frontier.queries))
+    points = [*best_of_n, *policies_measured(frontier)]
     coefficient, fraction, ppo = run.config.ppo.kl_coef, run.config.rm.fraction, run.config.ppo
     own = [row for row in frontier.policies if row.key == ("PPO", coefficient, fraction)]
     seconds = [load_run(row.folder, "cpu").record("ppo")["stage_seconds"] for row in own]
@@ -143,7 +147,8 @@ def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any
         "episodes": ppo.num_iterations * ppo.rollout_batch_size,
         "seconds": mean(seconds),
         "rm_accuracy": [[fraction, mean(map(accuracy, rows))] for fraction, rows in frontier.reward_models.items()],
-        "points": point_rows([*best_of_n, *policies_measured(frontier)], Resamples(len(frontier.queries))),
+        "points": point_rows(points, resamples),
+        "equal_kl": equal_kl_rows(points, frontier.at, resamples),
         "checkpoints": checkpoint_rows(curves),
         "curves": curves,
         "laws": laws(best_of_n, curves) if frontier.judge else [],

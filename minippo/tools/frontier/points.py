@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law
+from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, samples_for_kl
 from minippo.streams import generator
 
 RESAMPLES = 2000
@@ -134,6 +134,31 @@ def ahead(point: Measured, curve: Sequence[Measured], resamples: Resamples) -> l
     drawn = [difference(*x, *y) for x, *y in zip(own, kls, values, strict=True)]
     comparable = torch.tensor([x for x in drawn if not math.isnan(x)], dtype=torch.float64)
     return None if math.isnan(measured) or len(comparable) < RESAMPLES / 2 else interval(measured, comparable)
+
+
+def equal_kl_rows(points: Sequence[Measured], kls: Sequence[float], resamples: Resamples) -> list[dict[str, Any]]:
+    """The value of every method at each of `kls`, with the reward models trained on all comparisons.
+
+    Interpolated in d = sqrt(KL) between the method's own points and the reference, which has KL 0. [value, low, high];
+    None if the method has no point beyond that KL. `samples` is the n that best-of-n needs for it.
+    """
+    whole = [p for p in points if p.fraction == max(q.fraction for q in points)]
+    (reference,) = (p for p in whole if (p.method, p.setting) == ("best-of-n", 1))
+    rows = []
+    for method in dict.fromkeys(p.method for p in whole):
+        curve = [reference, *(p for p in whole if p.method == method and p is not reference)]
+        measured = [[float(getattr(p, name).mean()) for p in curve] for name in ("kl", "value")]
+        drawn = [torch.stack([resamples.means(getattr(p, name)) for p in curve], dim=1) for name in ("kl", "value")]
+        drawn_curves = list(zip(*(x.tolist() for x in drawn), strict=True))  # RESAMPLES x (KLs, values)
+        for kl in kls:
+            value = at_kl(kl, *measured)
+            reached = [x for x in (at_kl(kl, *resampled) for resampled in drawn_curves) if not math.isnan(x)]
+            known = not math.isnan(value) and len(reached) >= RESAMPLES / 2
+            row: dict[str, Any] = {"method": method, "kl": kl, "value": None}
+            if known:
+                row["value"] = interval(value, torch.tensor(reached, dtype=torch.float64))
+            rows.append(row | ({"samples": samples_for_kl(kl)} if method == "best-of-n" else {}))
+    return rows
 
 
 def interval(value: float, resampled: Tensor) -> list[float]:

@@ -22,7 +22,20 @@ def table(data: dict[str, Any]) -> str:
     for row in data["points"]:
         cells = [with_interval(row[name], "+" if name == "ahead" else "") for name in titles]
         rows.append([label(row), f"{row['fraction']:g}", str(row["reward_models"]), *cells])
-    return "\n\n".join(map(markdown, [rows, law_rows(data["laws"])] if data["laws"] else [rows]))
+    tables = [rows, equal_kl_table(data), law_rows(data["laws"])]
+    return "\n\n".join(markdown(each) for each in tables if len(each) > 1)
+
+
+def equal_kl_table(data: dict[str, Any]) -> list[list[str]]:
+    """The value of every method at the same KLs; "-" beyond its largest one. For best-of-n with the n that it needs."""
+    kls = dict.fromkeys(row["kl"] for row in data["equal_kl"])
+    table = {row["method"]: [row["method"]] for row in data["equal_kl"]}
+    for row in data["equal_kl"]:
+        samples = float(f"{row.get('samples', 0):.2g}")
+        needed = f" (n about {samples:,.0f})" if samples else ""
+        table[row["method"]].append((with_interval(row["value"]) or "-") + needed)
+    what = "gold score" if data["gold"] else "score"
+    return [[f"{what}, interpolated at a KL of", *(f"{kl:g} nats" for kl in kls)], *table.values()]
 
 
 def law_rows(laws: Sequence[Row]) -> list[list[str]]:
@@ -90,7 +103,8 @@ def findings(data: dict[str, Any]) -> list[str]:
             "show over-optimisation."
         )
     sentences += [equal_kl(best, data), purchase(best, own, data), highest(whole, data)]
-    sentences += [next_to_ppo(row, own, data) for row in whole if row["method"] not in ("best-of-n", CURVE)]
+    others = [row for row in whole if row["method"] not in ("best-of-n", CURVE) and row["setting"] == own["setting"]]
+    sentences += [next_to_ppo(row, own, data) for row in others]
     sentences.append(
         f"Without the penalty, PPO ends at {free['kl'][0]:.1f} nats with {achieved(free, data)}; the reference has "
         f"{achieved(best[0], data)}."

@@ -77,12 +77,15 @@ class Row:
         ]
 
 
-def coefficients_of(run: Run, given: Sequence[float]) -> list[float]:
-    """The KL coefficients of PPO, largest first: the given ones or the default, the run's own, and 0.
+def coefficients_of(run: Run, method: str, given: Sequence[float]) -> list[float]:
+    """The KL coefficients of a method, largest first: the given ones and the run's own; PPO also has 0, and others by
+    default.
 
-    Raises ValueError if there is none but 0.
+    Raises ValueError if PPO has none but 0.
     """
     own = run.config.ppo.kl_coef
+    if method != "PPO":
+        return sorted({*given, own}, reverse=True)
     chosen = sorted({*(given or (own * factor for factor in MULTIPLES)), own, 0.0}, reverse=True)
     if chosen == [0.0]:
         raise ValueError(f"{run.folder} has ppo.kl_coef 0; name the coefficients to compare (--coefficients)")
