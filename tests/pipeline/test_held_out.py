@@ -219,13 +219,20 @@ def test_evaluate_looks_at_all_rows_of_its_split_and_at_no_others(finished, opti
     """Also if it reads the prompts again, because more are asked for than the run has answered."""
     path, split = tmp_path / "figures.json", options[1] if options else "test"
     record = run_command(evaluate.main, finished.folder, "--run", finished.folder, "--out", path, *options)
-    (step,) = phases(record, finished.corpus.markers, finished.splits, ("comparisons", "prompts"))
+    kinds = (
+        "demonstrations",
+        "comparisons",
+        "prompts",
+    )  # demonstrations may be preferred texts, divided in another way
+    (step,) = phases(record, finished.corpus.markers, finished.splits, kinds)
     assert (step.what, step.split) == ("look", split)
-    asked, compared = (finished.splits[kind][split] for kind in ("prompts", "comparisons"))
+    demonstrated, compared, asked = (finished.splits[kind][split] for kind in kinds)
     assert step.markers >= asked | compared
     figures = json.loads(path.read_text())
     assert figures["split"] == split
     assert figures["sampled"]["prompts"] == figures["greedy"]["prompts"] == len(asked)
+    if figures["texts"]["texts"] < len(asked):
+        assert step.markers >= demonstrated
     completions = sum(len(c.ranked) for c in load_corpus(load_config(str(finished.corpus.config))).comparisons(split))
     assert figures["reward_model"]["comparisons"] < completions <= 2 * len(compared)
     summary = json.loads((finished.folder / "summary.json").read_text())
