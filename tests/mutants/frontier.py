@@ -57,7 +57,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/points.py", "curve = [reference, *(", "curve = [*(", STATISTICS),  # no reference at KL 0
     Mutant("minippo/tools/frontier/points.py", "for p in whole if p.method == method and", "for p in points if p.method == method and", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "[resamples.means(getattr(p, name)) for p in curve]", "[resamples.means(getattr(p, name)) if name == \"value\" else resamples.means(0 * p.kl + p.kl.mean()) for p in curve]", STATISTICS),  # a KL that is known exactly
-    Mutant("minippo/tools/frontier/points.py", "known = not math.isnan(value) and", "known = ", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "            if not math.isnan(value):\n                row", "            if True:\n                row", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "equal_kl_rows(points, frontier.at, resamples)", "equal_kl_rows(points, (), resamples)", covering("frontier", "without_a_gold_score")),
     Mutant("minippo/tools/frontier/__init__.py", "corpus.judge, options.samples, options.at)", "corpus.judge, options.samples)", covering("frontier", "without_a_gold_score")),
     Mutant("minippo/tools/frontier/report.py", "and row[\"setting\"] == own[\"setting\"]]", "]", FINDINGS),

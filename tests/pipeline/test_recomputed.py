@@ -20,7 +20,10 @@ import scipy.stats
 import train_ppo
 import train_rm
 from minippo import sft
+from minippo.data import load_corpus
+from minippo.runs import load_environment, load_run
 from minippo.tools import evaluate, export
+from minippo.tools.evaluate_texts import text_figures
 from tests.pipeline import independent as second
 
 # Every setting that shapes what is reported has a value that is neither its default nor that of a neighbour. The final
@@ -390,6 +393,10 @@ def test_evaluate_measures_what_the_policy_has_lost_as_a_language_model(run, eva
     assert max(map(len, pieces)) > 1  # a text that is longer than the context
     expected = perplexities | {"difference": perplexities["policy"] - perplexities["reference"]}
     assert values(found) == close(expected)
+    loaded = load_run(run.folder, "cpu")
+    env = load_environment(loaded)
+    fewer = text_figures(loaded, load_corpus(loaded.config), env, env.reference, evaluated["split"], 2)
+    assert (fewer["texts"], fewer["difference"]["high"]) == (2, 0)
 
 
 def test_evaluate_prints_these_figures_and_says_what_they_do_not_show(evaluated):

@@ -153,9 +153,8 @@ def equal_kl_rows(points: Sequence[Measured], kls: Sequence[float], resamples: R
         for kl in kls:
             value = at_kl(kl, *measured)
             reached = [x for x in (at_kl(kl, *resampled) for resampled in drawn_curves) if not math.isnan(x)]
-            known = not math.isnan(value) and len(reached) >= RESAMPLES / 2
             row: dict[str, Any] = {"method": method, "kl": kl, "value": None}
-            if known:
+            if not math.isnan(value):
                 row["value"] = interval(value, torch.tensor(reached, dtype=torch.float64))
             rows.append(row | ({"samples": samples_for_kl(kl)} if method == "best-of-n" else {}))
     return rows
