@@ -140,7 +140,8 @@ def equal_kl_rows(points: Sequence[Measured], kls: Sequence[float], resamples: R
     """The value of every method at each of `kls`, with the reward models trained on all comparisons.
 
     Interpolated in d = sqrt(KL) between the method's own points and the reference, which has KL 0. [value, low, high];
-    None if the method has no point beyond that KL. `samples` is the n that best-of-n needs for it.
+    None if the method has no point beyond that KL. The interval is that of the resamples that reach it. `samples` is
+    the n that best-of-n needs for it.
     """
     whole = [p for p in points if p.fraction == max(q.fraction for q in points)]
     (reference,) = (p for p in whole if (p.method, p.setting) == ("best-of-n", 1))
