@@ -365,7 +365,7 @@ PLUMBING = [
     Mutant("minippo/runs/validation.py", "if ppo.kl_placement == \"loss\" and ppo.kl_estimate == \"k1\":", "if ppo.kl_estimate == \"k1\" and False:", covering("config", "cannot_work allowed")),
     Mutant("minippo/weights/heads.py", "\"linear\") if heads else None", "\"linear\")", covering("variants", "commands")),
     Mutant("minippo/runs/phases.py", "ActorCritic(gpt, value_head(config)))", "ActorCritic(gpt, config.value_head))", OF_PLAN),
-    Mutant("minippo/tools/trace.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants", "commands")),
+    Mutant("minippo/tools/trace/__init__.py", "B = len(options.prompt) * settings.samples_per_prompt", "B = len(options.prompt)", covering("variants", "commands")),
     # ------------------------------------------------------------------ loading.py: how responses are drawn, and by which models
     Mutant("minippo/runs/loading.py", "pad_id=tokenizer.pad_id", "pad_id=eos_id", OF_LOADING),
     Mutant("minippo/runs/loading.py", "        stop_ids=tuple(stop_ids),\n", "", OF_LOADING),
@@ -577,12 +577,12 @@ PLUMBING = [
     Mutant("minippo/runs/opening.py", "        check(config)\n", "        pass\n", covering("run", "settings_are_checked")),
     Mutant("minippo/runs/opening.py", "        if not any(run.stage(stage).rglob(\"step-*\")):\n", "        if False:\n", covering("run", "without_checkpoints")),
     # ------------------------------------------------------------------ trace.py
-    Mutant("minippo/tools/trace.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "rollout.logprobs, advantages, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
-    Mutant("minippo/tools/trace.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
+    Mutant("minippo/tools/trace/printing.py", "gamma=config.gamma, lam=0)", "gamma=config.gamma, lam=config.lam)", OF_TRACE),
+    Mutant("minippo/tools/trace/printing.py", "tables[name][0, t + 1] if t < last else 0.0", "tables[name][0, t]", OF_TRACE),
+    Mutant("minippo/tools/trace/printing.py", "name == \"rewards\" and t == last", "name == \"rewards\"", OF_TRACE),
+    Mutant("minippo/tools/trace/printing.py", "rollout.logprobs, advantages, mask", "rollout.logprobs, rollout.advantages, mask", OF_TRACE),
+    Mutant("minippo/tools/trace/__init__.py", "load_policy(run, \"ppo\")", "load_policy(run, \"sft\")", OF_TRACE),
+    Mutant("minippo/tools/trace/__init__.py", "        if iteration == 1:\n", "        if iteration == 2:\n", OF_TRACE),
     # ------------------------------------------------------------------ bench/
     Mutant("bench/measuring.py", "list(map(math.log, y))).slope", "y).slope", OF_BENCH),
     Mutant("bench/measuring.py", "    return spread([a / b for a, b in zip(numerators, denominators, strict=True)])", "    return spread([statistics.median(numerators) / statistics.median(denominators)])", OF_BENCH),

@@ -18,6 +18,7 @@ from minippo.ppo import ppo_update
 from minippo.rollout import Environment, Responses, Rollout
 from minippo.tokenizer import Tokenizer
 from minippo.tools import trace
+from minippo.tools.trace import printing
 from tests.doc_commands import read
 from tests.pipeline.tiny_run import command
 
@@ -99,8 +100,8 @@ def test_every_field_is_named_with_its_shape(traced):
 
 def test_the_functions_that_create_the_tensors_exist():
     names = {field.name for field in fields(Rollout)}
-    assert names <= set(" ".join(trace.CREATED_BY).split())
-    for origin in trace.CREATED_BY.values():
+    assert names <= set(" ".join(printing.CREATED_BY).split())
+    for origin in printing.CREATED_BY.values():
         owner, _, name = re.match(r"[\w.]+", origin)[0].partition(".")
         if owner == "Environment":
             assert name in {field.name for field in fields(Environment)}
@@ -118,7 +119,7 @@ def test_every_tensor_of_the_tables_has_a_number_for_each_token(traced):
 def test_the_formulas_give_the_printed_results(traced):
     assert len(traced.formulas) == 2
     for t, formulas in traced.formulas.items():
-        assert formulas.keys() == trace.FORMULAS.keys()
+        assert formulas.keys() == printing.FORMULAS.keys()
         for name, (_, numbers, result) in formulas.items():
             names = {"exp": exp, "sqrt": sqrt, "clip": clip, "max": max}
             assert eval(numbers, names) == pytest.approx(float(result), rel=1e-3, abs=5e-4), name  # of rounded numbers
@@ -182,7 +183,7 @@ def test_the_terms_are_those_of_a_real_second_epoch(monkeypatch, printed):
                 ppo_update(deepcopy(state), rollout, replace(config, num_epochs=2))
         return ppo_update(state, rollout, config)
 
-    monkeypatch.setattr(trace, "ppo_update", also_with_two_epochs)
+    monkeypatch.setattr(printing, "ppo_update", also_with_two_epochs)
     tables = {len(table["ratio"]): table for table in parsed(printed()).tables}
     _, (new_logprobs, _, whitened, mask) = calls
     for row, length in enumerate(mask.sum(dim=1).tolist()):
@@ -265,7 +266,7 @@ def test_excerpt_in_the_readme_has_lines_of_the_output(printed):
 
 def test_a_formula_that_the_code_does_not_compute_any_more_is_marked(capsys):
     numbers = {"logprobs": torch.tensor(-1.0), "ref_logprobs": torch.tensor(-1.5), "kl": torch.tensor(0.5)}
-    trace.print_formula("kl", "logprobs - ref_logprobs", numbers)
+    printing.print_formula("kl", "logprobs - ref_logprobs", numbers)
     assert capsys.readouterr().out.endswith("= 0.5000\n")
-    trace.print_formula("kl", "logprobs - ref_logprobs", numbers | {"kl": torch.tensor(0.25)})
+    printing.print_formula("kl", "logprobs - ref_logprobs", numbers | {"kl": torch.tensor(0.25)})
     assert capsys.readouterr().out.endswith("= 0.2500   (changed code: this is not what the formula gives)\n")
