@@ -53,7 +53,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/measure.py", "    if [answer[\"query\"] for answer in answers] != frontier.queries:", "    if False:", COMMAND),
     Mutant("minippo/tools/frontier/measure.py", "[curve[name][index : index + 1] for curve in group]", "[curve[name][index : index + 1] for curve in group[:1]]", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "ppo.num_iterations * ppo.rollout_batch_size", "ppo.num_iterations", COMMAND),
-    Mutant("minippo/tools/frontier/figure.py", "(value, max(0.0, low), high)", "(value, low, high)", covering("frontier", "figure")),
+    Mutant("minippo/tools/frontier/points.py", "        row[\"kl\"][1] = max(0.0, row[\"kl\"][1])  # no KL is below it\n", "", covering("frontier", "kl")),
     Mutant("minippo/tools/frontier/points.py", "curve = [reference, *(", "curve = [*(", STATISTICS),  # no reference at KL 0
     Mutant("minippo/tools/frontier/points.py", "for p in whole if p.method == method and", "for p in points if p.method == method and", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "[resamples.means(getattr(p, name)) for p in curve]", "[resamples.means(getattr(p, name)) if name == \"value\" else resamples.means(0 * p.kl + p.kl.mean()) for p in curve]", STATISTICS),  # a KL that is known exactly

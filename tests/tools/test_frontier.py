@@ -123,6 +123,14 @@ def test_comparison_at_equal_kl_is_as_uncertain_as_the_kl(normal):
     assert [low, high] == pytest.approx(expected, abs=1e-6)
 
 
+def test_interval_of_a_kl_begins_at_0_however_much_the_reward_models_vary(normal):
+    kl = torch.tensor([[1.0], [1.0], [13.0]], dtype=torch.float64).expand(3, 200)  # standard error 4
+    _, row = point_rows([measured("best-of-n", 1, 0.0, normal), measured("PPO", 0.1, kl, kl)], Resamples(200))
+    half = scipy.stats.t.ppf(0.975, 2) * 4
+    assert row["kl"] == [5.0, 0.0, pytest.approx(5 + half, rel=0.1)]
+    assert row["score"][1] == pytest.approx(5 - half, rel=0.1)
+
+
 def test_without_a_gold_score_points_are_compared_by_the_score(normal):
     given = [measured("best-of-n", 1, 0.0, normal), measured("PPO", 0.1, 4.0, normal + 2)]
     given = [replace(p, gold=None) for p in [*given, measured("GRPO", 0.1, 1.0, normal + 2)]]
@@ -328,7 +336,6 @@ def test_figure_is_written(data, tmp_path, gold):
     data["gold"], curve = gold, {"kl": [0.0, 5.0], "score": [0.0, 1.0], "gold": [0.0, 1.0] if gold else []}
     data["curves"] = [curve | {"method": "PPO", "setting": 0.1, "fraction": 1.0}]
     data["laws"] = [law_row(kind, 1.0, [([1.0, 4.0, 9.0], [1.0, 1.5, 1.2])]) for kind in ("rl", "best-of-n")]
-    data["points"][-1]["kl"] = [5.0, -3.0, 13.0]  # of few reward models; there is no logarithm of 1 - 3
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         frontier.plot(data, tmp_path / "frontier.svg")
@@ -358,10 +365,10 @@ def test_plan_has_a_reward_model_for_every_seed_and_policies_for_every_method(ru
         folder / f"rm-{whole:g}-seed-2",
         folder / f"rm-{whole:g}-seed-3",
     ]
-    assert [row.folder.name for row in plan.reward_models[0.25]] == ["rm-0.25-seed-1", "rm-0.25-seed-2"]
+    assert [row.folder.name for row in plan.reward_models[0.25]] == [f"rm-0.25-seed-{n}" for n in (1, 2, 3)]
     expected = [("PPO", c, whole, seed) for c in (0.5, 0.12, 0.0) for seed in (1, 2, 3)]
     expected += [(m, c, whole, seed) for m in ("GRPO", "RLOO") for c in (0.5, 0.12) for seed in (1, 2, 3)]
-    expected += [("PPO", 0.0, 0.25, seed) for seed in (1, 2)]
+    expected += [("PPO", 0.0, 0.25, seed) for seed in (1, 2, 3)]
     assert [(*row.key, row.config.seed) for row in plan.policies] == expected
     reward_models = {(row.config.rm.fraction, row.config.seed): row.folder for row in plan.rows if row.stage == "rm"}
     for row in plan.policies:

@@ -47,8 +47,8 @@ class FrontierOptions:
     """KL coefficients of every method, besides the run's own, and 0 for PPO. Default: 4, 2, 1/2 and 1/4 times its own
     for PPO, no others for GRPO and RLOO."""
     fractions: tuple[float, ...] = ()
-    """Fractions of the comparisons to train further reward models on, for the laws of over-optimisation: two seeds
-    each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own. 0: none."""
+    """Fractions of the comparisons to train further reward models on, for the laws of over-optimisation: three
+    seeds each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own. 0: none."""
     at: tuple[float, ...] = ()
     """KLs in nats at which all methods are compared, between their own points: a table of its own."""
     samples: Annotated[int, Bounds(4)] = 128
@@ -87,7 +87,7 @@ def prepare(options: FrontierOptions) -> Frontier:
     queries = [*prompts["test"][: options.prompts]]
 
     fractions = [whole, *sorted(set(further), reverse=True)]
-    seeds = {fraction: seeds_of(run, options.seeds if fraction == whole else 2) for fraction in fractions}
+    seeds = {fraction: seeds_of(run, options.seeds if fraction == whole else 3) for fraction in fractions}
     reward_models = {fraction: [reward_row(run, fraction, seed) for seed in seeds[fraction]] for fraction in fractions}
     variants = [(method, c, whole) for method in METHODS for c in coefficients_of(run, method, options.coefficients)]
     variants += [("PPO", 0.0, fraction) for fraction in fractions[1:]]

@@ -51,8 +51,7 @@ def draw_points(axis: Any, data: dict[str, Any], name: str) -> None:
     for method, color in colors.items():
         rows = sorted((row for row in whole if row["method"] == method), key=lambda row: row["kl"][0])
         x, y = ([row[key][0] for row in rows] for key in ("kl", name))
-        kls = [(value, max(0.0, low), high) for value, low, high in (row["kl"] for row in rows)]  # the axis begins at 0
-        bars = {"xerr": bar_lengths(kls), "yerr": bar_lengths([row[name] for row in rows])}
+        bars = {"xerr": bar_lengths([row["kl"] for row in rows]), "yerr": bar_lengths([row[name] for row in rows])}
         axis.errorbar(x, y, **bars, color=color, marker="o", markersize=3, linewidth=1, label=method)
     for curve in data["curves"]:
         if curve["fraction"] == data["fraction"]:

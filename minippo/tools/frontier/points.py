@@ -105,6 +105,7 @@ def point_rows(points: Sequence[Measured], resamples: Resamples) -> list[dict[st
         for name in ("kl", "score", "gold"):
             values = getattr(point, name)
             row[name] = None if values is None else interval(float(values.mean()), resamples.means(values))
+        row["kl"][1] = max(0.0, row["kl"][1])  # no KL is below it
         row["ahead"] = None
         if point.fraction == curve[0].fraction and point not in curve:
             row["ahead"] = ahead(point, curve, resamples)
