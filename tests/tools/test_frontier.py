@@ -590,7 +590,7 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys):
     data = json.loads((folder / "frontier.json").read_text())
     out = capsys.readouterr().out
     assert (folder / "frontier.md").read_text() in out + "\n"
-    assert out.splitlines()[0].startswith(f"{folder}: 3 reward models and ")
+    assert out.splitlines()[0].startswith(f"{folder}: 4 reward models and ")
     assert all(sentence in out for sentence in data["findings"])
     assert (folder / "frontier.svg").is_file()
     settings = {"prompts": 6, "samples": 8, "kl_coef": 0.12, "fraction": 0.92, "gold": True, "episodes": 24}
