@@ -43,7 +43,6 @@ ALLOWED = {
             "(4, 2, 1, 1/2 and 1/4 times the",
             "own, and 0)",
             "trained on 1/4 and 1/16 of the",
-            "128 responses to each of 256 test prompts",
             "with seed 1, and",
         ],
         "formulas": ["log n - (n-1)/n", "95 % intervals over"],
