@@ -662,7 +662,7 @@ def test_pool_has_independent_samples_with_their_scores_and_is_kept(run, copied)
     assert measure.pool_scores(more, run, env.scorer).shape == (5, 20)
 
 
-def test_pool_of_another_reference_or_other_samples_is_refused(run, refused):
+def test_pool_of_another_reference_or_other_samples_is_refused(run, refused, copied):
     plan = planned(run, ("samples", 5), ("prompts", 1))
     measure.sample_pool(run, measure.load_environment(run), plan.queries, plan.judge, 5)
     planned(run, ("samples", 5), ("prompts", 1))  # the same
