@@ -33,7 +33,7 @@ ALLOWED = {
             "1/2 * max((V_new - R_t)^2, (V_t + clip(V_new - V_t, -0.2, 0.2) - R_t)^2)",
         ],
         "pyproject.toml": ["Python 3.10 or newer"],
-        "the size of .venv, which is no run": ["1.3 GB of disk space", "(1.8 GB with"],
+        "the size of .venv, which no run measures": ["1.3 GB of disk space", "(1.8 GB with"],
         "test_docs counts the mutants": ["about 1,000 bugs"],
     },
     "results.md": {
@@ -61,7 +61,7 @@ ALLOWED = {
         "printed by bench/load_memory.py, which makes no run": ["at most 1.05 times"],
     },
 }
-"""Template -> reason -> phrases with a number that is no result of a run."""
+"""Template -> reason -> phrases with a number that does not come from a run."""
 
 
 def source(template: str) -> str:

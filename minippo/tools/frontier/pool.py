@@ -37,7 +37,7 @@ def pool_folder(run: Run, num_samples: int) -> Path:
 
 
 def check_pool(run: Run, num_samples: int) -> None:
-    """Raise ValueError if the pool that is there already has samples of another reference, or drawn otherwise."""
+    """Raise ValueError if an existing pool has samples of another reference or of other sampling settings."""
     folder, present = pool_folder(run, num_samples), origin(run)
     path = folder / "origin.json"
     stored = read_object(path) if path.is_file() else {}
