@@ -93,6 +93,7 @@ PLUMBING = [
     Mutant("train_rm.py", "tokenizer.eos_id, config.token_dropout, hidden_tokens", "tokenizer.eos_id, 0.0, hidden_tokens", EFFECTS),
     Mutant("train_rm.py", "run.config.memory, config.averaging)", "run.config.memory)", _files("replay")),
     Mutant("train_rm.py", "    optimizer.swap_averages()\n    metrics", "    metrics", _files("replay")),  # the last weights are the result
+    Mutant("train_rm.py", "(held_out)\n            optimizer.swap_averages()\n", "(held_out)\n", _files("replay")),  # training goes on from the averages
     Mutant("train_rm.py", "            optimizer.swap_averages()\n            held_out", "            held_out", _files("replay")),
     Mutant("train_rm.py", "    gpt.set_dropout(run.config.rm.dropout)\n", "", EFFECTS),
     Mutant("minippo/state.py", "        groups = param_groups(model.parameters(), config.weight_decay)", "        groups = param_groups(model.parameters(), 0.01)", EFFECTS),
