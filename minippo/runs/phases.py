@@ -100,9 +100,8 @@ class Planner:
             lasting["CPU", "waiting model"] = other.weights
             tokens = max(config.batch_tokens, model.gpt.config.context)
             yield self.phase(f"{name}: training step", lasting, self.language_model(model, tokens, model.embedding))
-            # The logits, if they are not float32 already also as such, and their log-softmax.
-            per_logit = 2 * FLOAT32 + (0 if model.dtype == torch.float32 else model.dtype.itemsize)
-            held_out = model.predicting(tokens, tokens, min(LOGIT_TOKENS, tokens), per_logit)
+            # The logits in float32, and their log-softmax.
+            held_out = model.predicting(tokens, tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)
             yield self.phase(f"{name}: held-out loss", lasting, held_out)
 
     def rm(self) -> Iterator[Phase]:

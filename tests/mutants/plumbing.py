@@ -652,7 +652,7 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "            lasting[\"CPU\", \"waiting model\"] = other.weights\n", "", OF_PLAN),
     Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
-    Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), per_logit)", "tokens, tokens, per_logit)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)", "tokens, tokens, 2 * FLOAT32)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "min(LOGIT_TOKENS, tokens), 3 * FLOAT32", "tokens, 3 * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "in_use, generation)", "idle, generation)", OF_PLAN),

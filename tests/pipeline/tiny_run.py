@@ -49,6 +49,7 @@ sft:
 rm:
   fraction: 0.92
   epochs: 2
+  averaging: 0.06
   batch_size: 8
   lr: 0.013
   warmup: 0.35
@@ -64,7 +65,7 @@ rm:
   normalisation_samples: 9
   save_every: 3
 ppo:
-  num_iterations: 3
+  num_iterations: 4
   rollout_batch_size: 8
   samples_per_prompt: 2
   num_epochs: 2

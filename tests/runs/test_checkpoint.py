@@ -253,7 +253,7 @@ def test_a_trained_model_without_its_heads_is_refused(load, make_policy, tmp_pat
 def test_what_the_public_files_hold_is_in_no_other(make_policy, tmp_path):
     save_model(RewardModel(make_policy(0).gpt), tmp_path / "reward")
     save_model(make_policy(0), tmp_path / "policy")
-    assert load_file(tmp_path / "reward" / "heads.safetensors").keys() == {"gain", "bias"}
+    assert load_file(tmp_path / "reward" / "heads.safetensors").keys() == {"gain", "bias", "is_probability"}
     assert load_file(tmp_path / "policy" / "heads.safetensors").keys() == {"value_head.weight", "value_head.bias"}
 
 
