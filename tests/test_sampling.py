@@ -380,3 +380,14 @@ def test_given_uniform_numbers_choose_as_the_same_numbers_from_a_generator():
     rows = torch.tensor([2, 0])
     alone, _ = generate(gpt, queries[rows], query_mask[rows], uniforms=uniforms[rows], **arguments)
     assert torch.equal(alone, ours[rows])
+
+
+def test_generation_keeps_nothing_for_gradients_and_its_tokens_can_be_trained_on():
+    gpt, (queries, mask) = make_gpt(), queries_of([2, 3])
+    made = []
+    gpt.blocks[0].register_forward_hook(lambda block, inputs, output: made.append(output))
+    responses, response_mask = generate(gpt, queries, mask, max_new_tokens=3, eos_id=EOS, pad_id=PAD)
+    assert len(made) == 3
+    assert all(x.is_inference() and x.grad_fn is None for x in made)
+    gpt(responses)[response_mask].sum().backward()  # autograd refuses tensors of the inference mode
+    assert gpt.token_embedding.weight.grad.abs().sum() > 0

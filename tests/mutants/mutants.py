@@ -152,7 +152,8 @@ MUTANTS = [
     Mutant("minippo/packing.py", "weight.numel() > SMALL", "weight.numel() >= SMALL", covering("packing")),
     Mutant("minippo/packing.py", "(x, packed, bias,", "(x, packed, None,", covering("packing")),
     Mutant("minippo/packing.py", "            delattr(module, name)", "            pass", covering("packing")),  # the next generation would use old weights
-    Mutant("minippo/sampling.py", "    with packed_linear(model):\n", "    if True:\n", covering("packing")),
+    Mutant("minippo/sampling.py", "torch.inference_mode(), packed_linear(model)", "torch.inference_mode()", covering("packing")),
+    Mutant("minippo/sampling.py", "torch.inference_mode(), packed_linear(model)", "packed_linear(model)", covering("sampling")),
     Mutant("minippo/sampling.py", "    if temperature != 1:\n", "    if temperature > 1:\n", covering("sampling")),
     # ------------------------------------------------------------------ sampling
     Mutant("minippo/sampling.py", "alive = alive & ~torch.isin(drawn, ends)", "alive = alive & ~torch.isin(drawn, ends[1:])", covering("sampling")),
