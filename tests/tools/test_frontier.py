@@ -685,6 +685,18 @@ def test_pool_of_another_reference_or_other_samples_is_refused(run, refused, cop
     assert "draw: reference was not stored, now" in refused(run.folder, "--samples", 5)
 
 
+def test_pool_of_other_prompts_is_refused(run, refused, copied):
+    plan = planned(run, ("samples", 5), ("prompts", 3))
+    env = measure.load_environment(run)
+    measure.sample_pool(run, env, [plan.queries[i] for i in (0, 2)], plan.judge, 5)
+    texts = [env.tokenizer.decode(plan.queries[i]) for i in (2, 1)]
+    planned(run, ("samples", 5), ("prompts", 1))  # the first is the same
+    said = (
+        f"pool-5/prompt-0001.json has responses to another prompt than the data: {texts[0]!r}, now it is {texts[1]!r}"
+    )
+    assert said in refused(run.folder, "--samples", 5)
+
+
 def test_answers_to_other_prompts_are_refused(run, copied):
     plan = planned(run, ("seeds", 1), ("fractions", ()), ("prompts", 5))
     frontier.train(plan.policies[:1], run, 1)

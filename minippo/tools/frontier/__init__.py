@@ -94,7 +94,7 @@ def prepare(options: FrontierOptions) -> Frontier:
     policies = [policy_row(run, *variant, seed, len(queries)) for variant in variants for seed in seeds[variant[2]]]
     frontier = Frontier(run, reward_models, policies, queries, corpus.judge, options.samples, options.at)
     check_settings(frontier.rows)
-    check_pool(run, options.samples)
+    check_pool(run, queries, options.samples)
     return frontier
 
 

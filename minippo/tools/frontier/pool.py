@@ -36,8 +36,8 @@ def pool_folder(run: Run, num_samples: int) -> Path:
     return run.folder / "frontier" / f"pool-{num_samples}"
 
 
-def check_pool(run: Run, num_samples: int) -> None:
-    """Raise ValueError if an existing pool has samples of another reference or of other sampling settings."""
+def check_pool(run: Run, queries: Sequence[list[int]], num_samples: int) -> None:
+    """Raise ValueError if an existing pool has samples of another reference, settings or prompts."""
     folder, present = pool_folder(run, num_samples), origin(run)
     path = folder / "origin.json"
     stored = read_object(path) if path.is_file() else {}
@@ -47,6 +47,19 @@ def check_pool(run: Run, num_samples: int) -> None:
                 f"{folder} has other samples than this run would draw: {name} was {stored.get(name, 'not stored')}, "
                 f"now it is {value}. Rename the folder to sample again"
             )
+    tokenizer, _ = run.tokenizers()
+    for index, query in enumerate(queries):
+        path = prompt_file(folder, index)
+        if path.is_file() and (text := read_object(path)["prompt"]) != (prompt := tokenizer.decode(query)):
+            raise ValueError(
+                f"{path} has responses to another prompt than the data: {text!r}, now it is {prompt!r}. "
+                f"Rename {folder} to sample again"
+            )
+
+
+def prompt_file(folder: Path, index: int) -> Path:
+    """Where the responses to a prompt are stored."""
+    return folder / f"prompt-{index:04}.json"
 
 
 def origin(run: Run) -> dict[str, Any]:
@@ -64,13 +77,12 @@ def _digest(run: Run, stage: str) -> str:
 def sample_pool(
     run: Run, env: Environment, queries: Sequence[list[int]], judge: Judge | None, num_samples: int
 ) -> Pool:
-    """Sample the responses, a file per prompt in RUN/frontier/pool-N; files that are there already are read."""
-    check_pool(run, num_samples)
+    """Sample the responses, a file per prompt in RUN/frontier/pool-N. Files of a pool, once checked, are read."""
     folder, rows = pool_folder(run, num_samples), []
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / "origin.json", json.dumps(origin(run)) + "\n")
     for index, query in enumerate(tqdm(queries, desc="best-of-n: samples", unit="prompt")):
-        path = folder / f"prompt-{index:04}.json"
+        path = prompt_file(folder, index)
         if not path.is_file():
             prompt, responses = _sample(run, env, query, index, num_samples)
             gold = [judge.gold_score(prompt, response) for response in responses] if judge else None
