@@ -77,6 +77,37 @@ EXPERIMENTS = {
         files={"judge": "runs/imdb-small/judge.json"},
         curves={"imdb-small.png": ("runs/imdb-small",)},
     ),
+    "imdb-rl4lms-small": Experiment(
+        (
+            "python train_rm.py --config imdb-rl4lms-small --init-from runs/imdb-small",
+            "python train_ppo.py --config imdb-rl4lms-small",
+            "python -m minippo evaluate --run runs/imdb-rl4lms-small --out runs/imdb-rl4lms-small/evaluation.json",
+            "python -m minippo frontier runs/imdb-rl4lms-small --seeds 1 --fractions 0 --coefficients 0.12 0.06 0.01 "
+            "--at 3 6 9 12",
+        ),
+        {"runs/imdb-rl4lms-small": {}},
+        preset="imdb-rl4lms-small",
+        files={
+            "evaluation": "runs/imdb-rl4lms-small/evaluation.json",
+            "frontier": "runs/imdb-rl4lms-small/frontier/frontier.json",
+            "text": "runs/imdb-rl4lms-small/frontier/frontier.md",
+        },
+        images={"imdb-frontier.svg": "runs/imdb-rl4lms-small/frontier/frontier.svg"},
+    ),
+    "imdb-stop": Experiment(
+        (
+            "python train_rm.py --config imdb-small --run-dir runs/imdb-stop --init-from runs/imdb-small "
+            "--data.min-crop-words 20 --ppo.min-new-tokens 0",
+            "python train_ppo.py --config imdb-small --run-dir runs/imdb-stop --data.min-crop-words 20 "
+            "--ppo.min-new-tokens 0",
+            "python bench/imdb_judge.py --run-dir runs/imdb-stop",
+            "python -m minippo curves runs/imdb-stop",
+        ),
+        {"runs/imdb-stop": {"data.min_crop_words": 20, "ppo.min_new_tokens": 0}},
+        preset="imdb-small",
+        files={"judge": "runs/imdb-stop/judge.json"},
+        curves={"imdb-stop.png": ("runs/imdb-stop",)},
+    ),
     "trace": Experiment(("mkdir -p runs", "make --silent trace > runs/trace.txt"), files={"output": "runs/trace.txt"}),
 }
 """Name of the stored results -> experiment, in an order in which the commands work."""

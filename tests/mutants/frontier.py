@@ -67,6 +67,7 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", index, range(len(samples)),", POOL),  # for every batch
     Mutant("minippo/tools/frontier/pool.py", "        if not path.is_file():\n            prompt,", "        if True:\n            prompt,", POOL),
     Mutant("minippo/tools/frontier/pool.py", "    if len(stored) < len(pool.prompts):", "    if not stored:", POOL),
+    Mutant("minippo/tools/frontier/report.py", 'if own["reward_models"] == 1:', 'if own["reward_models"] <= 5:', covering("frontier", "findings_say")),
     Mutant("minippo/tools/frontier/pool.py", "if path.is_file() and (text", "if False and (text", POOL),
     Mutant("minippo/tools/frontier/__init__.py", "    check_pool(run, queries, options.samples)\n", "", POOL),  # an hour later
     Mutant("minippo/tools/frontier/pool.py", "{\"reference\": _digest(run, \"sft\"), ", "{\"reference\": _digest(run, \"rm\"), ", POOL),

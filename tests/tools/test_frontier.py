@@ -257,7 +257,15 @@ def data():
 
 def test_findings_say_where_ppo_passes_best_of_n_and_what_it_costs(data):
     text = "\n".join(report.findings(data))
-    assert "256 test prompts, 5 reward models with a policy each" in text
+    assert (
+        "256 test prompts, 5 reward models with a policy each. In brackets: 95 % intervals over prompts and r" in text
+    )
+    for row in data["points"]:
+        row["reward_models"] = 1
+    alone = (
+        "256 test prompts, one reward model. In brackets: 95 % intervals over prompts; another reward model may give "
+    )
+    assert report.findings(data)[0].startswith(alone)
     assert "PPO has the higher gold score than best-of-n from 0.60 to 1.20 nats" in text
     assert "best of 8 minus PPO is -0.20 [-0.30, -0.10]" in text
     assert "best-of-n is higher for best of 2, lower for best of 8." in text
@@ -593,7 +601,7 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys):
     assert out.splitlines()[0].startswith(f"{folder}: 4 reward models and ")
     assert all(sentence in out for sentence in data["findings"])
     assert (folder / "frontier.svg").is_file()
-    settings = {"prompts": 6, "samples": 8, "kl_coef": 0.12, "fraction": 0.92, "gold": True, "episodes": 24}
+    settings = {"prompts": 6, "samples": 8, "kl_coef": 0.12, "fraction": 0.92, "gold": True, "episodes": 32}
     assert {key: data[key] for key in settings} == settings
     assert data["seconds"] == pytest.approx(run.record("ppo")["stage_seconds"])
     accuracy = run.record("rm")["results"]["rm_accuracy"]

@@ -93,9 +93,12 @@ def findings(data: dict[str, Any]) -> list[str]:
     best = [row for row in whole if row["method"] == "best-of-n"]
     (own,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, data["kl_coef"]))
     (free,) = (row for row in whole if (row["method"], row["setting"]) == (CURVE, 0.0))
+    models, varied = f"{own['reward_models']} reward models with a policy each", "prompts and reward models"
+    if own["reward_models"] == 1:
+        models, varied = "one reward model", "prompts; another reward model may give other results"
     sentences = [
-        f"{data['prompts']} test prompts, {own['reward_models']} reward models with a policy each. In brackets: "
-        "95 % intervals over prompts and reward models. The KL of best-of-n is an upper bound, which favours PPO."
+        f"{data['prompts']} test prompts, {models}. In brackets: 95 % intervals over {varied}. The KL of best-of-n is "
+        "an upper bound, which favours PPO."
     ]
     if not data["gold"]:
         sentences.append(
