@@ -617,7 +617,7 @@ def test_frontier_contains_what_its_rows_have_achieved(run, copied, capsys):
             assert row["gold"][0] == pytest.approx(sum(gold) / 6)
     lines = [line for line in read_metrics(run.folder, "ppo") if "eval/kl" in line]
     curve = data["curves"][0]
-    assert curve["iteration"] == [0, 2, 3]
+    assert curve["iteration"] == [0, 2, 4]
     assert [curve[name] for name in ("kl", "score", "gold")] == [
         [line[f"eval/{name}"] for line in lines] for name in ("kl", "score", "gold_score")
     ]
