@@ -59,9 +59,13 @@ EXPERIMENTS = {
         curves={"proxy_and_gold.png": ("runs/seed-1", "runs/seed-2", "runs/no-kl-1", "runs/no-kl-2")},
     ),
     "frontier": Experiment(
-        ("make frontier",),
+        ("SECONDS=0; make frontier; echo $SECONDS > runs/frontier-seconds.txt",),
         {"runs/reviews": {}},
-        files={"data": "runs/reviews/frontier/frontier.json", "text": "runs/reviews/frontier/frontier.md"},
+        files={
+            "data": "runs/reviews/frontier/frontier.json",
+            "text": "runs/reviews/frontier/frontier.md",
+            "seconds": "runs/frontier-seconds.txt",
+        },
         images={"frontier.svg": "runs/reviews/frontier/frontier.svg"},
     ),
     "imdb-small": Experiment(
