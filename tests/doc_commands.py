@@ -118,7 +118,7 @@ class Shell:
         words = shlex.split(command)
         while words and re.fullmatch(r"[A-Z_]+=\S*", words[0]):  # environment variables
             words.pop(0)
-        program, *arguments = words
+        program, *arguments = words or ["export"]  # a variable of the shell alone
         if program == "make":
             self.make(arguments)
         elif program in (".", "source"):
@@ -129,7 +129,7 @@ class Shell:
             assert self.activated, f"{command}: the environment is not activated yet"
             self.python(arguments)
         else:
-            assert (program, arguments[0]) == ("git", "clone") or program in ("cd", "export"), (
+            assert (program, *arguments[:1]) == ("git", "clone") or program in ("cd", "echo", "export"), (
                 f"unknown command: {command}"
             )
 
