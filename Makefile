@@ -71,7 +71,7 @@ trace: install            ## print one PPO iteration tensor by tensor: make trac
 curves: install-plot            ## plot the learning curves of a run
 	@$(BIN)/python -m minippo curves '$(RUN_DIR)'
 
-frontier: install-plot            ## compare PPO, GRPO, RLOO and best-of-n of a run at equal KL (40 minutes), resumable
+frontier: install-plot            ## compare PPO, GRPO, RLOO and best-of-n of a run at equal KL (30 to 40 minutes), resumable
 	@$(BIN)/python -m minippo frontier '$(RUN_DIR)' $(ARGS)
 
 compare: install            ## print settings, results and differences of several runs: make compare RUNS="runs/a runs/b"

@@ -27,6 +27,7 @@ from bench.experiments import EXPERIMENTS, Experiment, results, updated
 from minippo.runs import command_frame, command_line, wrong_input_exits
 from minippo.storage import read_object, read_text, write_text
 from minippo.tools.curves import plot_runs
+from minippo.tools.frontier import tables_and_findings
 
 DOCS = Path("docs")
 PAGES = {"README.md": Path("README.md"), "results.md": DOCS / "results.md"}
@@ -78,6 +79,7 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "each": each,
     "paragraphs": paragraphs,
     "starting": starting,
+    "tables_and_findings": tables_and_findings,
 }
 
 

@@ -63,7 +63,6 @@ EXPERIMENTS = {
         {"runs/reviews": {}},
         files={
             "data": "runs/reviews/frontier/frontier.json",
-            "text": "runs/reviews/frontier/frontier.md",
             "seconds": "runs/frontier-seconds.txt",
         },
         images={"frontier.svg": "runs/reviews/frontier/frontier.svg"},
@@ -94,7 +93,6 @@ EXPERIMENTS = {
         files={
             "evaluation": "runs/imdb-rl4lms-small/evaluation.json",
             "frontier": "runs/imdb-rl4lms-small/frontier/frontier.json",
-            "text": "runs/imdb-rl4lms-small/frontier/frontier.md",
         },
         images={"imdb-frontier.svg": "runs/imdb-rl4lms-small/frontier/frontier.svg"},
     ),

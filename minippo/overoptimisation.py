@@ -15,6 +15,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+FAR = 3.0
+"""Two points of a curve are far apart if their KLs differ by more than this factor. The curve between them is a guess:
+it may have its peak there."""
+
 
 def best_of_n(scores: Tensor, values: Tensor, n: int) -> Tensor:
     """Expected value of the sample with the highest score among n, for every prompt, (P,) float64.
@@ -119,6 +123,16 @@ def at_kl(kl: float, kls: Sequence[float], values: Sequence[float]) -> float:
         if left <= d <= right:
             return low + (high - low) * ((d - left) / (right - left) if right > left else 0.5)
     return math.nan
+
+
+def is_far(kl: float, kls: Sequence[float]) -> bool:
+    """Whether `at_kl` joins points that are far apart. `kl` is in the measured range.
+
+    The reference, which has KL 0, is near if the next point has at most FAR times `kl`.
+    """
+    kl = max(kl, 0.0)
+    below, above = max((x for x in kls if x <= kl), default=0.0), min(x for x in kls if x >= kl)
+    return above > FAR * (below if below > 0 else kl)
 
 
 def ahead_from(kls: Sequence[float], differences: Sequence[float]) -> float | None:

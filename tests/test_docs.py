@@ -82,7 +82,7 @@ def test_code_blocks_are_valid(page):
         elif language == "yaml":
             assert isinstance(yaml.safe_load(block), dict)
         else:
-            assert language in ("bash", "text"), f"a block of {page} has no language"
+            assert language in ("bash", "diff", "text"), f"a block of {page} has no language"
 
 
 def test_readme_is_short():

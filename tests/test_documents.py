@@ -52,6 +52,7 @@ ALLOWED = {
             "stage 1 and seeds",
             "(4, 2, 1, 1/2 and 1/4 times the",
             "own, and 0)",
+            "(16, 4 and 1 times)",
             "trained on 1/4 and 1/16 of the",
             "with seed 1, and",
         ],
@@ -148,6 +149,9 @@ def test_the_report_of_a_run_has_its_results(in_repository):
         ("seeds", ("runs", 0, "after", "gold_score"), "results.md"),
         ("seeds", ("runs", 3, "peak_memory_mb", "ppo"), "results.md"),
         ("seeds", ("runs", 9, "after", "kl"), "results.md"),
+        ("frontier", ("data", "points", 3, "gold", 0), "results.md"),
+        ("frontier", ("data", "laws", 1, "root_mean_square_error"), "results.md"),
+        ("imdb_rl4lms_small", ("frontier", "points", 7, "ahead", 0), "results.md"),
         ("imdb_small", ("judge", "pair_accuracy"), "results.md"),
         ("imdb_small", ("runs", 0, "after", "distinct_2"), "results.md"),
     ],
@@ -356,6 +360,8 @@ def test_every_experiment_is_stored_with_its_commands_seeds_machine_and_versions
         assert all(isinstance(run["seed"], int) for run in record.get("runs", ()))
         assert {"processor", "cores", "system"} <= record["machine"].keys()
         assert {"python", "torch"} <= record["versions"].keys()
+        common = {"experiment", "date", "commands", "machine", "versions", "settings", "report", "runs"}
+        assert record.keys() - common == set(experiment.files)
 
 
 class ByLength:

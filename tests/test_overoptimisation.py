@@ -8,7 +8,7 @@ from itertools import combinations
 import pytest
 import torch
 
-from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, samples_for_kl
+from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, is_far, samples_for_kl
 
 # ---------------------------------------------------------------------------------------------- best-of-n
 
@@ -114,6 +114,18 @@ def test_curve_is_interpolated_in_the_root_of_the_kl():
     assert math.isnan(at_kl(4.1, kls, values))
     assert math.isnan(at_kl(0.9, [1.0, 4.0], [3.0, 7.0]))
     assert at_kl(-0.1, kls, values) == 1.0
+
+
+def test_points_are_far_apart_if_their_kls_differ_by_more_than_a_factor_of_3():
+    kls = [3.1, 0.0, 1.0, 9.0]
+    assert [is_far(kl, kls) for kl in (0.3, 0.34, 1.0, 1.1, 3.0, 3.1, 5.0, 9.0)] == [
+        *(True, False),  # between the reference and 1.0
+        *(False, True, True, False),  # 3.1 is far from 1.0, but a point is not far from itself
+        *(False, False),
+    ]
+    assert not is_far(-0.1, kls)  # counts as 0, where the reference is
+    assert not is_far(1.0, [-0.2, 2.9])
+    assert is_far(1.0, [-0.2, 3.1])
 
 
 def test_ahead_from_is_the_start_of_the_last_positive_stretch():

@@ -54,13 +54,13 @@ class Results:
     """The results of one run."""
 
     def __init__(self, run: Run) -> None:
-        self.run, judge = run, judge_of(run.config)
+        self.run, self.judge = run, judge_of(run.config)
         reference, self.answers = stored_answers(run)
         self.values = summary_rows(run.summary())
         """Name of the row -> result."""
-        self.statistics: dict[str, Statistic] = {"win_rate": wins(self.answers, reference, judge)}
+        self.statistics: dict[str, Statistic] = {"win_rate": wins(self.answers, reference, self.judge)}
         """The rows of which the answers to each prompt are known."""
-        self.statistics |= {f"{name}, after": value for name, value in answer_metrics(self.answers, judge).items()}
+        self.statistics |= {f"{name}, after": value for name, value in answer_metrics(self.answers, self.judge).items()}
 
     def has_prompts_of(self, other: Results) -> bool:
         """Whether both runs have answered the same prompts in the same order."""
@@ -76,6 +76,11 @@ class Results:
         ours, theirs = self.run.config.ppo, other.run.config.ppo
         same = (ours.temperature, ours.min_new_tokens) == (theirs.temperature, theirs.min_new_tokens)
         return same and same_files(self.run.stage("sft"), other.run.stage("sft"))
+
+    def has_wins_of(self, other: Results) -> bool:
+        """Whether the wins of both are over the same reference, by the same judge or, without one, the same scorer."""
+        same = self.judge == other.judge and (self.judge is not None or self.has_scorer_of(other))
+        return same and self.has_reference_of(other)
 
 
 def summary_rows(summary: dict[str, Any]) -> dict[str, float]:
@@ -120,6 +125,8 @@ def difference_columns(columns: Sequence[Results], names: Sequence[str]) -> list
             known -= {"score, after"}
         if not column.has_reference_of(first):
             known -= {"kl, after", "exact_kl, after", "perplexity, after"}
+        if not column.has_wins_of(first):
+            known -= {"win_rate"}
         cells = [
             shown(difference(column.statistics[name], first.statistics[name])) if name in known else ""
             for name in names
@@ -139,6 +146,8 @@ def notes(columns: Sequence[Results]) -> list[str]:
             lines[-1] += "; no difference of the scores, which are from different scorers"
         if not column.has_reference_of(first):
             lines[-1] += "; no difference of KL and perplexity, which are to different references"
+        if not column.has_wins_of(first):
+            lines[-1] += "; no difference of the win rates, which are over different references or judged differently"
         lines[-1] += few(min(len(column.answers), len(first.answers)), "prompts")
     return lines
 

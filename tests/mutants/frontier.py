@@ -10,6 +10,7 @@ OVER, STATISTICS = (
 )
 COMMAND, POOL = covering("frontier", "contains_what other_prompts"), covering("frontier", "pool")
 PLAN, FINDINGS = covering("frontier", "plan_has command_of whatever_the_run"), covering("frontier", "findings")
+REPORT, FIGURE = covering("frontier", "may_be_as_high marked_and law_is_said"), covering("frontier", "figure_shows")
 TRAINING = covering("frontier", "trained_two fails_is reaches")
 OF_RM, OF_FRACTION = covering("train_rm", "fraction"), covering("every_field", "base_run")
 
@@ -29,6 +30,10 @@ FRONTIER = [
     Mutant("minippo/overoptimisation.py", "distances = [math.sqrt(max(kl, 0.0)) for kl in kls]", "distances = [max(kl, 0.0) for kl in kls]", OVER),
     Mutant("minippo/overoptimisation.py", "    points = sorted(zip((math.sqrt(max(x, 0.0)) for x in kls), values, strict=True))", "    points = sorted(zip((max(x, 0.0) for x in kls), values, strict=True))", OVER),
     Mutant("minippo/overoptimisation.py", "        if difference <= 0:\n            first = None\n        elif", "        if", OVER),
+    Mutant("minippo/overoptimisation.py", "above > FAR * (below if below > 0 else kl)", "above > FAR * below", OVER),  # every point is far from KL 0
+    Mutant("minippo/overoptimisation.py", "above > FAR * (below if below > 0 else kl)", "above > FAR * kl", OVER),
+    Mutant("minippo/overoptimisation.py", "    kl = max(kl, 0.0)\n    below", "    below", OVER),
+    Mutant("minippo/overoptimisation.py", "for x in kls if x <= kl)", "for x in kls if x < kl)", OVER),
     Mutant("minippo/overoptimisation.py", "low, high = 0.0, kl + 1 ", "low, high = 0.0, kl ", OVER),
     Mutant("minippo/overoptimisation.py", "math.exp(-middle) - 1 < kl", "math.exp(-middle) < kl", OVER),
     # ------------------------------------------------------------------ statistics
@@ -54,6 +59,10 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/measure.py", "[curve[name][index : index + 1] for curve in group]", "[curve[name][index : index + 1] for curve in group[:1]]", STATISTICS),
     Mutant("minippo/tools/frontier/measure.py", "ppo.num_iterations * ppo.rollout_batch_size", "ppo.num_iterations", COMMAND),
     Mutant("minippo/tools/frontier/points.py", "        row[\"kl\"][1] = max(0.0, row[\"kl\"][1])  # no KL is below it\n", "", covering("frontier", "kl")),
+    Mutant("minippo/tools/frontier/measure.py", "            row[\"kl\"][1] = max(0.0, row[\"kl\"][1])  # no KL is below it\n", "", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "row[\"ahead\"] is not None and is_far(row[\"kl\"][0], [float(p.kl.mean()) for p in curve])", "False", STATISTICS),
+    Mutant("minippo/tools/frontier/points.py", "is_far(row[\"kl\"][0], [float(p.kl.mean()) for p in curve])", "is_far(row[\"kl\"][0], [0.0, float(curve[-1].kl.mean())])", STATISTICS),  # between the ends
+    Mutant("minippo/tools/frontier/points.py", "is_far(kl, measured[0])", "False", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "curve = [reference, *(", "curve = [*(", STATISTICS),  # no reference at KL 0
     Mutant("minippo/tools/frontier/points.py", "for p in whole if p.method == method and", "for p in points if p.method == method and", STATISTICS),
     Mutant("minippo/tools/frontier/points.py", "[resamples.means(getattr(p, name)) for p in curve]", "[resamples.means(getattr(p, name)) if name == \"value\" else resamples.means(0 * p.kl + p.kl.mean()) for p in curve]", STATISTICS),  # a KL that is known exactly
@@ -61,7 +70,30 @@ FRONTIER = [
     Mutant("minippo/tools/frontier/measure.py", "equal_kl_rows(points, frontier.at, resamples)", "equal_kl_rows(points, (), resamples)", covering("frontier", "without_a_gold_score")),
     Mutant("minippo/tools/frontier/__init__.py", "corpus.judge, options.samples, options.at)", "corpus.judge, options.samples)", covering("frontier", "without_a_gold_score")),
     Mutant("minippo/tools/frontier/report.py", "and row[\"setting\"] == own[\"setting\"]]", "]", FINDINGS),
-    Mutant("minippo/tools/frontier/rows.py", "sorted({*given, own}, reverse=True)", "[own]", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "{*(given or (own", "{*((own", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "MULTIPLES[method])), own,", "MULTIPLES[method])),", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "for factor in MULTIPLES[method]", "for factor in MULTIPLES[\"PPO\"]", covering("frontier", "default_coefficients")),
+    Mutant("minippo/tools/frontier/rows.py", "*([0.0] if method == \"PPO\" else [])", "0.0", PLAN),
+    Mutant("minippo/tools/frontier/__init__.py", "for row in rows], frontier.run, options.jobs)", "for row in rows], frontier.run, 1)", COMMAND),
+    Mutant("minippo/tools/frontier/__init__.py", "train(frontier.policies, frontier.run, options.jobs)", "train(frontier.policies, frontier.run, 1)", COMMAND),
+    Mutant("minippo/tools/frontier/__init__.py", "load_run(options.runs[0], options.device)", "load_run(options.runs[0], \"cpu\")", covering("frontier", "what_does_not_fit")),
+    # ------------------------------------------------------------------ table, findings and figure
+    Mutant("minippo/tools/frontier/report.py", "\"\\n\\n\".join([table(data), \"\\n\".join(", "\"\\n\\n\".join([\"\\n\".join(", COMMAND),  # no table
+    Mutant("minippo/tools/frontier/report.py", "with_interval(row[\"ahead\"], \"+\") + far(row)", "with_interval(row[\"ahead\"], \"+\")", REPORT),
+    Mutant("minippo/tools/frontier/report.py", " + far(row) + needed", " + needed", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "2 if data[\"equal_kl\"] else 1", "2", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "2 if data[\"equal_kl\"] else 1", "1", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "for row in [*data[\"points\"], *data[\"equal_kl\"]]", "for row in data[\"points\"]", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "for row in [*data[\"points\"], *data[\"equal_kl\"]]", "for row in data[\"equal_kl\"]", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "round(value(row)[2], 2) >= low", "round(value(row)[0], 2) >= low", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "row is not best and round", "round", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "peak > max(kl for", "peak > min(kl for", REPORT),
+    Mutant("minippo/tools/frontier/report.py", "error > POOR_FIT * law[\"observed_peak_gain\"]", "error > POOR_FIT", REPORT),
+    Mutant("minippo/tools/frontier/figure.py", "[row for row in data[rows] if row[\"fraction\"] == data[\"fraction\"]]", "list(data[rows])", FIGURE),
+    Mutant("minippo/tools/frontier/figure.py", "\"color\": colors[method], \"alpha\"", "\"color\": \"C0\", \"alpha\"", FIGURE),
+    Mutant("minippo/tools/frontier/figure.py", "if (row[\"method\"], row[\"setting\"]) == (method, setting)]", "if row[\"method\"] == method]", FIGURE),  # one line through all coefficients
+    Mutant("minippo/tools/frontier/figure.py", "max(1, len(rows) // 8)", "1", FIGURE),
+    Mutant("minippo/tools/frontier/figure.py", "bar_lengths([row[name] for row in rows])", "bar_lengths([row[\"kl\"] for row in rows])", FIGURE),
     # ------------------------------------------------------------------ the pool
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", 0, samples,", POOL),  # the same numbers for every prompt
     Mutant("minippo/tools/frontier/pool.py", "\"best of n\", index, samples,", "\"best of n\", index, range(len(samples)),", POOL),  # for every batch
@@ -76,6 +108,9 @@ FRONTIER = [
     # ------------------------------------------------------------------ rows
     Mutant("minippo/tools/frontier/rows.py", "\"ppo\", source.folder, override(", "\"ppo\", run.folder, override(", PLAN),  # one reward model for all seeds
     Mutant("minippo/tools/frontier/rows.py", ", \"ppo.kl_target\": None, \"eval", ", \"eval", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "    if coefficient == 0:\n", "    if True:\n", PLAN),
+    Mutant("minippo/tools/frontier/rows.py", "max(1, source.config.eval.every // 4)", "1", covering("frontier", "four_times")),
+    Mutant("minippo/tools/frontier/rows.py", "max(1, source.config.eval.every // 4)", "source.config.eval.every // 4", PLAN),
     Mutant("minippo/tools/frontier/rows.py", " | PPO | METHODS[method]", " | METHODS[method]", PLAN),  # the run's own method
     Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | PPO", "} | PPO", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    waiting = [row for row in rows if not row.finished]\n", "    waiting = list(rows)\n", TRAINING),

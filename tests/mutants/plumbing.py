@@ -444,6 +444,13 @@ PLUMBING = [
     Mutant("minippo/tools/compare.py", "difference(column.statistics[name], first.statistics[name])", "difference(first.statistics[name], column.statistics[name])", path_of("compare")),
     Mutant("minippo/tools/compare.py", "difference = paired_difference if column.has_prompts_of(first) else unpaired_difference", "difference = paired_difference", path_of("compare")),
     Mutant("minippo/tools/compare.py", "            known -= {\"score, after\"}\n", "            pass\n", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "            known -= {\"win_rate\"}\n", "            pass\n", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "self.judge == other.judge and (self", "(self", path_of("compare")),  # a judge and a scorer
+    Mutant("minippo/tools/compare.py", "(self.judge is not None or self.has_scorer_of(other))", "self.judge is not None", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "(self.judge is not None or self.has_scorer_of(other))", "self.has_scorer_of(other)", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "(self.judge is not None or self.has_scorer_of(other))", "True", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "return same and self.has_reference_of(other)", "return same", path_of("compare")),
+    Mutant("minippo/tools/compare.py", "        if not column.has_wins_of(first):\n            lines", "        if False:\n            lines", path_of("compare")),
     Mutant("minippo/tools/compare.py", "replace(config, seed=0, data=replace(config.data, seed=None))", "config", path_of("compare")),
     # ------------------------------------------------------------------ evaluation.py: who answers what
     Mutant("minippo/evaluation.py", "f\"{self.split} answers\"", "\"test answers\"", OF_EVALUATION),  # the draws of the evaluation at the end

@@ -1,5 +1,5 @@
 """Every option of the commands has an effect, and so have the stages' options that are not fields of the
-configuration.
+configuration. Those of `frontier` and `trace` have tests in tests/tools.
 
 The options are those of the dataclasses: a new one without a test in `TESTS` fails.
 """
@@ -419,7 +419,7 @@ def test_device_is_the_one_asked_for(arguments, output, capsys, monkeypatch, nam
 
 
 def all_options() -> Iterator[Any]:
-    """Every option of every command, the fields of the configuration apart."""
+    """Every option of the commands tested here, the fields of the configuration apart."""
     commands = (
         generate.GenerateOptions,
         score.ScoreOptions,

@@ -88,7 +88,7 @@ def test_table_has_settings_that_differ_and_results_even_if_runs_have_different_
         "ppo.kl_coef": [str(PPOConfig().kl_coef), "0.0", ""],
         "ppo.scorer": ["", "mine:score", ""],
         "rm_accuracy": ["0.75", "", ""],
-        "win_rate": ["1.000", "1.000", "0.000"],
+        "win_rate": ["1.000", "1.000", ""],  # by the gold score, and by the scorer
         "score, before": ["0.1", "0.2", ""],
         "gold, before": ["0.4", "", ""],
         "score, after": ["1.250", "2.000", ""],  # of different scorers
@@ -96,6 +96,8 @@ def test_table_has_settings_that_differ_and_results_even_if_runs_have_different_
         "stage_seconds": ["2", "2", ""],
         "peak_memory_mb": ["9", "9", ""],
     }
+    command(compare.main, b, a)
+    assert row_of(capsys.readouterr().out, "win_rate")[-1] == ""
 
 
 def test_mean_and_range_are_those_of_the_runs(make_run, capsys):
@@ -167,7 +169,8 @@ def test_scores_of_different_reward_models_are_not_subtracted(make_run, capsys):
     command(compare.main, a, b, c)
     out = capsys.readouterr().out
     assert row_of(out, "score, after")[3:] == ["", "0.000 [0.000, 0.000]"]
-    assert row_of(out, "kl, after")[3:] == ["0.000 [0.000, 0.000]"] * 2
+    for name in ("kl, after", "win_rate"):  # the judge is the same
+        assert row_of(out, name)[3:] == ["0.000 [0.000, 0.000]"] * 2
     few = " (from 1 prompts only: fewer than 30 say little)"
     assert out.rstrip().split("\n\n")[1:] == [
         f"{b} - {a}: paired by prompt; no difference of the scores, which are from different scorers{few}",
@@ -185,9 +188,23 @@ def test_kl_and_perplexity_to_different_references_are_not_subtracted(make_run, 
         different, same = row_of(out, name)[-2:]
         assert different == ""
         assert same == "0.000 [0.000, 0.000]"
+    assert row_of(out, "win_rate")[-2:] == ["", "0.000 [0.000, 0.000]"]
     assert row_of(out, "distinct_2, after")[-2] != ""
-    assert f"{b} - {a}: paired by prompt; no difference of KL and perplexity, which are to different ref" in out
+    assert (
+        f"{b} - {a}: paired by prompt; no difference of KL and perplexity, which are to different references; no "
+        "difference of the win rates, which are over different references or judged differently"
+    ) in out
     assert f"{c} - {a}: paired by prompt (" in out
+
+
+def test_win_rates_without_a_judge_are_not_subtracted_if_the_scorers_differ(make_run, capsys):
+    summary = {"before": {"score": 0.0}, "after": {"score": 0.0}, "config": Config(data=DataConfig(source="imdb"))}
+    a, b, c = (make_run(name, rewards=rewards, **summary) for name, rewards in (("a", "1"), ("b", "2"), ("c", "1")))
+    command(compare.main, a, b, c)
+    out = capsys.readouterr().out
+    assert row_of(out, "win_rate")[3:] == ["", "0.000 [0.000, 0.000]"]
+    said = out.rstrip().split("\n\n")[1:]
+    assert ["no difference of the win rates" in line for line in said] == [True, False]
 
 
 def test_runs_that_cannot_be_compared_are_refused(make_run, refused, tmp_path):

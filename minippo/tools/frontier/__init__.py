@@ -21,7 +21,7 @@ from minippo.storage import write_text
 from minippo.tools.frontier.figure import plot
 from minippo.tools.frontier.measure import Frontier, best_of_n_measured, contents
 from minippo.tools.frontier.pool import check_pool
-from minippo.tools.frontier.report import findings, table
+from minippo.tools.frontier.report import tables_and_findings
 from minippo.tools.frontier.rows import (
     METHODS,
     check_settings,
@@ -45,7 +45,7 @@ class FrontierOptions:
     for every method and coefficient."""
     coefficients: tuple[float, ...] = ()
     """KL coefficients of every method, besides the run's own, and 0 for PPO. Default: 4, 2, 1/2 and 1/4 times its own
-    for PPO, no others for GRPO and RLOO."""
+    for PPO, 16 and 4 times its own for GRPO, no others for RLOO."""
     fractions: tuple[float, ...] = ()
     """Fractions of the comparisons to train further reward models on, for the laws of over-optimisation: three
     seeds each, with PPO without penalty. Default: 1/16 and 1/4 of the run's own. 0: none."""
@@ -130,8 +130,7 @@ def main() -> None:
     best_of_n = best_of_n_measured(frontier)
     train(frontier.policies, frontier.run, options.jobs)
     data = contents(frontier, best_of_n)
-    data["findings"] = findings(data)
-    text = "\n\n".join([table(data), "\n".join(f"- {sentence}" for sentence in data["findings"])])
+    text = tables_and_findings(data)
     write_text(folder / "frontier.json", json.dumps(data, indent=1) + "\n")
     write_text(folder / "frontier.md", text + "\n")
     plot(data, folder / "frontier.svg")

@@ -45,17 +45,26 @@ def plot(data: dict[str, Any], path: Path) -> None:
 
 
 def draw_points(axis: Any, data: dict[str, Any], name: str) -> None:
-    """The points of every method with their intervals, and the evaluations during training as thin lines."""
-    whole = [row for row in data["points"] if row["fraction"] == data["fraction"]]
+    """The points of every method with their intervals, and in pale the evaluations during training for each of its
+    settings, with the intervals of about eight."""
+    whole, during = (
+        [row for row in data[rows] if row["fraction"] == data["fraction"]] for rows in ("points", "checkpoints")
+    )
     colors = {method: f"C{index}" for index, method in enumerate(dict.fromkeys(row["method"] for row in whole))}
     for method, color in colors.items():
         rows = sorted((row for row in whole if row["method"] == method), key=lambda row: row["kl"][0])
-        x, y = ([row[key][0] for row in rows] for key in ("kl", name))
-        bars = {"xerr": bar_lengths([row["kl"] for row in rows]), "yerr": bar_lengths([row[name] for row in rows])}
-        axis.errorbar(x, y, **bars, color=color, marker="o", markersize=3, linewidth=1, label=method)
-    for curve in data["curves"]:
-        if curve["fraction"] == data["fraction"]:
-            axis.plot(curve["kl"], curve[name], color=colors[curve["method"]], alpha=0.2, linewidth=0.7)
+        draw_curve(axis, rows, name, color=color, marker="o", markersize=3, linewidth=1, label=method)
+    for method, setting in dict.fromkeys((row["method"], row["setting"]) for row in during):
+        rows = [row for row in during if (row["method"], row["setting"]) == (method, setting)]
+        pale = {"color": colors[method], "alpha": 0.3, "linewidth": 0.6, "errorevery": max(1, len(rows) // 8)}
+        draw_curve(axis, rows, name, **pale)
+
+
+def draw_curve(axis: Any, rows: Sequence[dict[str, Any]], name: str, **style: Any) -> None:
+    """A line through the KLs and values of rows in their order, with bars for the intervals of both."""
+    x, y = ([row[key][0] for row in rows] for key in ("kl", name))
+    bars = {"xerr": bar_lengths([row["kl"] for row in rows]), "yerr": bar_lengths([row[name] for row in rows])}
+    axis.errorbar(x, y, **bars, **style)
 
 
 def bar_lengths(intervals: Sequence[Sequence[float]]) -> list[list[float]]:

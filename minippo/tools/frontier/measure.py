@@ -108,6 +108,7 @@ def checkpoint_rows(curves: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
             for name in ("kl", "score", "gold"):
                 means = torch.tensor([curve[name][index : index + 1] for curve in group], dtype=torch.float64)  # (S, 1)
                 row[name] = interval(float(means.mean()), resamples.means(means)) if means.numel() else None
+            row["kl"][1] = max(0.0, row["kl"][1])  # no KL is below it
             rows.append(row)
     return rows
 
@@ -150,6 +151,5 @@ def contents(frontier: Frontier, best_of_n: Sequence[Measured]) -> dict[str, Any
         "points": point_rows(points, resamples),
         "equal_kl": equal_kl_rows(points, frontier.at, resamples),
         "checkpoints": checkpoint_rows(curves),
-        "curves": curves,
         "laws": laws(best_of_n, curves) if frontier.judge else [],
     }

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, samples_for_kl
+from minippo.overoptimisation import Law, ahead_from, at_kl, best_of_n, best_of_n_kl, fit_law, is_far, samples_for_kl
 from minippo.streams import generator
 
 RESAMPLES = 2000
@@ -94,7 +94,8 @@ def point_rows(points: Sequence[Measured], resamples: Resamples) -> list[dict[st
     """A row for each point: [value, low, high] of KL, score and gold score, with 95 % intervals.
 
     `ahead` is the value minus that of PPO at the same KL, interpolated between its KL coefficients; None for PPO
-    itself, outside its range, and for other reward models.
+    itself, outside its range, and for other reward models. `far` says that the coefficients next to that KL are far
+    apart (`is_far`).
     """
     curve = [p for p in points if p.fraction == max(q.fraction for q in points)]
     curve = [p for p in curve if p.method == CURVE or (p.method, p.setting) == ("best-of-n", 1)]  # the reference: KL 0
@@ -106,9 +107,10 @@ def point_rows(points: Sequence[Measured], resamples: Resamples) -> list[dict[st
             values = getattr(point, name)
             row[name] = None if values is None else interval(float(values.mean()), resamples.means(values))
         row["kl"][1] = max(0.0, row["kl"][1])  # no KL is below it
-        row["ahead"] = None
+        row["ahead"], row["far"] = None, False
         if point.fraction == curve[0].fraction and point not in curve:
             row["ahead"] = ahead(point, curve, resamples)
+            row["far"] = row["ahead"] is not None and is_far(row["kl"][0], [float(p.kl.mean()) for p in curve])
         rows.append(row)
     return rows
 
@@ -141,8 +143,8 @@ def equal_kl_rows(points: Sequence[Measured], kls: Sequence[float], resamples: R
     """The value of every method at each of `kls`, with the reward models trained on all comparisons.
 
     Interpolated in d = sqrt(KL) between the method's own points and the reference, which has KL 0. [value, low, high];
-    None if the method has no point beyond that KL. The interval is that of the resamples that reach it. `samples` is
-    the n that best-of-n needs for it.
+    None if the method has no point beyond that KL. The interval is that of the resamples that reach it. `far` says that
+    the points next to that KL are far apart (`is_far`). `samples` is the n that best-of-n needs for it.
     """
     whole = [p for p in points if p.fraction == max(q.fraction for q in points)]
     (reference,) = (p for p in whole if (p.method, p.setting) == ("best-of-n", 1))
@@ -155,9 +157,10 @@ def equal_kl_rows(points: Sequence[Measured], kls: Sequence[float], resamples: R
         for kl in kls:
             value = at_kl(kl, *measured)
             reached = [x for x in (at_kl(kl, *resampled) for resampled in drawn_curves) if not math.isnan(x)]
-            row: dict[str, Any] = {"method": method, "kl": kl, "value": None}
+            row: dict[str, Any] = {"method": method, "kl": kl, "value": None, "far": False}
             if not math.isnan(value):
                 row["value"] = interval(value, torch.tensor(reached, dtype=torch.float64))
+                row["far"] = is_far(kl, measured[0])
             rows.append(row | ({"samples": samples_for_kl(kl)} if method == "best-of-n" else {}))
     return rows
 
@@ -181,8 +184,9 @@ def law_row(
 ) -> dict[str, Any]:
     """The law fitted to the curves (KLs and gains) of several reward models together, and to each of them alone.
 
-    alpha, beta and peak_kl are [of all together, lowest, highest]; a law that rises for ever has the peak None. The
-    observed peak is that of the mean curve; it is the last point if the gain was still rising.
+    alpha, beta and peak_kl are [of all together, lowest, highest of each alone], and the first need not be between the
+    others; a law that rises for ever has the peak None. The observed peak is that of the mean curve; it is the last
+    point if the gain was still rising.
     """
     pooled = fit_law(kind, [x for kls, _ in curves for x in kls], [y for _, gains in curves for y in gains])
     each = [fit_law(kind, kls, gains) for kls, gains in curves]

@@ -5,9 +5,19 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from minippo.overoptimisation import FAR
 from minippo.tools.frontier.points import CURVE, passes_from
 
 Row = dict[str, Any]
+POOR_FIT = 0.25
+"""A law does not describe the points if its root mean square error exceeds this share of their largest gain. Gains that
+are spread evenly between 0 and the largest have a standard deviation of 0.29 of it: such a law says little more than
+their mean."""
+
+
+def tables_and_findings(data: dict[str, Any]) -> str:
+    """frontier.md, from the contents of frontier.json."""
+    return "\n\n".join([table(data), "\n".join(f"- {sentence}" for sentence in findings(data))])
 
 
 # ---------------------------------------------------------------------------------------------- tables
@@ -20,10 +30,16 @@ def table(data: dict[str, Any]) -> str:
         del titles["gold"]
     rows = [["", "comparisons", "reward models", *titles.values()]]
     for row in data["points"]:
-        cells = [with_interval(row[name], "+" if name == "ahead" else "") for name in titles]
+        cells = [ahead(row) if name == "ahead" else with_interval(row[name]) for name in titles]
         rows.append([label(row), f"{row['fraction']:g}", str(row["reward_models"]), *cells])
-    tables = [rows, equal_kl_table(data), law_rows(data["laws"])]
-    return "\n\n".join(markdown(each) for each in tables if len(each) > 1)
+    tables = [markdown(each) for each in (rows, equal_kl_table(data), law_rows(data["laws"])) if len(each) > 1]
+    if any(row["far"] for row in [*data["points"], *data["equal_kl"]]):
+        note = (
+            f"(far): interpolated between points whose KLs differ by more than a factor of {FAR:g}, or between the "
+            f"reference and a point with more than {FAR:g} times the KL. Intervals do not include how the curve bends."
+        )
+        tables.insert(2 if data["equal_kl"] else 1, note)
+    return "\n\n".join(tables)
 
 
 def equal_kl_table(data: dict[str, Any]) -> list[list[str]]:
@@ -33,13 +49,13 @@ def equal_kl_table(data: dict[str, Any]) -> list[list[str]]:
     for row in data["equal_kl"]:
         samples = float(f"{row.get('samples', 0):.2g}")
         needed = f" (n about {samples:,.0f})" if samples else ""
-        table[row["method"]].append((with_interval(row["value"]) or "-") + needed)
+        table[row["method"]].append((with_interval(row["value"]) or "-") + far(row) + needed)
     what = "gold score" if data["gold"] else "score"
     return [[f"{what}, interpolated at a KL of", *(f"{kl:g} nats" for kl in kls)], *table.values()]
 
 
 def law_rows(laws: Sequence[Row]) -> list[list[str]]:
-    """The laws of over-optimisation, in brackets the range over reward models, and the peaks."""
+    """The laws of over-optimisation, in brackets the range over reward models alone, and the peaks."""
     rows = [
         ["", "comparisons", "reward models", "alpha", "beta", "predicted peak, KL", "gain", "largest measured gain"]
     ]
@@ -68,7 +84,17 @@ def label(row: Row) -> str:
     """What a point is."""
     if row["method"] == "best-of-n":
         return f"best of {row['setting']:g}" if row["setting"] > 1 else "reference"
-    return f"{row['method']}, coefficient {row['setting']:g}"
+    return f"{row['method']} with coefficient {row['setting']:g}"
+
+
+def ahead(row: Row) -> str:
+    """A point minus PPO at the same KL."""
+    return with_interval(row["ahead"], "+") + far(row)
+
+
+def far(row: Row) -> str:
+    """The mark of an interpolation between points that are far apart."""
+    return " (far)" * row["far"]
 
 
 def with_interval(numbers: Sequence[float | None] | None, sign: str = "") -> str:
@@ -147,15 +173,15 @@ def equal_kl(best: Sequence[Row], data: dict[str, Any]) -> str:
     higher = ", ".join(label(row) for row in compared if row["ahead"][1] > 0) or "none"
     lower = ", ".join(label(row) for row in compared if row["ahead"][2] < 0) or "none"
     return (
-        f"At equal KL, {verdict}; {label(last)} minus PPO is {with_interval(last['ahead'], '+')}. Where the interval "
-        f"excludes 0, best-of-n is higher for {higher}, lower for {lower}."
+        f"At equal KL, {verdict}; {label(last)} minus PPO is {ahead(last)}. Where the interval excludes 0, best-of-n "
+        f"is higher for {higher}, lower for {lower}."
     )
 
 
 def purchase(best: Sequence[Row], own: Row, data: dict[str, Any]) -> str:
     """The smallest n that reaches PPO, and for how many answers it costs fewer samples than PPO's training."""
     what, episodes = "gold score" if data["gold"] else "score", data["episodes"]
-    ppo = f"PPO with coefficient {own['setting']:g} ({with_interval(value(own))} at {own['kl'][0]:.2f} nats)"
+    ppo = f"{label(own)} ({with_interval(value(own))} at {own['kl'][0]:.2f} nats)"
     cost = (
         f"PPO's training costs {episodes:,} scored samples and {data['seconds']:.0f} s; then an answer is one sample."
     )
@@ -176,17 +202,20 @@ def purchase(best: Sequence[Row], own: Row, data: dict[str, Any]) -> str:
 
 
 def highest(whole: Sequence[Row], data: dict[str, Any]) -> str:
-    """The point with the highest value, whatever its KL."""
-    row = max(whole, key=lambda row: value(row)[0])
+    """The point with the highest value, whatever its KL, and those whose printed intervals overlap with its own."""
+    best = max(whole, key=lambda row: value(row)[0])
     what = "gold score" if data["gold"] else "score"
-    return f"The highest {what} is that of {label(row)}: {with_interval(value(row))} at {row['kl'][0]:.2f} nats."
+    low = round(value(best)[1], 2)
+    others = ", ".join(label(row) for row in whole if row is not best and round(value(row)[2], 2) >= low)
+    return (
+        f"The highest {what} is that of {label(best)}: {with_interval(value(best))} at {best['kl'][0]:.2f} nats; its "
+        f"interval overlaps with that of {others or 'no other point'}."
+    )
 
 
 def next_to_ppo(row: Row, own: Row, data: dict[str, Any]) -> str:
     """Another estimator next to PPO: with the same coefficient, and at the same KL."""
-    equal = (
-        f"minus PPO at equal KL: {with_interval(row['ahead'], '+')}" if row["ahead"] else "outside PPO's range of KL"
-    )
+    equal = f"minus PPO at equal KL: {ahead(row)}" if row["ahead"] else "outside PPO's range of KL"
     return (
         f"{label(row)}: after as many episodes as PPO it ends at {row['kl'][0]:.2f} nats with {achieved(row, data)} "
         f"(PPO: {with_interval(value(own))} at {own['kl'][0]:.2f} nats; {equal})."
@@ -194,19 +223,21 @@ def next_to_ppo(row: Row, own: Row, data: dict[str, Any]) -> str:
 
 
 def law_sentence(law: Row) -> str:
-    """The predicted and the observed peak."""
+    """The predicted and the observed peak, and whether the law describes the points at all."""
     method = "Best-of-n" if law["kind"] == "best-of-n" else "PPO without the penalty"
-    peak = law["peak_kl"][0]
-    predicted = (
-        "has no peak" if peak is None else f"has its peak of {decimal(law['peak_gain'], '+')} at {decimal(peak)} nats"
-    )
+    peak, error = law["peak_kl"][0], law["root_mean_square_error"]
+    predicted = "has no peak"
+    if peak is not None:
+        beyond = " (beyond the data)" * (peak > max(kl for kl, _ in law["points"]))
+        predicted = f"has its peak of {decimal(law['peak_gain'], '+')} at {decimal(peak)} nats{beyond}"
     measured = f"{law['observed_peak_gain']:+.2f} at {law['observed_peak_kl']:.2f} nats"
     observed = (
         f"the gain still rises at the last point ({measured})"
         if law["still_rising"]
         else f"the measured peak is {measured}"
     )
+    verdict = " The law does not describe these points." if error > POOR_FIT * law["observed_peak_gain"] else ""
     return (
         f"{method} with {part(law['fraction'])} ({law['reward_models']} reward models): the fitted law "
-        f"{predicted}; {observed}. Root mean square error: {law['root_mean_square_error']:.2f}."
+        f"{predicted}; {observed}. Root mean square error: {error:.2f}.{verdict}"
     )

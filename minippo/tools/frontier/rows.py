@@ -40,8 +40,9 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 """Method -> its settings, where they are not those of `PPO`: those of docs/variants.md, but RLOO takes as many steps
 per rollout as the others. A rollout has `ppo.rollout_batch_size` responses with each, so all see as many episodes."""
-MULTIPLES = (4.0, 2.0, 0.5, 0.25)
-"""The KL coefficients of PPO, unless others are given, besides the run's own and 0: multiples of its own."""
+MULTIPLES: dict[str, tuple[float, ...]] = {"PPO": (4.0, 2.0, 0.5, 0.25), "GRPO": (16.0, 4.0), "RLOO": ()}
+"""Method -> its KL coefficients, unless others are given, as multiples of the run's own, which all methods have too.
+GRPO's are larger because the same coefficient is a weaker penalty in its loss (docs/variants.md)."""
 SCRIPTS = {"rm": "train_rm.py", "ppo": "train_ppo.py"}
 
 
@@ -78,18 +79,15 @@ class Row:
 
 
 def coefficients_of(run: Run, method: str, given: Sequence[float]) -> list[float]:
-    """The KL coefficients of a method, largest first: the given ones and the run's own; PPO also has 0, and others by
-    default.
+    """The KL coefficients of a method, largest first: those given or of `MULTIPLES`, the run's own, and 0 for PPO.
 
     Raises ValueError if PPO has none but 0.
     """
     own = run.config.ppo.kl_coef
-    if method != "PPO":
-        return sorted({*given, own}, reverse=True)
-    chosen = sorted({*(given or (own * factor for factor in MULTIPLES)), own, 0.0}, reverse=True)
-    if chosen == [0.0]:
+    chosen = {*(given or (own * factor for factor in MULTIPLES[method])), own, *([0.0] if method == "PPO" else [])}
+    if method == "PPO" and chosen == {0.0}:
         raise ValueError(f"{run.folder} has ppo.kl_coef 0; name the coefficients to compare (--coefficients)")
-    return chosen
+    return sorted(chosen, reverse=True)
 
 
 def reward_row(run: Run, fraction: float, seed: int) -> Row:
@@ -106,6 +104,10 @@ def policy_row(run: Run, method: str, coefficient: float, fraction: float, seed:
     """The policy trained with this seed and method on the reward model of this seed."""
     source = reward_row(run, fraction, seed)
     changes = {"ppo.kl_coef": coefficient, "ppo.kl_target": None, "eval.final_prompts": prompts} | PPO | METHODS[method]
+    if coefficient == 0:
+        # The laws are fitted to these evaluations. Without penalty, the KL may grow tenfold between two of the run's
+        # own, with the peak anywhere between them. An evaluation takes less time than an iteration.
+        changes["eval.every"] = max(1, source.config.eval.every // 4)
     name = f"{method.lower()}-{coefficient:g}-rm-{fraction:g}-seed-{seed}"
     return Row(run.folder / "frontier" / name, "ppo", source.folder, override(source.config, changes), method)
 
