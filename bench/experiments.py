@@ -73,16 +73,18 @@ EXPERIMENTS = {
             "python train_rm.py --config imdb-small",
             "python train_ppo.py --config imdb-small",
             "python bench/imdb_judge.py --run-dir runs/imdb-small",
+            "python -m minippo evaluate --run runs/imdb-small --out runs/imdb-small/evaluation.json",
             "python -m minippo curves runs/imdb-small",
         ),
         {"runs/imdb-small": {}},
         preset="imdb-small",
-        files={"judge": "runs/imdb-small/judge.json"},
+        files={"judge": "runs/imdb-small/judge.json", "evaluation": "runs/imdb-small/evaluation.json"},
         curves={"imdb-small.png": ("runs/imdb-small",)},
     ),
     "imdb-rl4lms-small": Experiment(
         (
-            "python train_rm.py --config imdb-rl4lms-small --init-from runs/imdb-small",
+            "python -m minippo sft --config imdb-rl4lms-small",
+            "python train_rm.py --config imdb-rl4lms-small",
             "python train_ppo.py --config imdb-rl4lms-small",
             "python -m minippo evaluate --run runs/imdb-rl4lms-small --out runs/imdb-rl4lms-small/evaluation.json",
             "python -m minippo frontier runs/imdb-rl4lms-small --seeds 1 --fractions 0 --coefficients 0.12 0.06 0.01 "
