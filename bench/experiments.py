@@ -59,7 +59,7 @@ EXPERIMENTS = {
         curves={"proxy_and_gold.png": ("runs/seed-1", "runs/seed-2", "runs/no-kl-1", "runs/no-kl-2")},
     ),
     "frontier": Experiment(
-        ("SECONDS=0", "make frontier", "echo $SECONDS > runs/frontier-seconds.txt"),
+        ("SECONDS=0", "make frontier", "echo $SECONDS >> runs/frontier-seconds.txt"),
         {"runs/reviews": {}},
         files={
             "data": "runs/reviews/frontier/frontier.json",

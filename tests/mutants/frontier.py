@@ -108,9 +108,6 @@ FRONTIER = [
     # ------------------------------------------------------------------ rows
     Mutant("minippo/tools/frontier/rows.py", "\"ppo\", source.folder, override(", "\"ppo\", run.folder, override(", PLAN),  # one reward model for all seeds
     Mutant("minippo/tools/frontier/rows.py", ", \"ppo.kl_target\": None, \"eval", ", \"eval", PLAN),
-    Mutant("minippo/tools/frontier/rows.py", "    if coefficient == 0:\n", "    if True:\n", PLAN),
-    Mutant("minippo/tools/frontier/rows.py", "max(1, source.config.eval.every // 4)", "1", covering("frontier", "four_times")),
-    Mutant("minippo/tools/frontier/rows.py", "max(1, source.config.eval.every // 4)", "source.config.eval.every // 4", PLAN),
     Mutant("minippo/tools/frontier/rows.py", " | PPO | METHODS[method]", " | METHODS[method]", PLAN),  # the run's own method
     Mutant("minippo/tools/frontier/rows.py", ", \"eval.final_prompts\": prompts} | PPO", "} | PPO", PLAN),
     Mutant("minippo/tools/frontier/rows.py", "    waiting = [row for row in rows if not row.finished]\n", "    waiting = list(rows)\n", TRAINING),

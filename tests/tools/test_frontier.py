@@ -479,7 +479,6 @@ def test_plan_has_a_reward_model_for_every_seed_and_policies_for_every_method(ru
         assert row.source == reward_models[row.config.rm.fraction, row.config.seed]
         assert row.config.eval.final_prompts == 5
         assert row.config.ppo.kl_target is None  # it would change the coefficient
-        assert row.config.eval.every == (1 if row.config.ppo.kl_coef == 0 else 2)
         assert row.config.data.seed == (None if row.config.seed == 1 else 1)  # the splits of the run
     assert len({row.folder for row in plan.rows}) == len(plan.rows)
     assert plan.queries == [row["query"] for row in read_answers(run)][:5]
@@ -492,11 +491,6 @@ def test_default_coefficients_are_multiples_of_the_runs_own(run):
     assert rows.coefficients_of(run, "GRPO", ()) == pytest.approx([1.92, 0.48, 0.12])
     assert rows.coefficients_of(run, "RLOO", ()) == [0.12]
     assert rows.coefficients_of(run, "GRPO", (0.3, 0.0)) == [0.3, 0.12, 0.0]
-
-
-def test_ppo_without_penalty_is_evaluated_four_times_as_often(run):
-    run.config = override(run.config, {"eval.every": 22})
-    assert [rows.policy_row(run, "PPO", c, 0.92, 1, 5).config.eval.every for c in (0.5, 0.0)] == [22, 5]
 
 
 def test_default_fractions_are_parts_of_the_runs_own(run):

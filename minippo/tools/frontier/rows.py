@@ -104,10 +104,6 @@ def policy_row(run: Run, method: str, coefficient: float, fraction: float, seed:
     """The policy trained with this seed and method on the reward model of this seed."""
     source = reward_row(run, fraction, seed)
     changes = {"ppo.kl_coef": coefficient, "ppo.kl_target": None, "eval.final_prompts": prompts} | PPO | METHODS[method]
-    if coefficient == 0:
-        # The laws are fitted to these evaluations. Without penalty, the KL may grow tenfold between two of the run's
-        # own, with the peak anywhere between them. An evaluation takes less time than an iteration.
-        changes["eval.every"] = max(1, source.config.eval.every // 4)
     name = f"{method.lower()}-{coefficient:g}-rm-{fraction:g}-seed-{seed}"
     return Row(run.folder / "frontier" / name, "ppo", source.folder, override(source.config, changes), method)
 
