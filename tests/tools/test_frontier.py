@@ -325,6 +325,7 @@ def test_every_point_that_may_be_as_high_as_the_highest_is_named(data):
 
 
 def test_comparisons_between_points_that_are_far_apart_are_marked_and_explained(data):
+    data["laws"] = [law_row("rl", 1.0, [([1.0, 4.0, 9.0], [1.0, 1.5, 1.2])])]
     assert "(far)" not in report.tables_and_findings(data)
     for row in (data["points"][3], data["points"][-1]):
         row["far"] = True
@@ -339,7 +340,6 @@ def test_comparisons_between_points_that_are_far_apart_are_marked_and_explained(
     assert lines[len(data["points"]) + 3].startswith("(far): interpolated between points whose KLs differ by")
     for row in data["points"]:
         row["far"] = False
-    data["laws"] = [law_row("rl", 1.0, [([1.0, 4.0, 9.0], [1.0, 1.5, 1.2])])]
     data["equal_kl"] = [{"method": "PPO", "kl": kl, "value": exact(0.9), "far": kl == 3.0} for kl in (3.0, 6.0)]
     *_, at_equal_kl, note, laws, _ = report.tables_and_findings(data).split("\n\n")
     assert at_equal_kl.endswith("| PPO | 0.90 [0.80, 1.00] (far) | 0.90 [0.80, 1.00] |")
@@ -408,6 +408,8 @@ def test_figure_shows_points_and_evaluations_of_every_coefficient_with_their_int
     kls = {0.1: (0.5, 2.0, 3.0), 0.0: (0.5, *map(float, range(20, 36)))}
     data["checkpoints"] = [row_of("PPO", setting, kl, kl / 5) for setting in kls for kl in kls[setting]]
     data["checkpoints"] += [row_of("PPO", 0.0, 7.0, 7.0, fraction=0.25)]
+    for row in [*data["points"], *data["checkpoints"]]:
+        row["kl"] = [row["kl"][0], row["kl"][0] - 0.2, row["kl"][0] + 0.3]
     axis = figure.Figure().subplots()
     draw_points(axis, data, name)
     rows_of = {method: [r for r in data["points"][:4] + data["points"][5:] if r["method"] == method] for method in
