@@ -627,6 +627,8 @@ PLUMBING = [
     Mutant("minippo/runs/memory_model.py", "rows * (query_length + response_length))  # keys and values", "rows * response_length)  # keys and values", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "cache = 2 * layers", "cache = layers", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "* FLOAT32 + 2 * FLOAT64)", "* FLOAT32)", OF_PLAN),  # the softmax in float64
+    Mutant("bench/__main__.py", "if options.profile and \"gpu\" in options.sections:", "if False:", covering("bench", "one_sentence")),
+    Mutant("bench/optimizer.py", "def profiled(", "def profile(", covering("bench", "profile")),
     Mutant("minippo/runs/memory_model.py", "(2 + (temperature != 1)) * FLOAT32", "3 * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "(2 + (temperature != 1)) * FLOAT32", "2 * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/phases.py", "self.P, self.R, config.ppo.temperature)", "self.P, self.R, 0.5)", OF_PLAN),
