@@ -171,7 +171,7 @@ def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
     phases = gpu.watched_phases(reference)
     iterate()
     plan = planned.planned("toy")
-    assert list(phases) == [phase for phase in plan if phase.startswith("ppo: ") and "evaluation" not in phase]
+    assert list(phases) == [phase for phase in plan if phase.startswith("ppo: ") and "answers" not in phase]
     # Four phases once each; then two epochs of an update, clipping, and a step: the largest counts.
     assert list(phases.peaks.values()) == [1, 2, 3, 4, 8, 10]
     update = "ppo: update"
@@ -233,7 +233,7 @@ def test_an_epoch_of_reward_training_sees_every_pair_once(tmp_path, monkeypatch)
         (["optimizer", "gpu", "--profile"], "--profile shows operators on the CPU, and the section gpu measures a GPU"),
     ],
 )
-def test_an_unknown_name_is_one_sentence(arguments, sentence, monkeypatch, capsys):
+def test_what_cannot_be_measured_is_one_sentence(arguments, sentence, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
