@@ -161,7 +161,7 @@ def train_on_comparisons(run: Run, inputs: Inputs) -> None:
         # A step draws from streams of its own, so that a resumed run draws the same.
         seed_global(seed, "rm dropout", step)
         hidden_tokens = generator(seed, "rm hidden tokens", step)
-        with metrics.timer("step"), phase("reward-model step"):
+        with metrics.timer("step"), phase("training step"):
             model.train()
             lr = config.lr * lr_schedule(config.schedule, step - 1, num_steps, warmup=config.warmup)
             set_lr(optimizer, lr)
@@ -227,6 +227,7 @@ def score_batch(
     return model(tokens.to(device), mask.to(device)).view(len(rows), -1)
 
 
+@phase("normalisation")
 def normalise_on_reference(model: RewardModel, queries: Sequence[list[int]], run: Run) -> int:
     """Set gain and bias so that the reference policy's samples have scores of mean 0 and variance 1.
 

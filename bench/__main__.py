@@ -42,7 +42,7 @@ class Options:
     models: tuple[str, ...] = ()
     """Models to measure (toy, S, M, L, ...) instead of those of the section. The results are then only printed."""
     profile: bool = False
-    """Instead of measuring, print the operators that take most of the time."""
+    """Instead of measuring, print the operators that take most of the time. Not for gpu."""
 
 
 def main() -> None:
@@ -52,6 +52,8 @@ def main() -> None:
         for name, known in [(n, SECTIONS) for n in options.sections] + [(n, tuple(SIZES)) for n in options.models]:
             if name not in known:
                 raise ValueError(f"{name!r} is not one of {', '.join(known)}")
+        if options.profile and "gpu" in options.sections:
+            raise ValueError("--profile shows operators on the CPU, and the section gpu measures a GPU")
         if "gpu" in options.sections and not torch.cuda.is_available():
             raise ValueError("the section gpu needs a GPU with CUDA, and PyTorch finds none")
     for name in options.sections or SECTIONS[:-1]:

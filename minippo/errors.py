@@ -21,7 +21,8 @@ class GPUMemoryError(TrainingError):
 
     def __init__(self, phase: str, figures: str) -> None:
         super().__init__(f"out of GPU memory ({phase}){figures}")
-        self.phase = phase
+        self.path = phase
+        """The phase after those around it: "training: normalisation: generation"."""
 
 
 def require_finite(values: Mapping[str, float], where: str = "") -> None:

@@ -81,7 +81,8 @@ class Evaluator:
     @cached_property
     def reference_answers(self) -> list[Answer]:
         """The reference's answers, sampled when they are first needed."""
-        return self.answer(self.env.reference)
+        with phase("reference's answers"):
+            return self.answer(self.env.reference)
 
     def stats(self, answers: Sequence[Answer]) -> dict[str, float]:
         """Metrics of a policy's answers under their logged names, among them the win rate against the reference's."""
@@ -102,7 +103,7 @@ class Evaluator:
         return entries | {"win_rate": win_rate(answers, self.reference_answers, self.judge)}
 
 
-@phase("log-probabilities")
+@phase("policy's and reference's log-probabilities")
 @torch.no_grad()
 def compared_logprobs(
     policy: ActorCritic, reference: ActorCritic, batch: Responses, microbatch_size: int

@@ -152,12 +152,16 @@ def loaded(model: nn.Module) -> Iterator[None]:
 def phase(name: str) -> Iterator[None]:
     """Name what is computed within, or by the decorated function.
 
-    If the GPU runs out of memory, GPUMemoryError is raised with the name of the innermost phase.
+    If the GPU runs out of memory, GPUMemoryError is raised with the name of the innermost phase. The others are in its
+    `path`, whose end is the name that the phase has in the plan (`runs.phases`).
     """
     try:
         yield
     except torch.OutOfMemoryError as error:
         raise GPUMemoryError(name, _figures(str(error))) from error
+    except GPUMemoryError as error:
+        error.path = f"{name}: {error.path}"
+        raise
 
 
 def _figures(message: str) -> str:

@@ -240,7 +240,7 @@ def collect_rollout(state: PPOState, env: Environment, queries: Sequence[list[in
     # Recomputed rather than kept from generation: the update computes them in the same way, so the first ratios are 1.
     with phase("log-probabilities"):
         logprobs, values = logprobs_and_values(state.policy, batch, config.microbatch_size)  # (B, R)
-    with phase("reference"):
+    with phase("reference's log-probabilities"):
         ref_logprobs, _ = logprobs_and_values(env.reference, batch, config.microbatch_size)  # (B, R)
 
     raw_scores = score_texts(env.scorer, batch.prompt_texts, batch.response_texts).to(logprobs.device)  # (B,)

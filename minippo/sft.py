@@ -184,7 +184,8 @@ def train(run: Run, inputs: Inputs) -> dict[str, object]:
         if backbone.rows is not None:
             data = f"{inputs.data} {backbone.tokenizer.fingerprint}"
             checkpoints = Checkpoints(run.unfinished("sft") / name, data)
-            entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
+            with phase(name):
+                entries[f"sft_{name}_loss"] = train_language_model(run, name, backbone, checkpoints)
         save_pretrained(backbone.gpt.cpu(), run.results_folder("sft") / name)
     return entries
 
@@ -217,7 +218,7 @@ def train_language_model(run: Run, name: Name, backbone: Backbone, checkpoints: 
     for step in metrics.progress(state.step + 1, num_steps):
         gpt.train()
         seed_global(seed, f"sft {name}: dropout", step)  # public weights may ask for dropout; new models have none
-        with metrics.timer("step"), phase("language-model step"):
+        with metrics.timer("step"), phase("training step"):
             batch = pieces["train"][np.array(next(state.batches))]
             tokens, mask = pad(batch, pad_id, "right")  # (B, T)
             tokens, predicted = tokens.to(device), completion_mask(mask, batch.prompt_lengths).to(device)

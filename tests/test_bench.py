@@ -15,7 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 import minippo.ppo
 import minippo.rollout
 from bench import gpu, measuring, planned, ppo, report, reward, rollout, scaling
-from bench.__main__ import main
+from bench.__main__ import SECTIONS, main
 from bench.machine import Rates, Work
 from bench.measuring import Phases, Spread, alternate, exponent, ratios, spread
 from bench.models import SIZES, TOY, S
@@ -171,7 +171,7 @@ def test_the_phases_on_a_gpu_are_those_of_the_plan(monkeypatch):
     phases = gpu.watched_phases(reference)
     iterate()
     plan = planned.planned("toy")
-    assert list(phases) == [phase for phase in plan if phase.startswith("ppo: ") and "evaluation" not in phase]
+    assert list(phases) == [phase for phase in plan if phase.startswith("ppo: ") and "answers" not in phase]
     # Four phases once each; then two epochs of an update, clipping, and a step: the largest counts.
     assert list(phases.peaks.values()) == [1, 2, 3, 4, 8, 10]
     update = "ppo: update"
@@ -227,9 +227,13 @@ def test_an_epoch_of_reward_training_sees_every_pair_once(tmp_path, monkeypatch)
 
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
-    [(["speed"], "'speed' is not one of rollout"), (["ppo", "--models", "XXL"], "'XXL' is not one of toy")],
+    [
+        (["speed"], "'speed' is not one of rollout"),
+        (["ppo", "--models", "XXL"], "'XXL' is not one of toy"),
+        (["optimizer", "gpu", "--profile"], "--profile shows operators on the CPU, and the section gpu measures a GPU"),
+    ],
 )
-def test_an_unknown_name_is_one_sentence(arguments, sentence, monkeypatch, capsys):
+def test_what_cannot_be_measured_is_one_sentence(arguments, sentence, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["bench", *arguments])
     with pytest.raises(SystemExit) as ended:
         main()
@@ -237,6 +241,21 @@ def test_an_unknown_name_is_one_sentence(arguments, sentence, monkeypatch, capsy
     printed = capsys.readouterr()
     assert sentence in printed.err
     assert printed.out == ""
+
+
+SLOW = {"rollout": pytest.mark.slow, "ppo": pytest.mark.slow, "scaling": pytest.mark.slow}
+
+
+@pytest.mark.parametrize(
+    "section", [pytest.param(name, marks=SLOW.get(name, ())) for name in SECTIONS if name != "gpu"]
+)
+def test_the_profile_of_a_section_is_printed(section, monkeypatch, capsys):
+    monkeypatch.setattr(reward, "PAIRS", 8)
+    monkeypatch.setattr(sys, "argv", ["bench", section, "--profile", "--models", "toy"])
+    main()
+    printed = capsys.readouterr().out
+    assert printed.startswith(f"{section}, toy\n")
+    assert "aten::" in printed
 
 
 @pytest.mark.slow

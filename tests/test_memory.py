@@ -405,7 +405,7 @@ def test_innermost_phase_is_named_with_the_figures_of_pytorch(message, figures):
         with pytest.raises(GPUMemoryError) as error, memory.phase("training"):
             score()
         assert str(error.value) == f"out of GPU memory (scoring){figures}"
-        assert error.value.phase == "scoring"
+        assert error.value.path == "training: scoring"
 
 
 def test_other_errors_pass_through_a_phase():

@@ -1,60 +1,44 @@
-"""What to do when the GPU's memory is not enough: the options that are not used yet and take less in that phase."""
+"""What to do when the GPU's memory is not enough: the options that free some of it in that phase, and how much."""
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
+from collections import Counter
+from collections.abc import Sequence
 
-from minippo.runs.run import Run
-
-SIZES = {
-    "generation": "ppo.rollout_batch_size",
-    "log-probabilities": "ppo.microbatch_size",
-    "reference": "ppo.microbatch_size",
-    "update": "ppo.microbatch_size",
-    "language-model step": "sft.{backbone}.batch_tokens",
-    "held-out loss": "sft.{backbone}.batch_tokens",
-    "reward-model step": "rm.batch_size",
-}
-"""Phase -> the number of rows or tokens that it computes at a time."""
-TRAINING = ("update", "language-model step", "reward-model step")
-SAVES = {
-    "checkpoint_activations": TRAINING,
-    "offload_gradients": TRAINING,  # there are none in the other phases
-    "park_models": ("loading", "generation", "log-probabilities", "reference", "scoring", "update"),
-}
-"""Option in `memory` -> the phases in which it takes less memory."""
-REWARD_PHASES = ("scoring", "reward-model step")
-"""Phases of the reward model; the others are those of the policy."""
+from minippo.config import Config
+from minippo.runs.arguments import options_text
+from minippo.runs.phases import Phase, Planner
+from minippo.runs.plan import amount, architectures, savings
 
 
-def remedies(run: Run, phase: str) -> str:
-    """The end of the sentence about a phase that has run out of memory, "" if nothing is left to try."""
-    config = run.config
-    of_reward_model = phase in REWARD_PHASES or run.position.startswith("sft-reward")
-    backbone = "reward" if of_reward_model else "policy"
-    # These may change at any time: the run goes on from its last checkpoint.
-    now = [
-        f"--memory.{field.name}".replace("_", "-")
-        for field in fields(config.memory)
-        if not getattr(config.memory, field.name) and phase in SAVES[field.name]
-    ]
-    later = []  # these belong to the stage
-    if phase in SIZES:
-        name = SIZES[phase].format(backbone=backbone)
-        if (size := _value(config, name)) > 1:
-            later.append(f"--{name.replace('_', '-')} below {size}")
-    if getattr(config.model, backbone).dtype == "float32":
-        later.append(f"--model.{backbone}.dtype bfloat16")
+def remedies(stage: str, config: Config, path: str) -> str:
+    """The end of the sentence about a phase that has run out of memory: options, and what they free by the plan.
+
+    `path` is `GPUMemoryError.path`. The text is "" if no option frees anything, or if nothing can be planned.
+    """
+    try:
+        models = architectures(config)
+        found = savings(
+            config, "GPU", lambda config: planned_phase(Planner(config, models, on_gpu=True).phases(stage), path)
+        )
+    except Exception:  # whatever it is, it must not take the place of the error that the sentence is about
+        return ""
+    now: list[str] = []  # these may change at any time: the run goes on from its last checkpoint
+    later: list[str] = []  # these belong to the stage
+    for freed, changes, _ in found:
+        options = options_text(changes)
+        (now if options.startswith("--memory.") else later).append(f"{options} (frees {amount(freed)})")
     parts = [
-        f"this run can go on with {' '.join(now)}" if now else "",
-        f"a new run with {' or '.join(later)} needs less" if later else "",
+        f"; this run can go on with {' or '.join(now)}" if now else "",
+        f"; a new run with {' or '.join(later)} needs less" if later else "",
     ]
-    sentence = "".join(f"; {part}" for part in parts if part)
-    return sentence and f"{sentence} (--plan says how much)"
+    return "".join(parts)
 
 
-def _value(config: Any, name: str) -> Any:
-    for part in name.split("."):
-        config = getattr(config, part)
-    return config
+def planned_phase(phases: Sequence[Phase], path: str) -> Phase:
+    """The phase of the plan that a path ends with. While models are loaded, their weights are all there is. Raises
+    ValueError for a path that is not in the plan."""
+    weights = ("GPU", "weights")
+    loading = Phase("loading", Counter({weights: phases[0].usage[weights]}))
+    # The longest name: "reference's answers: generation" ends with "generation", which is another phase.
+    return max((phase for phase in [loading, *phases] if path.endswith(phase.name)), key=lambda phase: len(phase.name))

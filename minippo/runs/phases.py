@@ -114,14 +114,15 @@ class Planner:
         if config.rm.averaging:
             trained["CPU", "averaged weights"] = FLOAT32 * model.num_parameters
         yield self.phase("training step", trained, training)
-        yield self.phase("evaluation", trained, scoring)
+        yield self.phase("scoring", trained, scoring)
         if config.rm.objective == "labels":
             return
         samples = min(config.ppo.rollout_batch_size, config.rm.normalisation_samples)
         weights: Usage = Counter({(self.device, "weights"): model.weights})
-        lasting = weights + self.frozen(reference, in_use=True)
+        in_use = weights + self.frozen(reference, in_use=True)
         generation = reference.generation(samples, self.P, self.R, config.ppo.temperature)
-        yield self.phase("normalisation", lasting, generation + scoring)
+        yield self.phase("normalisation: generation", in_use, generation)
+        yield self.phase("normalisation: scoring", weights + self.frozen(reference), scoring)
 
     def ppo(self) -> Iterator[Phase]:
         """A rollout, phase by phase, the update, and what an evaluation does differently."""
@@ -143,7 +144,7 @@ class Planner:
         yield self.phase("update", idle, self.update(policy))
         yield self.phase("optimizer step", idle + self.step(policy), [Counter()])
         # The policy's own answers take what a rollout takes.
-        yield self.phase("evaluation: the reference's answers", in_use, generation)
+        yield self.phase("reference's answers: generation", in_use, generation)
 
     @property
     def response_tokens(self) -> int:

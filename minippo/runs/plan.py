@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -111,15 +111,11 @@ def verdict(largest: Phase, place: str, limit: int | None) -> str:
 
 def advice(stage: str, config: Config, models: Mapping[str, GPTConfig], place: str) -> str:
     """The options that would lower the peak by at least 1 %, the most effective first."""
-    present = peak(Planner(config, models, place == "GPU").phases(stage), place).total(place)
-    found = []
-    for changes in changes_that_save(config):
-        other = peak(Planner(override(config, changes), models, place == "GPU").phases(stage), place)
-        freed = present - other.total(place)
-        if freed > 0.01 * present:
-            line = f"  {options_text(changes)}: {amount(freed)} less, {amount(other.total(place))} ({other.name})"
-            found.append((freed, line))
-    lines = [line for _, line in sorted(found, reverse=True)]
+    found = savings(config, place, lambda config: peak(Planner(config, models, place == "GPU").phases(stage), place))
+    lines = [
+        f"  {options_text(changes)}: {amount(freed)} less, {amount(other.total(place))} ({other.name})"
+        for freed, changes, other in found
+    ]
     return "\n".join(
         [f"Options that lower the peak on the {place}:", *lines]
         if lines
@@ -127,9 +123,23 @@ def advice(stage: str, config: Config, models: Mapping[str, GPTConfig], place: s
     )
 
 
+def savings(config: Config, place: str, planned: Callable[[Config], Phase]) -> list[tuple[int, dict[str, Any], Phase]]:
+    """The changes that lower what a phase needs by at least 1 %, the most effective first: bytes freed, settings, and
+    the phase with them. `planned` finds the phase of a configuration. A combination has to free more than its parts."""
+    present, found = planned(config).total(place), []
+    for changes in changes_that_save(config):
+        other = planned(override(config, changes))
+        freed = present - other.total(place)
+        parts = [of_part for of_part, part, _ in found if part.items() <= changes.items()]
+        if freed > max(parts, default=0.01 * present):
+            found.append((freed, changes, other))
+    return sorted(found, key=itemgetter(0), reverse=True)
+
+
 def changes_that_save(config: Config) -> Iterator[dict[str, Any]]:
-    """Every memory option, alone and all together, bfloat16, and half of each batch size that can be halved."""
-    memory = {f"memory.{field.name}": True for field in fields(config.memory)}
+    """Every memory option that is off, alone and all together, bfloat16, and half of each batch size that can be
+    halved."""
+    memory = {f"memory.{field.name}": True for field in fields(config.memory) if not getattr(config.memory, field.name)}
     yield from ({name: True} for name in memory)
     yield memory
     yield from ({f"model.{name}.dtype": "bfloat16"} for name in ("policy", "reward"))

@@ -103,7 +103,7 @@ def latest_checkpoint(run: Run, stage: str) -> str:
 def failure(run: Run, stage: str, error: Exception) -> str:
     """The sentence that ends a failed run: where it was, what happened, and what is left."""
     last = latest_checkpoint(run, stage)
-    what = str(error) + (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else "")
+    what = str(error) + (remedies(stage, run.config, error.path) if isinstance(error, GPUMemoryError) else "")
     if isinstance(error, OSError):
         what = f"{error.filename or run.folder}: {error.strerror or error}"
     return ": ".join(filter(None, [run.position, what])) + (f". The last checkpoint is {last}" if last else "")

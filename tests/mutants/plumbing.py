@@ -72,10 +72,20 @@ PLUMBING = [
     Mutant("minippo/runs/loading.py", "load_actor_critic(folder, dtype)", "load_actor_critic(folder)", OF_LOADING),
     Mutant("minippo/weights/heads.py", "ActorCritic(load_pretrained(folder, dtype), value_head)", "ActorCritic(load_pretrained(folder), value_head)", OF_LOADING),
     Mutant("minippo/weights/heads.py", "RewardModel(load_pretrained(folder, dtype))", "RewardModel(load_pretrained(folder))", OF_LOADING),
-    Mutant("minippo/runs/stage.py", "+ (remedies(run, error.phase) if isinstance(error, GPUMemoryError) else \"\")", "", path_of("out_of_memory")),
-    Mutant("minippo/runs/out_of_memory.py", "if not getattr(config.memory, field.name) and", "if", path_of("out_of_memory")),  # what is on already
-    Mutant("minippo/runs/out_of_memory.py", " and phase in SAVES[field.name]", "", path_of("out_of_memory")),  # what does not help
-    Mutant("minippo/runs/out_of_memory.py", 'if getattr(config.model, backbone).dtype == "float32":', "if True:", path_of("out_of_memory")),
+    Mutant("minippo/runs/stage.py", "+ (remedies(stage, run.config, error.path) if isinstance(error, GPUMemoryError) else \"\")", "", path_of("out_of_memory")),
+    Mutant("minippo/runs/out_of_memory.py", "    except Exception:", "    except ValueError:", path_of("out_of_memory")),  # hides the error that it is about
+    Mutant("minippo/runs/out_of_memory.py", "on_gpu=True", "on_gpu=False", path_of("out_of_memory")),
+    Mutant("minippo/runs/out_of_memory.py", "key=lambda phase: len(phase.name)", "key=lambda phase: -len(phase.name)", path_of("out_of_memory")),  # the policy's generation for the reference's
+    Mutant("minippo/runs/out_of_memory.py", "phases[0].usage", "phases[-1].usage", path_of("out_of_memory")),  # with a parked model that is not there while models are loaded
+    Mutant("minippo/runs/out_of_memory.py", "(now if options.startswith(\"--memory.\") else later)", "later", path_of("out_of_memory")),
+    Mutant("minippo/runs/plan.py", "for field in fields(config.memory) if not getattr(config.memory, field.name)}", "for field in fields(config.memory)}", path_of("out_of_memory")),  # what is on already
+    Mutant("minippo/runs/plan.py", "max(parts, default=0.01 * present)", "0.01 * present", path_of("out_of_memory")),  # a combination that frees no more than one of its parts
+    Mutant("minippo/memory.py", "        error.path = f\"{name}: {error.path}\"\n", "        error.path = name\n", covering("memory")),
+    Mutant("minippo/sft.py", "            with phase(name):\n", "            if True:\n", path_of("out_of_memory")),
+    Mutant("train_rm.py", "@phase(\"normalisation\")\n", "", path_of("out_of_memory")),
+    Mutant("minippo/evaluation.py", "        with phase(\"reference's answers\"):\n", "        if True:\n", path_of("out_of_memory")),
+    Mutant("minippo/evaluation.py", "policy's and reference's log-probabilities", "log-probabilities", path_of("out_of_memory")),
+    Mutant("minippo/rollout.py", "phase(\"reference's log-probabilities\")", "phase(\"log-probabilities\")", path_of("out_of_memory")),
     Mutant("minippo/exits.py", "        except GPUMemoryError as error:\n", "        except ZeroDivisionError as error:\n", path_of("out_of_memory")),
     Mutant("minippo/sft.py", "optimizer.clip_gradients(config.max_grad_norm)", "optimizer.clip_gradients(1.0)", EFFECTS),
     Mutant("minippo/sft.py", "            optimizer.zero_grad()  # gradients would", "            pass  # gradients would", _files("sft")),  # gradients add up over the steps
@@ -624,6 +634,8 @@ PLUMBING = [
     Mutant("bench/gpu.py", "if policy is reference else", "if policy is not reference else", OF_BENCH),
     Mutant("bench/gpu.py", "max(self.peaks.get(phase, 0), torch.cuda.max_memory_allocated())", "torch.cuda.max_memory_allocated() if phase not in self.peaks else self.peaks[phase]", OF_BENCH),  # the first, not the largest
     Mutant("bench/gpu.py", "[expected] * len(peaks)", "peaks", OF_BENCH),
+    Mutant("bench/__main__.py", "if options.profile and \"gpu\" in options.sections:", "if False:", covering("bench", "one_sentence")),
+    Mutant("bench/optimizer.py", "def profiled(", "def profile(", covering("bench", "profile")),
     Mutant("bench/scaling.py", "turn[\"peak memory\"] - turn[\"loaded memory\"] - models", "turn[\"peak memory\"] - turn[\"loaded memory\"]", OF_BENCH),
     Mutant("bench/scaling.py", "[spread(row).median for row in measured]), min", "[max(row) for row in measured]), min", OF_BENCH),
     # ------------------------------------------------------------------ the memory plan
@@ -662,7 +674,10 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)", "tokens, tokens, 2 * FLOAT32)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "min(LOGIT_TOKENS, tokens), 3 * FLOAT32", "tokens, 3 * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "in_use, generation)", "idle, generation)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "answers: generation\", in_use", "answers: generation\", idle", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "weights + self.frozen(reference), scoring", "in_use, scoring", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "Counter({(\"CPU\", \"parked models\"): model.weights} if parked else {})", "Counter({(\"CPU\", \"parked models\"): model.weights} if parked and not in_use else {})", covering("plan", "takes_what")),
+    Mutant("minippo/runs/phases.py", "Counter({(\"CPU\", \"parked models\"): model.weights} if parked else {})", "Counter()", covering("plan", "takes_what")),
     Mutant("minippo/evaluation.py", "self.config.ppo.rollout_batch_size, self.config.ppo.microbatch_size", "self.config.ppo.microbatch_size, self.config.ppo.microbatch_size", covering("evaluation")),
     Mutant("minippo/runs/phases.py", "        if config.ptx_coef:\n", "        if False:\n", OF_PLAN),
     Mutant("minippo/runs/phases.py", " or self.config.ppo.temperature != 1", " and self.config.ppo.temperature != 1", OF_PLAN),
@@ -673,8 +688,8 @@ PLUMBING = [
     Mutant("minippo/runs/plan.py", "trained_size(model.tokenizer) or", "1000 or", OF_PLAN),
     Mutant("minippo/runs/plan.py", "if has_gpu or not on_gpu else {}", "if not on_gpu else {}", OF_PLAN),  # the CPU's peak on a GPU
     Mutant("minippo/runs/plan.py", "if largest.total(place) <= limit", "if largest.total(place) >= limit", OF_PLAN),
-    Mutant("minippo/runs/plan.py", "if freed > 0.01 * present:", "if freed < 0.01 * present:", OF_PLAN),
-    Mutant("minippo/runs/plan.py", "sorted(found, reverse=True)", "found", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "if freed > max(parts", "if freed < max(parts", OF_PLAN),
+    Mutant("minippo/runs/plan.py", "sorted(found, key=itemgetter(0), reverse=True)", "found", OF_PLAN),
     Mutant("minippo/runs/plan.py", "            check_settings(override(config, changes))\n", "            pass\n", OF_PLAN),
     Mutant("minippo/runs/plan.py", "            check_context(config.data, name, found[name].context, f\"model.{name}.weights {model.weights}\")\n", "", OF_PLAN),
     Mutant("minippo/runs/stage.py", "                print(plan(stage, options.settings, options.device))\n                return\n", "                print(plan(stage, options.settings, options.device))\n", OF_PLAN),  # trains all the same
