@@ -654,7 +654,7 @@ def test_rows_are_trained_two_at_a_time_and_never_again(fake_rows, capsys, tmp_p
 def test_row_that_fails_is_named_and_the_others_end(fake_rows, tmp_path):
     begun = str(tmp_path / "begun")
     wait = f"\nwhile not os.path.exists({begun!r}): time.sleep(0.01)\nsys.exit('error: no disk\\n')"
-    slow = f"import signal; signal.signal(15, lambda *_: sys.exit('stopped')); open({begun!r}, 'w'); time.sleep(60)"
+    slow = f"import signal; signal.signal(15, lambda *_: sys.exit('stopped')); open({begun!r}, 'w'); time.sleep(10)"
     made = fake_rows(bad=wait, slow=slow, never="pass")
     with pytest.raises(TrainingError, match=r"bad: error: no disk \(.*bad.log\)"):
         rows.train(made, None, 2)
