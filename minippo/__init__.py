@@ -10,6 +10,8 @@
 `python -m minippo --help` lists the commands.
 """
 
+import contextlib
+import ctypes
 import os
 import sys
 
@@ -19,6 +21,14 @@ import sys
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1500")
+
+# glibc returns freed memory to the kernel, and the next tensor gets it back page by page, cleared again: up to a fifth
+# of a language-model step. So the process keeps up to 256 MiB of it, except tensors above 32 MiB, glibc's limit. -3 is
+# M_MMAP_THRESHOLD, -1 M_TRIM_THRESHOLD, which the variables set, too. Other C libraries have no mallopt.
+if not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
+    with contextlib.suppress(AttributeError, OSError, TypeError):
+        ctypes.CDLL(None).mallopt(-3, 32 * 2**20)
+        ctypes.CDLL(None).mallopt(-1, 256 * 2**20)
 
 # Ctrl-C while the modules of a command are loaded, which takes seconds, ends it without a traceback.
 if os.path.basename(sys.argv[0]) in ("train_rm.py", "train_ppo.py", "__main__.py", "minippo", "-m"):

@@ -97,7 +97,7 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` (...) and entropies of their distributions, both (...), in nats, float32.
+    """Log-probabilities of `tokens` (...), in nats, and those of all tokens, (..., V); both are float32.
 
     `logits` (..., V) are those that the tokens were drawn from. The softmax is computed in float32 whatever their
     dtype: in bfloat16, the noise of the ratios would be as large as the clip range.
@@ -105,7 +105,14 @@ def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> 
     logits = logits.float() if temperature == 1 else logits.float() / temperature  # dividing by 1 would copy them
     log_softmax = torch.log_softmax(logits, dim=-1)  # (..., V)
     logprobs = log_softmax.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # (...)
-    return logprobs, -(log_softmax.exp() * log_softmax).sum(-1)
+    return logprobs, log_softmax
+
+
+def entropies(log_softmax: Tensor) -> Tensor:
+    """Entropies, (...) in nats, of distributions whose log-probabilities are `log_softmax` (..., V)."""
+    p = log_softmax.exp()  # (..., V)
+    # Without gradients, the product may overwrite p: it is as large as the logits.
+    return -(p * log_softmax if torch.is_grad_enabled() else p.mul_(log_softmax)).sum(-1)
 
 
 def kl_estimate(logprobs: Tensor, ref_logprobs: Tensor, kind: str = "k1") -> Tensor:

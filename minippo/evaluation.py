@@ -9,6 +9,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from minippo import masking
 from minippo.answers import Answer, Judge, answer_stats, win_rate
 from minippo.config import Config
 from minippo.heads import ActorCritic
@@ -127,7 +128,7 @@ def compared_logprobs(
                 kl = (logprobs.exp() * (logprobs - ref_logprobs)).sum(dim=-1)  # (N,)
                 chosen = [x.gather(-1, tokens.unsqueeze(-1)).squeeze(-1) for x in (logprobs, ref_logprobs)]  # (N,)
                 mask = part.response_mask  # (M, R)
-                parts.append([x.new_zeros(mask.shape).masked_scatter(mask, x) for x in (*chosen, kl)])
+                parts.append([masking.scatter(x, mask) for x in (*chosen, kl)])
     logprobs, ref_logprobs, kl = (torch.cat(column) for column in zip(*parts, strict=True))
     return logprobs, ref_logprobs, kl
 

@@ -46,6 +46,11 @@ def predicted_tokens(x: Tensor, tokens: Tensor, mask: Tensor) -> tuple[Tensor, T
     return x[:, :-1][predicted], tokens[:, 1:][predicted]
 
 
+def scatter(x: Tensor, mask: Tensor) -> Tensor:
+    """The N numbers `x` at the N places that `mask` marks, in the shape of `mask`, and 0 elsewhere."""
+    return x.new_zeros(mask.shape).masked_scatter(mask, x)
+
+
 def last_response_index(response_mask: Tensor) -> Tensor:
     """Index of the last real token of each row, (B,)."""
     index = torch.arange(response_mask.shape[1], device=response_mask.device)

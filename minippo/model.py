@@ -22,6 +22,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from minippo.lookup import TiedEmbedding
 from minippo.masking import FORBIDDEN_LOGIT
 
 
@@ -164,7 +165,7 @@ class GPT(nn.Module):
     def __init__(self, config: GPTConfig) -> None:
         super().__init__()
         self.config = config
-        self.token_embedding = nn.Embedding(config.vocab_size, config.channels)  # also the output embedding
+        self.token_embedding = TiedEmbedding(config.vocab_size, config.channels)  # also the output embedding
         self.position_embedding = nn.Embedding(config.context, config.channels)
         self.dropout = nn.Dropout(config.dropout)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.layers))

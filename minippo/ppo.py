@@ -158,7 +158,7 @@ def partial_loss(
     minibatch. Without a critic there is no value loss; `kl_placement` may add kl_coef * KL.
     """
     mask, divisor = batch.response_mask, loss_divisor(batch, minibatch, config)  # mask (M, R)
-    logprobs, values, entropies = apply_heads(state.policy, hidden, batch)  # (M, R)
+    logprobs, values, log_softmax = apply_heads(state.policy, hidden, batch)  # (M, R), (M, R), (N, V)
     # The advantages are constants here: they were computed once per rollout, from the values of that time.
     policy_loss, policy_stats = equations.policy_loss(
         logprobs,
@@ -169,7 +169,8 @@ def partial_loss(
         clip_high=config.clip_high,
         num_tokens=divisor,
     )
-    entropy = equations.average(entropies, mask, divisor)  # ()
+    with torch.set_grad_enabled(config.entropy_coef > 0):  # otherwise it is a metric: no graph, which would hold it all
+        entropy = equations.average(masking.scatter(equations.entropies(log_softmax), mask), mask, divisor)  # ()
     loss = policy_loss
     stats = {
         "loss/policy": policy_loss,
@@ -185,7 +186,7 @@ def partial_loss(
         loss = loss + config.value_coef * value_loss
         stats["loss/value"] = value_loss
         stats |= {"value/clipfrac": value_stats["clipfrac"], "value/td_error": value_stats["error"]}
-    if config.entropy_coef > 0:  # otherwise the entropy is only a metric, and its backward pass would be wasted
+    if config.entropy_coef > 0:
         loss = loss - config.entropy_coef * entropy
     if config.kl_placement == "loss":
         kl_loss = equations.kl_loss(logprobs, batch.ref_logprobs, mask, kind=config.kl_estimate, num_tokens=divisor)

@@ -18,7 +18,7 @@ from minippo.advantages import ESTIMATORS, adjusted_scores, token_rewards
 from minippo.config import PPOConfig
 from minippo.heads import ActorCritic
 from minippo.language_model import LOGIT_TOKENS
-from minippo.masking import pad
+from minippo.masking import pad, scatter
 from minippo.memory import loaded, phase
 from minippo.sampling import SamplingParams, generate
 from minippo.scoring import Scorer, score_texts
@@ -156,16 +156,15 @@ def sample_responses(
     )
 
 
-def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
-    """Log-probabilities, values and entropies of the responses, each (M, R) and 0 where masked. Values are None without
-    a critic.
+def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor | None]:
+    """Log-probabilities and values of the responses, (M, R) both and 0 where masked. Values are None without a critic.
 
     Rollouts and updates use the same forward pass, `response_hidden` and then `apply_heads`: dropout off, sampling
     temperature applied, end tokens suppressed where sampling suppressed them. So with unchanged weights the ratio of
     two results is 1, up to rounding (2e-6) if the batches have different shapes.
     """
     hidden = response_hidden(policy, batch)  # (M, T, C)
-    parts = [apply_heads(policy, hidden[rows], batch.select(rows)) for rows in head_chunks(batch)]
+    parts = [apply_heads(policy, hidden[rows], batch.select(rows))[:2] for rows in head_chunks(batch)]
     return tuple(map(_joined, zip(*parts, strict=True)))  # type: ignore[return-value]
 
 
@@ -188,15 +187,13 @@ def response_hidden(policy: ActorCritic, batch: Responses) -> Tensor:
 
 
 def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
-    """From hidden states (M, T, C) to what `response_logprobs` returns."""
+    """From hidden states (M, T, C) to what `response_logprobs` returns, and all tokens' log-probabilities, (N, V)."""
     mask = batch.response_mask  # (M, R)
     logits, before, chosen = next_token_logits(policy, hidden, batch)
-    logprobs, entropies = equations.token_logprobs(logits, chosen, batch.sampling.temperature)  # (N,)
+    logprobs, log_softmax = equations.token_logprobs(logits, chosen, batch.sampling.temperature)  # (N,), (N, V)
+    values = policy.values(before)  # (N,)
     # Both masks mark the same tokens, row by row in the same order, so the N results return to their places.
-    results = logprobs, policy.values(before), entropies
-    return tuple(  # type: ignore[return-value]
-        None if x is None else x.new_zeros(mask.shape).masked_scatter(mask, x) for x in results
-    )
+    return scatter(logprobs, mask), None if values is None else scatter(values, mask), log_softmax
 
 
 def next_token_logits(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor, Tensor]:
@@ -220,7 +217,7 @@ def logprobs_and_values(policy: ActorCritic, batch: Responses, microbatch_size: 
     """Log-probabilities and values of all responses, (B, R), without gradients, in microbatches."""
     with loaded(policy):
         parts = [
-            response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))[:2]
+            response_logprobs(policy, batch.select(slice(start, start + microbatch_size)))
             for start in range(0, len(batch.queries), microbatch_size)
         ]
     return tuple(map(_joined, zip(*parts, strict=True)))  # type: ignore[return-value]

@@ -51,6 +51,10 @@ class LiveMemory(TorchDispatchMode):
         self._measure()
 
     def _follow(self, tensor: Tensor, origin: str) -> None:
+        if tensor.is_sparse:  # it has no storage of its own
+            self._follow(tensor._indices(), origin)
+            self._follow(tensor._values(), origin)
+            return
         storage = tensor.untyped_storage()
         if storage._cdata not in self._alive and storage.device.type != "meta":
             kind = f"{origin} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"

@@ -358,7 +358,8 @@ FIRST_THREE = torch.tensor([[True, True, True, False, False]] * 2)
 def test_forbidden_token_has_no_chance_where_it_is_forbidden_alone():
     logits = normal(2, 5, 4).float()
     forbidden = masking.forbid_tokens(logits, [2], FIRST_THREE)
-    logprobs, entropy = equations.token_logprobs(forbidden, torch.full((2, 5), 2))
+    logprobs, log_softmax = equations.token_logprobs(forbidden, torch.full((2, 5), 2))
+    entropy = equations.entropies(log_softmax)
     assert torch.all(logprobs[:, :3].exp() == 0)
     assert torch.equal(forbidden[:, 3:], logits[:, 3:])
     others = logits[:, :3, [0, 1, 3]].double().numpy()
@@ -371,7 +372,7 @@ def test_forbidding_mutates_nothing_and_its_entropy_has_a_gradient():
     logits = normal(2, 5, 4).requires_grad_()
     before = logits.detach().clone()
     forbidden = masking.forbid_tokens(logits, [1, 3], FIRST_THREE)
-    equations.token_logprobs(forbidden, torch.zeros(2, 5).long(), 0.5)[1].sum().backward()
+    equations.entropies(equations.token_logprobs(forbidden, torch.zeros(2, 5).long(), 0.5)[1]).sum().backward()
     assert torch.equal(logits.detach(), before)
     assert torch.isfinite(logits.grad).all()
 
@@ -379,19 +380,25 @@ def test_forbidding_mutates_nothing_and_its_entropy_has_a_gradient():
 @pytest.mark.parametrize("temperature", [1.0, 0.7, 2.0])
 def test_logprobs_and_entropies_are_those_of_the_tempered_distribution(temperature):
     logits, tokens = 3 * normal(2, 5, 11), torch.arange(10).view(2, 5)
-    logprobs, entropies = equations.token_logprobs(logits, tokens, temperature)
+    logprobs, log_softmax = equations.token_logprobs(logits, tokens, temperature)
     expected = scipy.special.log_softmax(logits.numpy() / temperature, axis=-1)
     np.testing.assert_allclose(logprobs, np.take_along_axis(expected, tokens.numpy()[..., None], -1)[..., 0], atol=2e-6)
-    np.testing.assert_allclose(entropies, scipy.stats.entropy(np.exp(expected), axis=-1), atol=2e-6)
+    np.testing.assert_allclose(log_softmax, expected, atol=2e-6)
+    before = log_softmax.clone()
+    for gradients in (True, False):
+        with torch.set_grad_enabled(gradients):
+            entropies = equations.entropies(log_softmax)
+        np.testing.assert_allclose(entropies, scipy.stats.entropy(np.exp(expected), axis=-1), atol=2e-6)
+    assert torch.equal(log_softmax, before)
 
 
 def test_logprobs_of_bfloat16_logits_are_taken_in_float32():
     logits, tokens = (10 * normal(4, 8, 300)).bfloat16(), torch.arange(32).view(4, 8)
-    logprobs, entropies = equations.token_logprobs(logits, tokens, 0.7)
-    exact_logprobs, exact_entropies = equations.token_logprobs(logits.float(), tokens, 0.7)
-    assert logprobs.dtype == entropies.dtype == torch.float32
+    logprobs, log_softmax = equations.token_logprobs(logits, tokens, 0.7)
+    exact_logprobs, exact_log_softmax = equations.token_logprobs(logits.float(), tokens, 0.7)
+    assert logprobs.dtype == log_softmax.dtype == torch.float32
     torch.testing.assert_close(logprobs, exact_logprobs, rtol=0, atol=1e-6)
-    torch.testing.assert_close(entropies, exact_entropies, rtol=0, atol=1e-6)
+    torch.testing.assert_close(log_softmax, exact_log_softmax, rtol=0, atol=1e-6)
 
 
 # ---------------------------------------------------------------------------------------------- rewards

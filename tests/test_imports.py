@@ -13,7 +13,7 @@ import pytest
 REPOSITORY = Path(__file__).resolve().parents[1]
 LAYERS = (
     ("config", "errors", "interruption", "exits", "streams", "splits", "storage", "masking", "batches", "optim"),
-    ("equations", "bootstrap", "model"),
+    ("equations", "bootstrap", "lookup", "model"),
     ("memory", "heads", "packing", "sampling", "advantages", "language_model"),
     ("state", "scoring"),
     ("rollout",),

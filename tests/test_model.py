@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from minippo.equations import token_logprobs
+from minippo.equations import entropies, token_logprobs
 from minippo.model import GPT, GPTConfig, KVCache, attention_pattern, position_ids
 
 SHAPE = {"vocab_size": 37, "context": 16, "layers": 2, "heads": 2, "channels": 16}
@@ -258,8 +258,8 @@ def test_suppressed_tokens_have_probability_zero_and_the_others_sum_to_one(dtype
     others = [i for i in range(37) if i not in never]
     expected = torch.softmax(plain(tokens)[..., others].float() / 2, -1)
     torch.testing.assert_close(probabilities[..., others], expected, rtol=1e-5, atol=1e-7)
-    _, entropies = token_logprobs(logits, tokens.clamp(1, 4))
-    assert torch.isfinite(entropies).all()
+    _, log_softmax = token_logprobs(logits, tokens.clamp(1, 4))
+    assert torch.isfinite(entropies(log_softmax)).all()
 
 
 def test_gradients_with_suppressed_tokens_equal_those_of_a_softmax_over_the_others():

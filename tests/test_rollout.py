@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from minippo import equations, masking
 from minippo.advantages import ESTIMATORS
 from minippo.batches import BatchStream
 from minippo.config import PPOConfig
@@ -20,8 +21,10 @@ from minippo.masking import pad
 from minippo.optim import CPUAdamW
 from minippo.rollout import (
     Rollout,
+    apply_heads,
     collect_rollout,
     logprobs_and_values,
+    response_hidden,
     response_logprobs,
     sample_responses,
 )
@@ -177,7 +180,8 @@ def test_each_row_gets_the_numbers_that_it_gets_alone(
     """Unequal prompts are padded; temperature and forbidden end-of-text hold for policy and reference alike."""
     config = replace(ppo_config, temperature=temperature, min_new_tokens=first)
     rollout = collect(config)
-    entropies = response_logprobs(policy, rollout)[2]
+    log_softmax = apply_heads(policy, response_hidden(policy, rollout), rollout)[2]  # (N, V)
+    entropies = masking.scatter(equations.entropies(log_softmax), rollout.response_mask)
     for row, query in enumerate(queries):
         response = real_tokens(rollout, row)
         alone = judged_alone(policy, query, response, temperature, tokenizer.eos_id, first)

@@ -207,10 +207,12 @@ class PlannedModel:
         its own, to which those of this one are added; otherwise that of the head, if it has one.
         """
         L, is_added = self.gpt.config.layers, before == self.weights
-        # The embedding table comes last. If it is the head as well, it has a gradient already, to which this is added.
+        # The embedding table comes last. If it is the head as well, it has a gradient already, to which a few rows are
+        # added. Offloaded gradients are added as a whole.
+        table = self.embedding if before and self.offload else 0
         moments = [
             Counter(temporaries=lasting + 2 * self.hidden(tokens))
-            + self.gradients(self.weights, self.embedding if before else 0, before > 0, is_table=before > 0)
+            + self.gradients(self.weights, table, before > 0, is_table=before > 0)
         ]
         for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)

@@ -158,7 +158,7 @@ class Planner:
         before = policy.embedding if is_whole else policy.weights
         gradient = policy.hidden(tokens)  # of the hidden states, to which each chunk adds another one
         chunk = 2 * policy.hidden(self.response_tokens)
-        lasting, per_logit = 2 * gradient + chunk, self.per_logit(policy)
+        lasting, per_logit = 2 * gradient + chunk, self.per_trained_logit(policy)
         moments = policy.head_backward(tokens, self.response_tokens, per_logit, before, lasting)
         moments += policy.backward(tokens, before, gradient)
         if config.ptx_coef:
@@ -183,7 +183,12 @@ class Planner:
         return usage
 
     def per_logit(self, policy: PlannedModel) -> int:
-        """Bytes per logit of log-probabilities and entropies: the logit, what it is if it is not float32 or divided by
-        the temperature, log p, p, and p log p."""
+        """Bytes per logit of log-probabilities: the logit, what it is if it is not float32 or divided by the
+        temperature, and log p."""
         converts = policy.dtype != torch.float32 or self.config.ppo.temperature != 1
-        return policy.dtype.itemsize + (3 + converts) * FLOAT32
+        return policy.dtype.itemsize + (1 + converts) * FLOAT32
+
+    def per_trained_logit(self, policy: PlannedModel) -> int:
+        """The same in an update, whose backward pass needs log p and two gradients: that of the tokens' log p, and that
+        of the logits. With an entropy bonus, it needs log p, p and three gradients."""
+        return max(self.per_logit(policy), (5 if self.config.ppo.entropy_coef > 0 else 3) * FLOAT32)

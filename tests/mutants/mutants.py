@@ -51,7 +51,9 @@ MUTANTS = [
     # ------------------------------------------------------------------ log-probabilities, KL, rewards
     Mutant("minippo/equations.py", "else logits.float() / temperature", "else logits / temperature", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),  # in bfloat16
     Mutant("minippo/equations.py", "else logits.float() / temperature", "else logits.float()", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
-    Mutant("minippo/equations.py", "-(log_softmax.exp() * log_softmax).sum(-1)", "(log_softmax.exp() * log_softmax).sum(-1)", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant("minippo/equations.py", "return -(p * log_softmax if", "return (p * log_softmax if", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
+    Mutant("minippo/equations.py", "p.mul_(log_softmax)).sum(-1)", "log_softmax.mul_(p)).sum(-1)", covering("equations", "logprobs")),
+    Mutant("minippo/equations.py", "return -(p * log_softmax if torch.is_grad_enabled() else", "return -(p * log_softmax if False else", covering("equations", "forbid")),
     Mutant("minippo/equations.py", "    k1 = logprobs - ref_logprobs  #", "    k1 = ref_logprobs - logprobs  #", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),  # order
     Mutant("minippo/equations.py", "return 0.5 * k1**2", "return k1**2", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
     Mutant("minippo/equations.py", "return torch.expm1(-k1) + k1", "return torch.expm1(k1) - k1", covering("equations", "masked logprob kl k1 k3 reward score missing controller")),
@@ -197,6 +199,15 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "num_tokens=num_tokens, weight", "weight", covering("ppo", "pretraining")),
     Mutant("minippo/ppo.py", "completion_mask(mask, batch.prompt_lengths).to", "mask.to", covering("ppo", "pretraining")),  # learns to write prompts
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
+    Mutant("minippo/ppo.py", "torch.set_grad_enabled(config.entropy_coef > 0)", "torch.no_grad()", covering("ppo")),
+    Mutant("minippo/ppo.py", "torch.set_grad_enabled(config.entropy_coef > 0)", "torch.enable_grad()", covering("plan", "ppo_takes")),  # a metric's graph holds p and log p
+    Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if True else by_row", covering("lookup")),
+    Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if False else by_row", covering("lookup")),
+    Mutant("minippo/lookup.py", "len(rows), -1, False)", "len(rows), -1, True)", covering("lookup")),  # divided by how often a token occurs
+    Mutant("minippo/lookup.py", "len(rows), -1, False)", "len(rows), 0, False)", covering("lookup")),  # the first one counts as padding
+    Mutant("minippo/__init__.py", "mallopt(-1, 256 * 2**20)", "mallopt(-1, 2**20)", covering("cli", "freed")),
+    Mutant("minippo/__init__.py", "mallopt(-3, 32 * 2**20)", "mallopt(-3, 2**20)", covering("cli", "freed")),
+    Mutant("minippo/__init__.py", "\"MALLOC_MMAP_THRESHOLD_\"} & set(os.environ)", "\"MALLOC_MMAP_THRESHOLD_\"} & set()", covering("cli", "freed")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),
     Mutant("minippo/ppo.py", "float(rollout.kl.sum(dim=1).mean())", "float(rollout.kl.mean())", covering("ppo")),
     Mutant("minippo/language_model.py", "in zip(before.split(LOGIT_TOKENS), targets.split(LOGIT_TOKENS), strict=True)", "in [(before, targets)]", covering("sft", "held_out_loss")),  # all logits at once

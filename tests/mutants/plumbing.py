@@ -658,7 +658,8 @@ PLUMBING = [
     Mutant("minippo/runs/memory_model.py", "waiting = max(new, self.block) if self.on_gpu else new", "waiting = new", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "gradients=waiting + self.held", "gradients=waiting", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "and self.on_gpu and not self.reads_one_position\n", "and not self.reads_one_position\n", OF_PLAN),
-    Mutant("minippo/runs/memory_model.py", "self.weights, self.embedding if before else 0, before > 0, ", "self.weights, 0, before > 0, ", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "table = self.embedding if before and self.offload else 0", "table = self.embedding if before else 0", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "table = self.embedding if before and self.offload else 0", "table = 0", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "min(self.weights, before + passed * self.block)", "before", OF_PLAN),  # gradients appear on the way
     Mutant("minippo/runs/phases.py", "GPT(self.architectures[name]).to(dtype)", "GPT(self.architectures[name])", OF_PLAN),
     Mutant("minippo/runs/phases.py", "(\"CPU\", \"moments\"): 2 * n", "(\"CPU\", \"moments\"): n", OF_PLAN),
@@ -673,6 +674,9 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
     Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)", "tokens, tokens, 2 * FLOAT32)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "min(LOGIT_TOKENS, tokens), 3 * FLOAT32", "tokens, 3 * FLOAT32", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "lasting, per_logit = 2 * gradient + chunk, self.per_trained_logit(policy)", "lasting, per_logit = 2 * gradient + chunk, self.per_logit(policy)", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "(5 if self.config.ppo.entropy_coef > 0 else 3) * FLOAT32", "3 * FLOAT32", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "policy.dtype.itemsize + (1 + converts) * FLOAT32", "policy.dtype.itemsize + converts * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/phases.py", "self.frozen(reference) + self.frozen(reward, in_use=True)", "self.frozen(reference) + self.frozen(reward)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "answers: generation\", in_use", "answers: generation\", idle", OF_PLAN),
     Mutant("minippo/runs/phases.py", "weights + self.frozen(reference), scoring", "in_use, scoring", OF_PLAN),

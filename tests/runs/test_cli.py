@@ -3,7 +3,9 @@ written."""
 
 from __future__ import annotations
 
+import mmap
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -515,6 +517,30 @@ def test_openmp_threads_spin_briefly_and_then_sleep_unless_the_environment_says_
         pytest.skip("this build of PyTorch does not use GNU OpenMP")
     assert f"OMP_WAIT_POLICY = '{(asked or 'passive').upper()}'" in done.stderr
     assert ("GOMP_SPINCOUNT = '1500'" in done.stderr) == (asked is None)
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc returns memory and can be told not to")
+@pytest.mark.parametrize("asked", [None, "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"])
+def test_freed_memory_is_kept_for_the_next_tensor_unless_the_environment_says_otherwise(asked):
+    """Memory that the kernel has given anew costs a page fault for every 4 KiB."""
+    count = """import minippo, resource, torch
+for _ in range(5):
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    tensors = [torch.ones(2**21) for _ in range(8)]  # 64 MiB
+    del tensors
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("MALLOC_")}
+    if asked:
+        environment[asked] = str(2**20)
+    done = subprocess.run(
+        [sys.executable, "-c", count], cwd=REPOSITORY, env=environment, capture_output=True, text=True, check=True
+    )
+    pages = 64 * 2**20 // mmap.PAGESIZE
+    if asked:
+        assert int(done.stdout) > 0.9 * pages
+    else:
+        assert int(done.stdout) < 0.05 * pages
 
 
 def test_a_text_may_begin_like_an_option():

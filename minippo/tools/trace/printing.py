@@ -89,7 +89,7 @@ def second_epoch(policy: ActorCritic, rollout: Rollout, config: PPOConfig) -> di
     mask, advantages, tensors = rollout.response_mask, rollout.advantages, {}
     if config.whiten_advantages:
         advantages = tensors["whitened"] = equations.whiten(advantages, mask)
-    new_logprobs, new_values, _ = response_logprobs(policy, rollout)
+    new_logprobs, new_values = response_logprobs(policy, rollout)
     clip = {"clip_low": config.clip_low, "clip_high": config.clip_high}
     actor = per_token(equations.policy_loss, new_logprobs, rollout.logprobs, advantages, mask, **clip)
     tensors |= {"new_logprobs": new_logprobs} | ({} if new_values is None else {"new_values": new_values})
