@@ -169,7 +169,7 @@ def partial_loss(
         clip_high=config.clip_high,
         num_tokens=divisor,
     )
-    with torch.set_grad_enabled(config.entropy_coef > 0):  # otherwise it is a metric: no graph, which would hold it all
+    with torch.set_grad_enabled(config.entropy_coef > 0):  # otherwise it is only a metric
         entropy = equations.average(masking.scatter(equations.entropies(log_softmax), mask), mask, divisor)  # ()
     loss = policy_loss
     stats = {

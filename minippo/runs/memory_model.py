@@ -207,13 +207,8 @@ class PlannedModel:
         its own, to which those of this one are added; otherwise that of the head, if it has one.
         """
         L, is_added = self.gpt.config.layers, before == self.weights
-        # The embedding table comes last. If it is the head as well, it has a gradient already, to which a few rows are
-        # added. Offloaded gradients are added as a whole.
-        table = self.embedding if before and self.offload else 0
-        moments = [
-            Counter(temporaries=lasting + 2 * self.hidden(tokens))
-            + self.gradients(self.weights, table, before > 0, is_table=before > 0)
-        ]
+        # The embedding table comes last. If it is the head as well, a few rows are added to the gradient that it has.
+        moments = [Counter(temporaries=lasting + 2 * self.hidden(tokens)) + self.gradients(self.weights, 0, False)]
         for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)
             gradients = min(self.weights, before + passed * self.block)
@@ -232,6 +227,6 @@ class PlannedModel:
         return [
             activations + self.gradients(before, 0, True) + Counter(logits=self.logits(at_once, bytes_per_logit)),
             activations
-            + self.gradients(before, self.embedding, True, is_table=True)
+            + self.gradients(before, self.embedding, before > 0, is_table=True)
             + Counter(logits=self.logits(at_once, FLOAT32)),
         ]

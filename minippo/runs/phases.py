@@ -159,8 +159,9 @@ class Planner:
         gradient = policy.hidden(tokens)  # of the hidden states, to which each chunk adds another one
         chunk = 2 * policy.hidden(self.response_tokens)
         lasting, per_logit = 2 * gradient + chunk, self.per_trained_logit(policy)
-        moments = policy.head_backward(tokens, self.response_tokens, per_logit, before, lasting)
-        moments += policy.backward(tokens, before, gradient)
+        is_first = is_whole and self.response_tokens == self.R * config.microbatch_size  # the only chunk
+        head = policy.head_backward(tokens, self.response_tokens, per_logit, 0 if is_first else before, lasting)
+        moments = head + policy.backward(tokens, before, gradient)
         if config.ptx_coef:
             rows = min(config.microbatch_size, config.ptx_batch_size)
             moments += self.language_model(policy, rows * policy.gpt.config.context, policy.weights)
@@ -169,7 +170,9 @@ class Planner:
     def language_model(self, model: PlannedModel, tokens: int, before: int) -> list[Moment]:
         """`backward_in_chunks` over `tokens`, when there are gradients of `before` bytes."""
         states = 2 * model.hidden(tokens)  # the hidden states that predict a token, and their gradients
-        head = model.head_backward(tokens, min(LOGIT_TOKENS, tokens), 3 * FLOAT32, before, states)
+        is_first = tokens <= LOGIT_TOKENS and before == model.embedding  # the only chunk, whose gradient this will be
+        at_once = min(LOGIT_TOKENS, tokens)
+        head = model.head_backward(tokens, at_once, 3 * FLOAT32, 0 if is_first else before, states)
         return head + model.backward(tokens, before, states)
 
     def step(self, model: PlannedModel) -> Usage:

@@ -200,7 +200,6 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "completion_mask(mask, batch.prompt_lengths).to", "mask.to", covering("ppo", "pretraining")),  # learns to write prompts
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "torch.set_grad_enabled(config.entropy_coef > 0)", "torch.no_grad()", covering("ppo")),
-    Mutant("minippo/ppo.py", "torch.set_grad_enabled(config.entropy_coef > 0)", "torch.enable_grad()", covering("plan", "ppo_takes")),  # a metric's graph holds p and log p
     Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if True else by_row", covering("lookup")),
     Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if False else by_row", covering("lookup")),
     Mutant("minippo/lookup.py", "len(rows), -1, False)", "len(rows), -1, True)", covering("lookup")),  # divided by how often a token occurs

@@ -658,8 +658,7 @@ PLUMBING = [
     Mutant("minippo/runs/memory_model.py", "waiting = max(new, self.block) if self.on_gpu else new", "waiting = new", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "gradients=waiting + self.held", "gradients=waiting", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "and self.on_gpu and not self.reads_one_position\n", "and not self.reads_one_position\n", OF_PLAN),
-    Mutant("minippo/runs/memory_model.py", "table = self.embedding if before and self.offload else 0", "table = self.embedding if before else 0", OF_PLAN),
-    Mutant("minippo/runs/memory_model.py", "table = self.embedding if before and self.offload else 0", "table = 0", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", "+ self.gradients(self.weights, 0, False)]", "+ self.gradients(self.weights, self.embedding, False)]", OF_PLAN),  # a second gradient of the table
     Mutant("minippo/runs/memory_model.py", "min(self.weights, before + passed * self.block)", "before", OF_PLAN),  # gradients appear on the way
     Mutant("minippo/runs/phases.py", "GPT(self.architectures[name]).to(dtype)", "GPT(self.architectures[name])", OF_PLAN),
     Mutant("minippo/runs/phases.py", "(\"CPU\", \"moments\"): 2 * n", "(\"CPU\", \"moments\"): n", OF_PLAN),
@@ -673,7 +672,11 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
     Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)", "tokens, tokens, 2 * FLOAT32)", OF_PLAN),
-    Mutant("minippo/runs/phases.py", "min(LOGIT_TOKENS, tokens), 3 * FLOAT32", "tokens, 3 * FLOAT32", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "is_whole and self.response_tokens == self.R * config.microbatch_size", "False", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "is_whole and self.response_tokens == self.R * config.microbatch_size", "is_whole", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "is_first = tokens <= LOGIT_TOKENS and before == model.embedding", "is_first = before == model.embedding", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "is_first = tokens <= LOGIT_TOKENS and before == model.embedding", "is_first = False", OF_PLAN),
+    Mutant("minippo/runs/phases.py", "at_once = min(LOGIT_TOKENS, tokens)", "at_once = tokens", OF_PLAN),
     Mutant("minippo/runs/phases.py", "lasting, per_logit = 2 * gradient + chunk, self.per_trained_logit(policy)", "lasting, per_logit = 2 * gradient + chunk, self.per_logit(policy)", OF_PLAN),
     Mutant("minippo/runs/phases.py", "(5 if self.config.ppo.entropy_coef > 0 else 3) * FLOAT32", "3 * FLOAT32", OF_PLAN),
     Mutant("minippo/runs/phases.py", "policy.dtype.itemsize + (1 + converts) * FLOAT32", "policy.dtype.itemsize + converts * FLOAT32", OF_PLAN),

@@ -119,12 +119,8 @@ CHECKPOINT, OFFLOAD = {"memory__checkpoint_activations": True}, {"memory__offloa
 @pytest.mark.parametrize(
     ("model", "batch_tokens", "options"),
     [
-        # At the end the gradient of the embedding table is added to that of the head, which has been offloaded, and
-        # nothing is as large.
-        pytest.param(
-            replace(GPT2, vocab_size=1000, channels=64, context=8), 8, OFFLOAD | {"tolerance": 0.04}, id="table"
-        ),
-        (replace(GPT2, vocab_size=1000, channels=64, context=8), 8, {}),
+        # At the end rows are added to the embedding table's gradient, which is nearly everything, and to no copy of it.
+        pytest.param(replace(GPT2, vocab_size=10**5, channels=16, context=2), 2, {}, id="table"),
         # In the first block nearly all gradients are there, and everything that the block has computed again.
         pytest.param(replace(GPT2, layers=10), 128, CHECKPOINT | {"tolerance": 0.06}, id="first block"),
         (GPT2, 1024, {}),
