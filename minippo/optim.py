@@ -199,7 +199,7 @@ def needs_master(parameter: Tensor) -> bool:
 
 
 def update_block(parameter: Tensor, master: Tensor, gradient: Tensor, *rest: Any) -> None:
-    """AdamW's update of a block of numbers, (n,) each, on the CPU; then the parameter becomes its master copy."""
+    """AdamW's update of a block of numbers, of one shape, on the CPU; then the parameter becomes its master copy."""
     adamw_update(master, gradient.to("cpu", torch.float32), *rest)  # blocking: it has arrived before it is read
     if needs_master(parameter):
         parameter.copy_(master.to(parameter.dtype))  # rounded here: fewer bytes go to the device
@@ -208,7 +208,7 @@ def update_block(parameter: Tensor, master: Tensor, gradient: Tensor, *rest: Any
 def adamw_update(
     weight: Tensor, gradient: Tensor, first: Tensor, second: Tensor, group: dict[str, Any], step: int
 ) -> None:
-    """AdamW's update of some weights and of their two moments, in place, all (n,); `step` counts from 1."""
+    """AdamW's update of some weights and of their two moments, in place, all of one shape; `step` counts from 1."""
     beta1, beta2 = group["betas"]
     if group["weight_decay"]:
         # "Decoupled" decay: it shrinks the weight directly and does not pass through the moments.
