@@ -22,10 +22,12 @@ if "OMP_WAIT_POLICY" not in os.environ:
     os.environ["OMP_WAIT_POLICY"] = "passive"
     os.environ.setdefault("GOMP_SPINCOUNT", "1500")
 
-# glibc returns freed memory to the kernel, and the next tensor gets it back page by page, cleared again: up to a fifth
-# of a language-model step. So the process keeps up to 256 MiB of it, except tensors above 32 MiB, glibc's limit. -3 is
-# M_MMAP_THRESHOLD, -1 M_TRIM_THRESHOLD, which the variables set, too. Other C libraries have no mallopt.
-if not {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ):
+# glibc returns freed memory to the kernel, which clears every page before the next tensor gets it. That takes up to a
+# fifth of a language-model step. So up to 256 MiB stay in the process. Tensors above 32 MiB, the largest threshold that
+# glibc accepts, are returned all the same. -3 is M_MMAP_THRESHOLD, -1 M_TRIM_THRESHOLD, which the variables set, too.
+# Other C libraries have no mallopt.
+_variables = {"MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_"} & set(os.environ)
+if not _variables and "glibc.malloc." not in os.environ.get("GLIBC_TUNABLES", ""):
     with contextlib.suppress(AttributeError, OSError, TypeError):
         ctypes.CDLL(None).mallopt(-3, 32 * 2**20)
         ctypes.CDLL(None).mallopt(-1, 256 * 2**20)

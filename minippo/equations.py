@@ -97,7 +97,7 @@ def rescale(x: Tensor, mask: Tensor, moments: Moments | None = None) -> Tensor:
 
 
 def token_logprobs(logits: Tensor, tokens: Tensor, temperature: float = 1.0) -> tuple[Tensor, Tensor]:
-    """Log-probabilities of `tokens` (...), in nats, and those of all tokens, (..., V); both are float32.
+    """Log-probabilities of `tokens` (...), in nats, and those of the whole vocabulary, (..., V); float32.
 
     `logits` (..., V) are those that the tokens were drawn from. The softmax is computed in float32 whatever their
     dtype: in bfloat16, the noise of the ratios would be as large as the clip range.

@@ -15,6 +15,8 @@ class TiedEmbedding(nn.Embedding):
 
     A table that is also the output embedding has one: the language-model head goes backward first. `nn.Embedding` makes
     another one of the same size, V x C numbers with only a few rows that are not 0, and adds all of it.
+
+    Meant for `backward`: `torch.autograd.grad` may return a sparse gradient. The options of `nn.Embedding` do nothing.
     """
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -32,11 +34,12 @@ class _Lookup(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        rows, places = ctx.saved_tensors[0].unique(return_inverse=True)  # (U,) and (...): ids == rows[places]
-        # The backward pass of a table with only these rows. The order of the sums does not change.
-        sums = torch.ops.aten.embedding_dense_backward(gradient, places, len(rows), -1, False)  # (U, C)
-        by_row = torch.sparse_coo_tensor(
-            rows.unsqueeze(0), sums, ctx.table.shape, is_coalesced=True, check_invariants=False
-        )
-        # PyTorch adds a sparse gradient to one that is there, in place. Without one, optimizers need a dense gradient.
-        return by_row.to_dense() if ctx.table.grad is None else by_row, None
+        (ids,), add_rows = ctx.saved_tensors, torch.ops.aten.embedding_dense_backward  # that of `nn.Embedding`
+        if ctx.table.grad is None:
+            return add_rows(gradient, ids, len(ctx.table), -1, False), None  # (V, C)
+        # As if the table had only the rows that occur: the same sums in the same order, but U x C numbers instead of
+        # V x C. PyTorch adds a sparse gradient in place.
+        rows, places = ids.unique(return_inverse=True)  # (U,) and (...): ids == rows[places]
+        sums = add_rows(gradient, places, len(rows), -1, False)  # (U, C)
+        indices, shape = rows.unsqueeze(0), ctx.table.shape
+        return torch.sparse_coo_tensor(indices, sums, shape, is_coalesced=True, check_invariants=False), None

@@ -199,7 +199,7 @@ def needs_master(parameter: Tensor) -> bool:
 
 
 def update_block(parameter: Tensor, master: Tensor, gradient: Tensor, *rest: Any) -> None:
-    """AdamW's update of a block of numbers, of one shape, on the CPU; then the parameter becomes its master copy."""
+    """AdamW's update of a block, tensors of one shape, on the CPU; then the parameter becomes its master copy."""
     adamw_update(master, gradient.to("cpu", torch.float32), *rest)  # blocking: it has arrived before it is read
     if needs_master(parameter):
         parameter.copy_(master.to(parameter.dtype))  # rounded here: fewer bytes go to the device

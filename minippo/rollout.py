@@ -157,7 +157,7 @@ def sample_responses(
 
 
 def response_logprobs(policy: ActorCritic, batch: Responses) -> tuple[Tensor, Tensor | None]:
-    """Log-probabilities and values of the responses, (M, R) both and 0 where masked. Values are None without a critic.
+    """Log-probabilities and values of the responses, both (M, R), 0 where masked. Values are None without a critic.
 
     Rollouts and updates use the same forward pass, `response_hidden` and then `apply_heads`: dropout off, sampling
     temperature applied, end tokens suppressed where sampling suppressed them. So with unchanged weights the ratio of
@@ -187,7 +187,8 @@ def response_hidden(policy: ActorCritic, batch: Responses) -> Tensor:
 
 
 def apply_heads(policy: ActorCritic, hidden: Tensor, batch: Responses) -> tuple[Tensor, Tensor | None, Tensor]:
-    """From hidden states (M, T, C) to what `response_logprobs` returns, and all tokens' log-probabilities, (N, V)."""
+    """From hidden states (M, T, C) to what `response_logprobs` returns, and the log-probabilities (N, V) of the whole
+    vocabulary at the N response tokens."""
     mask = batch.response_mask  # (M, R)
     logits, before, chosen = next_token_logits(policy, hidden, batch)
     logprobs, log_softmax = equations.token_logprobs(logits, chosen, batch.sampling.temperature)  # (N,), (N, V)

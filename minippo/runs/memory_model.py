@@ -207,8 +207,13 @@ class PlannedModel:
         its own, to which those of this one are added; otherwise that of the head, if it has one.
         """
         L, is_added = self.gpt.config.layers, before == self.weights
-        # The embedding table comes last. If it is the head as well, a few rows are added to the gradient that it has.
-        moments = [Counter(temporaries=lasting + 2 * self.hidden(tokens)) + self.gradients(self.weights, 0, False)]
+        # The embedding table comes last. If it is the head as well, a few rows are added to the gradient that it has,
+        # unless that is offloaded: then another one is made.
+        new = self.embedding if self.offload else 0
+        moments = [
+            Counter(temporaries=lasting + 2 * self.hidden(tokens))
+            + self.gradients(self.weights, new, before > 0, is_table=before > 0)
+        ]
         for layers in {L, max(1, L - 1), 1}:  # blocks that still hold their activations; the last one may be short
             passed = L - layers + (self.reads_one_position and layers == L)
             gradients = min(self.weights, before + passed * self.block)

@@ -192,6 +192,6 @@ class Planner:
         return policy.dtype.itemsize + (1 + converts) * FLOAT32
 
     def per_trained_logit(self, policy: PlannedModel) -> int:
-        """The same in an update, whose backward pass needs log p and two gradients: that of the tokens' log p, and that
-        of the logits. With an entropy bonus, it needs log p, p and three gradients."""
+        """The same in an update. Its backward pass needs log p and two gradients, of log p and of the logits. With an
+        entropy bonus, it needs log p, p and three gradients."""
         return max(self.per_logit(policy), (5 if self.config.ppo.entropy_coef > 0 else 3) * FLOAT32)

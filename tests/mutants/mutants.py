@@ -200,11 +200,13 @@ MUTANTS = [
     Mutant("minippo/ppo.py", "completion_mask(mask, batch.prompt_lengths).to", "mask.to", covering("ppo", "pretraining")),  # learns to write prompts
     Mutant("minippo/ppo.py", 'taken = [stats for stats in minibatch_stats if "policy/grad_norm" in stats]', "taken = minibatch_stats", covering("ppo", "skip not_taken")),
     Mutant("minippo/ppo.py", "torch.set_grad_enabled(config.entropy_coef > 0)", "torch.no_grad()", covering("ppo")),
-    Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if True else by_row", covering("lookup")),
-    Mutant("minippo/lookup.py", "if ctx.table.grad is None else by_row", "if False else by_row", covering("lookup")),
+    Mutant("minippo/lookup.py", "if ctx.table.grad is None:", "if True:", covering("lookup")),  # a second table
+    Mutant("minippo/lookup.py", "if ctx.table.grad is None:", "if False:", covering("lookup")),
     Mutant("minippo/lookup.py", "len(rows), -1, False)", "len(rows), -1, True)", covering("lookup")),  # divided by how often a token occurs
     Mutant("minippo/lookup.py", "len(rows), -1, False)", "len(rows), 0, False)", covering("lookup")),  # the first one counts as padding
+    Mutant("minippo/lookup.py", "len(ctx.table), -1, False)", "len(ctx.table), 0, False)", covering("lookup")),
     Mutant("minippo/__init__.py", "mallopt(-1, 256 * 2**20)", "mallopt(-1, 2**20)", covering("cli", "freed")),
+    Mutant("minippo/__init__.py", " and \"glibc.malloc.\" not in os.environ.get(\"GLIBC_TUNABLES\", \"\")", "", covering("cli", "freed")),
     Mutant("minippo/__init__.py", "mallopt(-3, 32 * 2**20)", "mallopt(-3, 2**20)", covering("cli", "freed")),
     Mutant("minippo/__init__.py", "\"MALLOC_MMAP_THRESHOLD_\"} & set(os.environ)", "\"MALLOC_MMAP_THRESHOLD_\"} & set()", covering("cli", "freed")),
     Mutant("minippo/ppo.py", "loss = loss - config.entropy_coef * entropy", "loss = loss + config.entropy_coef * entropy", covering("ppo")),

@@ -658,7 +658,8 @@ PLUMBING = [
     Mutant("minippo/runs/memory_model.py", "waiting = max(new, self.block) if self.on_gpu else new", "waiting = new", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "gradients=waiting + self.held", "gradients=waiting", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "and self.on_gpu and not self.reads_one_position\n", "and not self.reads_one_position\n", OF_PLAN),
-    Mutant("minippo/runs/memory_model.py", "+ self.gradients(self.weights, 0, False)]", "+ self.gradients(self.weights, self.embedding, False)]", OF_PLAN),  # a second gradient of the table
+    Mutant("minippo/runs/memory_model.py", "new = self.embedding if self.offload else 0", "new = self.embedding", OF_PLAN),  # a second gradient of the table
+    Mutant("minippo/runs/memory_model.py", "new = self.embedding if self.offload else 0", "new = 0", OF_PLAN),
     Mutant("minippo/runs/memory_model.py", "min(self.weights, before + passed * self.block)", "before", OF_PLAN),  # gradients appear on the way
     Mutant("minippo/runs/phases.py", "GPT(self.architectures[name]).to(dtype)", "GPT(self.architectures[name])", OF_PLAN),
     Mutant("minippo/runs/phases.py", "(\"CPU\", \"moments\"): 2 * n", "(\"CPU\", \"moments\"): n", OF_PLAN),
