@@ -25,6 +25,7 @@ class LiveMemory(TorchDispatchMode):
     def __init__(self, existing: Iterable[Tensor] = ()) -> None:
         super().__init__()
         self._alive: dict[int, tuple[StorageWeakRef, int, str]] = {}  # address -> reference, bytes, what it is
+        self._packed: dict[int, tuple[torch._C._WeakTensorRef, int]] = {}
         self.live = 0
         """Bytes alive after the latest operator."""
         self.peak = 0
@@ -55,6 +56,11 @@ class LiveMemory(TorchDispatchMode):
             self._follow(tensor._indices(), origin)
             self._follow(tensor._values(), origin)
             return
+        if tensor.is_mkldnn:  # what oneDNN has packed has neither a storage nor views
+            if tensor._cdata not in self._packed:
+                self._packed[tensor._cdata] = torch._C._WeakTensorRef(tensor), tensor.nbytes
+                self.live += tensor.nbytes
+            return
         storage = tensor.untyped_storage()
         if storage._cdata not in self._alive and storage.device.type != "meta":
             kind = f"{origin} {tuple(tensor.shape)} {str(tensor.dtype).removeprefix('torch.')}"
@@ -74,5 +80,8 @@ class LiveMemory(TorchDispatchMode):
         expired = torch.UntypedStorage._expired  # what `StorageWeakRef.expired` calls, ten thousands of times here
         for address in [address for address in self._alive if expired(address)]:
             self.live -= self._alive.pop(address)[1]
+        for address in [address for address, (reference, _) in self._packed.items() if reference.expired()]:
+            self.live -= self._packed.pop(address)[1]
         if self.live > self.peak:
             self.peak, self._largest = self.live, [(size, kind) for _, size, kind in self._alive.values()]
+            self._largest += [(size, "packed weight") for _, size in self._packed.values()]

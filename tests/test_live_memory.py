@@ -30,6 +30,19 @@ def test_tensor_counts_from_its_creation_until_its_last_reference_is_gone():
         del b, c
 
 
+def test_a_packed_weight_counts_while_it_is_there():
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this build of PyTorch packs nothing")
+    with LiveMemory() as memory:
+        weight = ones(4).view(64, -1)
+        packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
+        assert memory.at_peak["packed weight"] == 4 * 1024
+        assert memory.live == 8 * 1024
+        del packed
+        ones(1)
+        assert memory.live == 5 * 1024
+
+
 def test_views_and_operators_in_place_take_no_memory():
     with LiveMemory() as memory:
         a = ones(4)

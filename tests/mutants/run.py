@@ -172,6 +172,9 @@ def main() -> None:
             killers = {name: test for name, test in sorted((killers | new).items()) if name in known}
             KILLERS.write_text(json.dumps(killers, indent=0, ensure_ascii=False) + "\n", encoding="utf-8")
     bad = [name for name, outcome in found.items() if not outcome.startswith(KILLED)]
+    for name, mutant, _ in jobs:
+        if name in bad:
+            print(f"{found[name]}: {key(mutant)}")
     print(f"{len(jobs) - len(bad)} of {len(jobs)} mutants killed in {time.perf_counter() - started:.0f} s")
     sys.exit(len(bad) > 0)
 
