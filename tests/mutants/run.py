@@ -12,6 +12,7 @@ code: a mutant costs what its tests cost. Exit status 1 where one survived.
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import os
 import re
@@ -88,7 +89,7 @@ def fork_tests(place: Path, tests: str, killer: str, log: Path) -> int:
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "minippo")]:
         del sys.modules[name]
     sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line", "--rootdir", str(place)]
+    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line", "--assert=plain", "--rootdir", str(place)]
     plugins = [Failures(log.with_suffix(".killer"))]
     status = pytest.main([*options, killer], plugins) if killer else 0
     if status != pytest.ExitCode.TESTS_FAILED:  # it may have been renamed
@@ -156,6 +157,8 @@ def main() -> None:
         "mutants", deadline=None, derandomize=True, phases=[hypothesis.Phase.explicit, hypothesis.Phase.generate]
     )
     hypothesis.settings.load_profile("mutants")
+    os.environ["PYTEST_DISABLE_PLUGIN_AUTOLOAD"] = "1"
+    gc.freeze()  # the children's garbage collection leaves out what is loaded here
     with tempfile.TemporaryDirectory() as folder:
         scratch = Path(folder)
         files = [] if options.tests_passed else sorted({re.split(r"::| ", m.tests)[0] for m in chosen})
