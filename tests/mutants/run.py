@@ -89,7 +89,18 @@ def fork_tests(place: Path, tests: str, killer: str, log: Path) -> int:
     for name in [name for name in sys.modules if name.split(".")[0] in ("tests", "minippo")]:
         del sys.modules[name]
     sys.path[:] = [str(place), *(entry for entry in sys.path if Path(entry or ".").resolve() != REPOSITORY)]
-    options = ["-x", "-q", "-p", "no:cacheprovider", "-m", "not slow", "--tb=line", "--assert=plain", "--rootdir", str(place)]
+    options = [
+        "-x",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        "not slow",
+        "--tb=line",
+        "--assert=plain",
+        "--rootdir",
+        str(place),
+    ]
     plugins = [Failures(log.with_suffix(".killer"))]
     status = pytest.main([*options, killer], plugins) if killer else 0
     if status != pytest.ExitCode.TESTS_FAILED:  # it may have been renamed
