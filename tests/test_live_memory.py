@@ -30,7 +30,7 @@ def test_tensor_counts_from_its_creation_until_its_last_reference_is_gone():
         del b, c
 
 
-def test_a_packed_weight_counts_while_it_is_there():
+def test_a_packed_weight_counts_once_while_it_is_there():
     if not torch.backends.mkldnn.is_available():
         pytest.skip("this build of PyTorch packs nothing")
     with LiveMemory() as memory:
@@ -38,6 +38,8 @@ def test_a_packed_weight_counts_while_it_is_there():
         packed = torch.ops.mkldnn._reorder_linear_weight(weight, 16)
         assert memory.at_peak["packed weight"] == 4 * 1024
         assert memory.live == 8 * 1024
+        torch.ops.mkldnn._linear_pointwise(weight[:1], packed, None, "none", [], "")  # 64 numbers
+        assert memory.live == 8 * 1024 + 256
         del packed
         ones(1)
         assert memory.live == 5 * 1024

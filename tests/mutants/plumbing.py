@@ -670,6 +670,7 @@ PLUMBING = [
     Mutant("minippo/runs/phases.py", "        if not model.offload:\n", "        if True:\n", OF_PLAN),  # offloaded gradients twice
     Mutant("minippo/runs/phases.py", "largest = max(moments", "largest = min(moments", OF_PLAN),
     Mutant("minippo/runs/phases.py", "            lasting[\"CPU\", \"waiting model\"] = other.weights\n", "", OF_PLAN),
+    Mutant("minippo/runs/memory_model.py", '"packed weights": self.packed', '"packed weights": 0', OF_PLAN),
     Mutant("minippo/runs/phases.py", "before = policy.embedding if is_whole else policy.weights", "before = policy.embedding", OF_PLAN),
     Mutant("minippo/runs/phases.py", "max(1, LOGIT_TOKENS // self.R))", "self.config.ppo.microbatch_size)", OF_PLAN),  # all logits at once
     Mutant("minippo/runs/phases.py", "tokens, min(LOGIT_TOKENS, tokens), 2 * FLOAT32)", "tokens, tokens, 2 * FLOAT32)", OF_PLAN),
